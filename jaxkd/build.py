@@ -1,0 +1,217 @@
+"""Turns a configuration into data, networks and students, checking it on the way."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxkd import data, methods, models
+from jaxkd.core import config as configs
+from jaxkd.core import optim, sharding
+from jaxkd.core.errors import UserError
+from jaxkd.core.study import Group, Student, make_groups
+from jaxkd.core.types import Spec
+from jaxkd.data import views
+from jaxkd.data.source import Dataset, Info, Source
+from jaxkd.workdir import read_config
+
+
+class Run(NamedTuple):
+    """All that training and evaluation need to know, checked.
+
+    Attributes:
+      config: what was asked for.
+      mesh: of devices.
+      dataset: description, training and test examples.
+      view: augmentation and evaluation view.
+      draws: one training source per draw of a batch.
+      draw_seeds: the seed of each draw.
+      frozen: networks of the needed runs.
+      students: rows of the study, in the order of the configuration.
+      groups: the same, as they are compiled.
+      steps_per_unit: steps per epoch, or 1.
+      steps: steps until the last student ends.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    dataset: Dataset
+    view: views.View
+    draws: tuple[Source, ...]
+    draw_seeds: tuple[int, ...]
+    frozen: dict[str, nn.Module]
+    students: tuple[Student, ...]
+    groups: tuple[Group, ...]
+    steps_per_unit: float
+    steps: int
+
+    def in_steps(self, units: float) -> int:
+        """Converts a duration from the run's unit to steps, at least one."""
+        return max(round(units * self.steps_per_unit), 1)
+
+
+def build(config: ConfigDict) -> Run:
+    """Builds a run and checks all that can be checked without compiling.
+
+    Raises:
+      UserError: for whatever is wrong in the configuration or the data.
+    """
+    configs.check(config)
+    mesh = sharding.make_mesh(config.mesh)
+    micro = config.batch_size // config.accumulate
+    sharding.check_batch(mesh, micro, "config.batch_size / config.accumulate")
+    sharding.check_batch(mesh, config.eval_batch_size, "config.eval_batch_size")
+    dataset = load_data(config)
+    shared = config.batches == "shared"
+    draw_seeds = tuple(config.seeds[:1] if shared else config.seeds)
+    draws = tuple(dataset.train(seed) for seed in draw_seeds)
+    _check_draws(draws, draw_seeds, config.batch_size)
+    per_unit = len(draws[0]) / config.batch_size if config.unit == "epochs" else 1.0
+    frozen = {
+        name: build_network(source_config(need), dataset.info.num_classes)
+        for name, need in config.needs.items()
+    }
+    students = tuple(
+        _build_student(name, student_config(config, name), dataset, frozen, per_unit)
+        for name in (config.students or [config.method])
+    )
+    return Run(
+        config=config,
+        mesh=mesh,
+        dataset=dataset,
+        view=build_view(config, dataset.info),
+        draws=draws,
+        draw_seeds=draw_seeds,
+        frozen=frozen,
+        students=students,
+        groups=make_groups(students, config.seeds, shared),
+        steps_per_unit=per_unit,
+        steps=max(student.steps for student in students),
+    )
+
+
+def load_data(config: ConfigDict) -> Dataset:
+    """Loads the data set that a configuration names."""
+    options = configs.resolved(config.data)
+    return data.load(options.pop("name"), **options)
+
+
+def build_view(config: ConfigDict, info: Info) -> views.View:
+    """Builds the augmentation and the evaluation view of a data set."""
+    options = configs.resolved(config.view)
+    return views.build(options.pop("name"), info, **options)
+
+
+def student_config(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns the configuration with one student's overrides applied.
+
+    A student that names its own method starts from no ``loss`` options, since those of
+    the run belong to the run's method.
+    """
+    overrides = config.students.get(name, ConfigDict())
+    merged = config.copy_and_resolve_references()
+    with merged.unlocked():
+        if "method" in overrides:
+            merged.loss = ConfigDict()
+        if "model" in overrides:
+            merged.model = ConfigDict()
+        for key, value in overrides.items():
+            if isinstance(value, ConfigDict):
+                merged[key].update(value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def source_config(need: ConfigDict) -> ConfigDict:
+    """Returns the configuration of a needed run: its own, or that of ``init_from``.
+
+    Raises:
+      UserError: if ``init_from`` holds no run.
+    """
+    if not need.init_from:
+        return need
+    return read_config(Path(need.init_from))
+
+
+def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
+    """Builds the network of ``config.model`` in ``config.dtype``.
+
+    Raises:
+      UserError: if there is no such network or it has no such option.
+    """
+    options = {
+        key: tuple(value) if isinstance(value, list | tuple) else value
+        for key, value in config.model.items()
+    }
+    name = str(options.pop("name", ""))
+    if "dtype" in options:
+        raise UserError("config.model has no key dtype: set config.dtype instead.")
+    try:
+        dtype = jnp.dtype(config.dtype)
+        return models.build(name, num_classes, dtype=dtype, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def describe_network(
+    network: nn.Module, image_shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Counts parameters, and the floating-point operations of one image's forward."""
+
+    def init(key):
+        return network.init(key, jnp.zeros((1, *image_shape)))
+
+    variables = jax.eval_shape(init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    forward = jax.jit(lambda v, x: network.apply(v, x, train=False)[0])
+    cost = forward.lower(variables, image).cost_analysis() or {}
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
+        "flops_per_image": cost.get("flops"),
+    }
+
+
+def _build_student(
+    name: str,
+    config: ConfigDict,
+    dataset: Dataset,
+    frozen: dict[str, nn.Module],
+    steps_per_unit: float,
+) -> Student:
+    network = build_network(config, dataset.info.num_classes)
+    spec = Spec(
+        network=network,
+        frozen=frozen,
+        num_classes=dataset.info.num_classes,
+        image_shape=dataset.info.image_shape,
+        steps_per_unit=steps_per_unit,
+    )
+    steps = max(round(config.duration * steps_per_unit), 1)
+    structure = [config.optim[key] for key in ("name", "momentum", "nesterov")]
+    return Student(
+        name=name,
+        method=methods.make(config.method, spec, config.loss),
+        network=network,
+        steps=steps,
+        schedule=optim.schedule(config.optim, steps, steps_per_unit),
+        weight_decay=config.optim.weight_decay,
+        optimizer=optim.optimizer(config.optim),
+        optimizer_key=json.dumps(structure),
+    )
+
+
+def _check_draws(draws: tuple[Source, ...], seeds, batch_size: int) -> None:
+    sizes = {seed: len(draw) for seed, draw in zip(seeds, draws, strict=True)}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"The seeds' training sets differ in size: {sizes}.")
+    if len(draws[0]) < batch_size:
+        raise UserError(
+            f"config.batch_size is {batch_size}, but there are only {len(draws[0])} "
+            "training examples. Choose a smaller batch."
+        )

@@ -1,0 +1,132 @@
+"""Converts networks from PyTorch and to PyTorch; needs no torch, executes no pickle.
+
+A teacher's checkpoint becomes the folder of a run, which any configuration takes in
+place of training its own:
+
+    python -m jaxkd.convert from-torch ckpt_epoch_240.pth runs/teacher \\
+        --model=resnet32x4
+    python -m jaxkd.main --config=configs/rld.py:cifar100,resnet32x4,resnet8x4 \\
+        --config.needs.teacher.init_from=runs/teacher
+
+A trained student becomes a file for torch.load(path)["model"]:
+
+    python -m jaxkd.convert to-torch runs/rld student.pth --student=rld --use=best
+
+Networks have the names, and files the variables' names, of RepDistiller, mdistiller
+and (those that end in _imagenet) torchvision. Like these, jaxkd feeds them images that
+are normalised with the data set's mean and standard deviation.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from jaxkd.core.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Converts; mistakes of the user end with a message and status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(options.run(options))
+    except UserError as error:
+        print(f"jaxkd: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m jaxkd.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="{from-torch,to-torch}")
+    there = commands.add_parser("from-torch", help="torch file -> folder of a run")
+    there.add_argument("file", type=Path, help=".pth, .safetensors, student_best, ...")
+    there.add_argument("workdir", type=Path, help="new folder")
+    there.add_argument("--model", required=True, help="network, such as resnet32x4")
+    there.add_argument(
+        "--options", type=_json_options, default={}, help="of the network, as JSON"
+    )
+    there.add_argument(
+        "--classes", type=int, help="default: as many as the file's classifier has"
+    )
+    there.add_argument("--channels", type=int, default=3, help="of images; default: 3")
+    there.add_argument(
+        "--part",
+        choices=("student", "teacher"),
+        help="which to take of a file with both; default: the student",
+    )
+    there.set_defaults(run=_from_torch)
+    back = commands.add_parser("to-torch", help="folder of a run -> torch file")
+    back.add_argument("workdir", type=Path, help="folder of a run")
+    back.add_argument("file", type=Path, help="file to write")
+    back.add_argument("--student", help="row of the study; default: the first")
+    back.add_argument("--seed", type=int, help="default: the first")
+    back.add_argument(
+        "--use", choices=("last", "best"), default="last", help="default: last"
+    )
+    back.set_defaults(run=_to_torch)
+    return parser
+
+
+def _json_options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        example = '{"widths": [8, 16, 32]}'
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted JSON such as {example}")
+    return options
+
+
+def _from_torch(options: argparse.Namespace) -> str:
+    from jaxkd.convert import weights, workdir
+
+    state = weights.read_state(options.file, options.part)
+    classes = options.classes or _count_classes(state, options.file)
+    model = options.model, options.options
+    variables = weights.to_variables(
+        state, options.file, model[0], classes, options.channels, model[1]
+    )
+    workdir.write(options.workdir, variables, *model)
+    return (
+        f"{options.model} with {classes} classes: {options.workdir}\nUse it as a "
+        f"teacher with --config.needs.teacher.init_from={options.workdir}"
+    )
+
+
+def _count_classes(state: dict[str, np.ndarray], path: Path) -> int:
+    """Returns the number of rows of the one matrix in a network: its classifier."""
+    matrices = [array for array in state.values() if array.ndim == 2]
+    if not matrices:
+        raise UserError(
+            f"{path} holds no classifier. Give the number of classes with --classes."
+        )
+    return len(matrices[-1])
+
+
+def _to_torch(options: argparse.Namespace) -> str:
+    from jaxkd.convert import weights, workdir
+
+    network = workdir.read(options.workdir, options.student, options.seed, options.use)
+    weights.save_torch(
+        options.file, network.variables, network.name, options=network.options
+    )
+    return (
+        f"{network.name}: {options.file}\nIn PyTorch: "
+        f'model.load_state_dict(torch.load("{options.file}")["model"])'
+    )
+
+
+if __name__ == "__main__":
+    # Orbax tells of every file it writes.
+    logging.set_verbosity(logging.ERROR)
+    main()

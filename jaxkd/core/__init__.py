@@ -1,0 +1,1 @@
+"""What all systems share: contracts, the jitted step, sharding, checkpoints."""

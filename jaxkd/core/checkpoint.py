@@ -1,0 +1,312 @@
+"""Checkpoints of a run through Orbax: asynchronous, the newest few, resumable.
+
+A checkpoint holds the training state, each member's best parameters and a small JSON
+record (which members, which frozen teachers). Frozen teachers themselves are never
+saved. Restoring always names the wanted shapes and shardings, so a run may be resumed
+on other devices than it was started on.
+"""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxkd.core.errors import UserError
+from jaxkd.core.study import Group
+
+_ITEMS = ("state", "best", "meta")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    state: Any
+    best: Any
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, a context manager."""
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=_ITEMS
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._manager.close()
+        except Exception:
+            # An error that is already on its way tells more than this one.
+            if error is None:
+                raise
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, best: Any, meta: dict[str, Any]) -> None:
+        """Starts to save; returns once the arrays are copied from the device.
+
+        Raises:
+          UserError: if the disk is full, now or when the previous one was written.
+        """
+        with _writing(self.directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    best=ocp.args.StandardSave(best),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Waits until everything is written, and reports what failed."""
+        with _writing(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def restore(self, state: Any, best: Any) -> Restored:
+        """Restores the newest checkpoint.
+
+        Args:
+          state: wanted shapes, dtypes and shardings, as ``jax.ShapeDtypeStruct``.
+          best: likewise.
+
+        Raises:
+          UserError: if the checkpoint is of another model; lists the differences.
+        """
+        step = self._manager.latest_step()
+        path = self.directory / str(step) / "state"
+        compare(path, _metadata(path), state)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(state),
+                best=ocp.args.StandardRestore(best),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        return Restored(restored.state, restored.best, restored.meta)
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Turns a full disk into an error that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not no_space(error):
+            raise
+        raise UserError(
+            f"No space left while writing a checkpoint to {directory}. Complete "
+            "checkpoints are kept. Free some space, or choose a --workdir on another "
+            "disk, and run the same command again: it resumes."
+        ) from error
+
+
+def no_space(error: BaseException | None) -> bool:
+    """Tells whether an error, or what caused it, is a full disk."""
+    while error is not None:
+        if "No space left" in str(error) or "ENOSPC" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def check_space(directory: Path, tree: Any) -> None:
+    """Checks that two checkpoints of ``tree`` fit on the disk, before any work is done.
+
+    Raises:
+      UserError: if they do not.
+    """
+    wanted = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    free = shutil.disk_usage(directory).free
+    if free < wanted:
+        raise UserError(
+            f"{directory} has {free / 1e6:.1f} MB free, wanted {wanted / 1e6:.1f} MB "
+            "for two checkpoints (an old one goes when a new one is complete). Free "
+            "some space, or choose a --workdir on another disk."
+        )
+
+
+def compare(origin: Any, saved: Any, wanted: Any) -> None:
+    """Compares the shapes of a saved tree with those that are wanted.
+
+    Args:
+      origin: where the saved tree is from.
+      saved: a tree of arrays, or of anything with a shape.
+      wanted: likewise.
+
+    Raises:
+      UserError: with a line for each leaf that is missing, unexpected or of another
+        shape.
+    """
+    got = {name: tuple(leaf.shape) for name, leaf in _leaves(saved).items()}
+    want = {name: tuple(leaf.shape) for name, leaf in _leaves(wanted).items()}
+    kinds = (
+        [f"  missing: {name}" for name in sorted(want.keys() - got.keys())],
+        [f"  unexpected: {name}" for name in sorted(got.keys() - want.keys())],
+        [
+            f"  {name}: got {got[name]}, wanted {want[name]}"
+            for name in sorted(want.keys() & got.keys())
+            if want[name] != got[name]
+        ],
+    )
+    if any(kinds):
+        shown = "\n".join(line for lines in kinds for line in _shorten(lines))
+        raise UserError(
+            f"The checkpoint {origin} is of another model:\n{shown}\nGive the model "
+            "that was saved, or another checkpoint."
+        )
+
+
+def _shorten(lines: list[str], limit: int = 6) -> list[str]:
+    if len(lines) <= limit:
+        return lines
+    return [*lines[:limit], f"  ... and {len(lines) - limit} more"]
+
+
+def load_member(
+    directory: Path, use: str, student: str | None = None, seed: int | None = None
+) -> dict[str, Any]:
+    """Loads the network of one member of a finished or unfinished run.
+
+    Args:
+      directory: the run's ``checkpoints`` folder.
+      use: "last" or "best".
+      student: its name; None for the first.
+      seed: its seed; None for the first.
+
+    Returns:
+      The network's variables (``params``, ``batch_stats``) as NumPy arrays.
+
+    Raises:
+      UserError: if there is no checkpoint or no such member.
+    """
+    path = _newest(directory)
+    group, index = _find_member(_read_meta(path)["members"], student, seed)
+    member = jax.tree.map(lambda x: x[index], _load_group(path, use, group))
+    return {"params": member["params"]["student"], **member["extra"]["student"]}
+
+
+def load_groups(
+    directory: Path, use: str, groups: Sequence[Group]
+) -> dict[str, dict[str, Any]]:
+    """Loads ``params`` and ``extra`` of whole groups, as NumPy arrays.
+
+    Args:
+      directory: the run's ``checkpoints`` folder.
+      use: "last" or "best".
+      groups: of the run.
+
+    Raises:
+      UserError: if there is no checkpoint, or it holds other students.
+    """
+    path = _newest(directory)
+    check_members(directory, _read_meta(path), groups)
+    return {group.name: _load_group(path, use, group.name) for group in groups}
+
+
+def check_members(
+    directory: Path, meta: Mapping[str, Any], groups: Sequence[Group]
+) -> None:
+    """Checks that a checkpoint holds the students of a run, in their order.
+
+    Raises:
+      UserError: if it does not.
+    """
+    if meta["members"] != member_table(groups):
+        raise UserError(
+            f"{directory} holds the students {meta['members']}, but the configuration "
+            f"names {member_table(groups)}, in this order. Restore config.students and "
+            "config.seeds, or choose another --workdir."
+        )
+
+
+def content_hash(tree: Any) -> str:
+    """Returns a short hash of a tree's names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(_leaves(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{name}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _newest(directory: Path) -> Path:
+    steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
+    if not steps:
+        raise UserError(
+            f"{directory} holds no checkpoint. Wanted the workdir of a run that has "
+            "saved at least one: train it first, or check the path."
+        )
+    return directory.absolute() / str(max(steps))
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta")
+
+
+def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
+    members = {
+        (name, at): (group, index)
+        for group, rows in groups.items()
+        for index, (name, at) in enumerate(rows)
+    }
+    for (name, at), place in members.items():
+        if student in (None, name) and seed in (None, at):
+            return place
+    known = ", ".join(f"{name} (seed {at})" for name, at in members)
+    raise UserError(f"No student {student!r} with seed {seed}. There are: {known}.")
+
+
+def _load_group(path: Path, use: str, group: str) -> dict[str, Any]:
+    item = path / ("best" if use == "best" else "state")
+    tree = _metadata(item)[group]
+    averaged = tree.get("ema") is not None
+    names = {"params": "ema" if averaged else "params", "extra": "extra"}
+    wanted = {group: {name: tree[name] for name in names.values()}}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), wanted)
+    as_numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    loaded = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+        item,
+        args=ocp.args.PyTreeRestore(
+            shapes, restore_args=as_numpy, partial_restore=True
+        ),
+    )[group]
+    return {name: loaded[saved] for name, saved in names.items()}
+
+
+def _metadata(path: Path) -> Any:
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    return handler.metadata(path).item_metadata.tree
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(_key(k) for k in path): leaf for path, leaf in flat}
+
+
+def _key(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def member_table(groups: Sequence[Group]) -> dict[str, list]:
+    """Lists the members of each group, for a checkpoint's record."""
+    return {group.name: [list(member) for member in group.members] for group in groups}

@@ -1,0 +1,296 @@
+"""Every configuration key with its default, and the checks that need no data.
+
+A file in ``configs/`` starts from ``default()`` and changes what it needs; keys that
+are not listed here are refused, so that a typing error cannot pass silently.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxkd.core.errors import UserError
+
+# Keys that change how a run is executed but not its result: a run may be resumed with
+# other values than it was started with.
+RUNTIME_KEYS = (
+    "checkpoint_every",
+    "keep",
+    "mesh",
+    "steps_per_call",
+    "study_loop",
+    "workers",
+)
+
+_FREE = ("data", "loss", "model", "needs", "students", "view")
+
+CHOICES = {
+    "unit": ("epochs", "steps"),
+    "batches": ("shared", "per_seed"),
+    "dtype": ("float32", "bfloat16"),
+    "study_loop": ("map", "vmap"),
+}
+
+STUDENT_KEYS = ("method", "loss", "model", "optim", "duration")
+
+
+def default() -> ConfigDict:
+    """Returns the default configuration: one supervised ResNet-20 on ``glyph100``."""
+    config = ConfigDict()
+    config.name = ""  # shown in tables; main.py fills in the name of the config file
+
+    # What is trained. A student of ``students`` overrides the keys of STUDENT_KEYS;
+    # without any, the run trains the one student that these describe.
+    config.method = "supervised"
+    config.loss = ConfigDict()  # keyword arguments of the method's ``make``
+    config.model = ConfigDict({"name": "resnet20"})  # further keys: model options
+    config.students = rows({})  # rows({name: overrides})
+    config.seeds = (0,)
+    config.reference = ""  # the student that others are compared with
+    config.needs = (
+        ConfigDict()
+    )  # name -> needed(config of the run that must come first)
+
+    # What it is trained on. ``shared``: all seeds see the same batches and views, so
+    # that one teacher forward serves them all; ``per_seed``: each seed draws its own.
+    config.data = ConfigDict({"name": "glyph100"})
+    config.view = ConfigDict({"name": "plain"})
+    config.batches = "shared"
+    config.batch_size = 128  # global, over all devices
+    config.eval_batch_size = 500
+    config.workers = 8  # reader threads, for data that is read from files
+
+    # How long, in units of "epochs" or "steps"; warm-ups, milestones and intervals
+    # are counted in the same unit.
+    config.unit = "epochs"
+    config.duration = 1.0
+    config.eval_every = 1.0
+    config.checkpoint_every = 1.0
+
+    config.optim = ConfigDict(
+        {
+            "name": "sgd",  # sgd, adamw
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 5e-4,  # coupled (L2) for sgd, decoupled for adamw
+            "schedule": "cosine",  # cosine, step, constant
+            "warmup": 0.0,
+            "milestones": (),  # schedule "step": lr times ``factor`` at each
+            "factor": 0.1,
+        }
+    )
+    config.accumulate = 1  # gradient accumulation: micro-batches per step
+    config.ema = 0.0  # decay of the parameters' moving average; 0 keeps none
+    config.dtype = "float32"  # of the networks; losses are float32 at least
+
+    # How it is executed. A size of -1 takes the devices that are left.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.study_loop = "map"  # map: students in turn; vmap: side by side
+    config.steps_per_call = 20  # steps per dispatch where the data is in memory
+    config.keep = 2  # newest checkpoints to keep
+    return _lock(config)
+
+
+def _lock(config: ConfigDict) -> ConfigDict:
+    config.lock()
+    for key in _FREE:  # their keys belong to others, who check them
+        config[key].unlock()
+    return config
+
+
+def _copy(config: ConfigDict) -> ConfigDict:
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked():
+        # A copy sorts its keys; students keep the order of the table.
+        copy.students = rows({name: copy.students[name] for name in config.students})
+        copy.needs = ConfigDict({k: _copy(need) for k, need in config.needs.items()})
+    return _lock(copy)
+
+
+def rows(students: Mapping[str, Any]) -> ConfigDict:
+    """Makes ``config.students`` from name -> overrides, in the order of the table."""
+    return ConfigDict(students, sort_keys=False)
+
+
+def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
+    """Marks a configuration as a run that another needs.
+
+    Args:
+      config: the needed run's own configuration.
+      init_from: the workdir of a finished run, or a converted checkpoint, to take
+        instead of training it.
+    """
+    config = _copy(config)
+    with config.unlocked():
+        config.init_from = init_from
+    return _lock(config)
+
+
+def alone(need: ConfigDict) -> ConfigDict:
+    """Returns a needed run's configuration as it would be started by hand."""
+    config = _copy(need)
+    with config.unlocked():
+        del config.init_from
+    return _lock(config)
+
+
+def resolved(config: ConfigDict) -> dict[str, Any]:
+    """Returns the configuration as plain JSON types."""
+    return json.loads(config.to_json_best_effort(sort_keys=False))
+
+
+def check(config: ConfigDict) -> None:
+    """Checks names, types and ranges before anything is loaded or compiled.
+
+    Raises:
+      UserError: for an unknown key or an impossible value.
+    """
+    known = default()
+    _check_keys(config, known, "config", extra=("init_from",))
+    _check_keys(config.mesh, known.mesh, "config.mesh")
+    _check_training(config, "config")
+    for name, overrides in config.students.items():
+        _check_student(name, overrides)
+    for key, choices in CHOICES.items():
+        if config[key] not in choices:
+            raise UserError(
+                f"config.{key} is {config[key]!r}, wanted one of {', '.join(choices)}."
+            )
+    for key in (
+        "batch_size",
+        "eval_batch_size",
+        "accumulate",
+        "steps_per_call",
+        "keep",
+    ):
+        if not _is_whole(config[key], least=1):
+            raise UserError(
+                f"config.{key} is {config[key]!r}, wanted a whole number >= 1."
+            )
+    if not _is_number(config.ema) or not 0 <= config.ema < 1:
+        raise UserError(f"config.ema is {config.ema}, wanted 0 (none) or a decay < 1.")
+    seeds = list(config.seeds)
+    fit = all(_is_whole(seed) and seed < 2**32 for seed in seeds)
+    if not seeds or not fit or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f"config.seeds is {config.seeds}, wanted one or more whole numbers from 0 "
+            "to 2**32 - 1, all different."
+        )
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"config.batch_size {config.batch_size} does not divide into "
+            f"config.accumulate = {config.accumulate} micro-batches."
+        )
+    if config.reference and config.reference not in config.students:
+        raise UserError(
+            f"config.reference is {config.reference!r}, which is no student. "
+            f"Students: {', '.join(config.students)}."
+        )
+    for name, need in config.needs.items():
+        if "init_from" not in need:
+            raise UserError(
+                f"config.needs.{name} is a plain configuration, wanted "
+                "jaxkd.core.config.needed(configuration)."
+            )
+        check(need)
+
+
+def from_json(tree: Mapping[str, Any]) -> ConfigDict:
+    """Rebuilds a configuration from what ``resolved`` returned.
+
+    Raises:
+      UserError: if it has keys that this version does not know.
+    """
+    _check_keys(tree, default(), "config.json", extra=("init_from",))
+    config = default()
+    with config.unlocked():
+        for key, value in tree.items():
+            config[key] = value if not isinstance(value, dict) else ConfigDict(value)
+        # Students keep the order of the table; JSON has kept it, ConfigDict sorts.
+        config.students = rows(tree["students"])
+        config.needs = ConfigDict({k: from_json(v) for k, v in tree["needs"].items()})
+    return _lock(config)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists the keys, one line each, in which two resolved configurations differ.
+
+    Keys that do not change the result (``RUNTIME_KEYS``) are passed over. The order of
+    students counts: it is that of the stacked states in a checkpoint.
+    """
+    old, new = _flat(_comparable(old)), _flat(_comparable(new))
+    return [
+        f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in tree.items() if key not in RUNTIME_KEYS}
+    kept["order of students"] = list(tree["students"])
+    kept["needs"] = {k: _comparable(need) for k, need in tree["needs"].items()}
+    return kept
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _check_keys(given, known, where, extra=()):
+    if not isinstance(given, Mapping | ConfigDict):
+        raise UserError(f"{where} is {given!r}, wanted a dictionary.")
+    unknown = sorted(set(given) - set(known) - set(extra))
+    if unknown:
+        raise UserError(
+            f"{where} has no key {', '.join(unknown)}. "
+            f"Keys: {', '.join(sorted(known))}."
+        )
+
+
+def _check_student(name: str, overrides: Any) -> None:
+    where = f"config.students.{name}"
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise UserError(
+            f"{name!r} is no name for a student: metrics are recorded under it. Wanted "
+            "letters, digits and . _ + - only."
+        )
+    _check_keys(overrides, STUDENT_KEYS, where)
+    _check_training(overrides, where)
+
+
+def _check_training(config: Mapping[str, Any], where: str) -> None:
+    """Checks what a run and a student have in common."""
+    optim = config.get("optim", {})
+    _check_keys(optim, default().optim, f"{where}.optim")
+    for key in ("lr", "weight_decay", "momentum", "warmup", "factor"):
+        if key in optim and (not _is_number(optim[key]) or optim[key] < 0):
+            raise UserError(
+                f"{where}.optim.{key} is {optim[key]!r}, wanted a number >= 0."
+            )
+    milestones = optim.get("milestones", ())
+    if not isinstance(milestones, list | tuple) or not all(map(_is_number, milestones)):
+        raise UserError(f"{where}.optim.milestones is {milestones!r}, wanted numbers.")
+    if not isinstance(config.get("method", ""), str):
+        raise UserError(f"{where}.method is {config['method']!r}, wanted a name.")
+    for key in ("duration", "eval_every", "checkpoint_every"):
+        if key in config and (not _is_number(config[key]) or config[key] <= 0):
+            raise UserError(f"{where}.{key} is {config[key]!r}, wanted a number > 0.")
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(value)
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

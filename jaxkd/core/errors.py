@@ -1,0 +1,9 @@
+"""The one exception for mistakes that the user can mend."""
+
+
+class UserError(Exception):
+    """Bad input: the message says what was got, what was wanted and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with
+    status 2.
+    """

@@ -1,0 +1,300 @@
+"""The jitted training call and evaluation of a study.
+
+One call runs several steps. A step makes one view of the batch, evaluates each target
+(such as a teacher's logits) once, and then every member's loss, gradient and update.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd.core.study import Group
+from jaxkd.core.types import Batch, Metrics, TrainState
+
+State = dict[str, TrainState]
+
+
+class Settings(NamedTuple):
+    """How a step is computed.
+
+    Attributes:
+      view: ``(key, images) -> images``, the augmentation.
+      draw_seeds: the seed of each draw of a batch.
+      accumulate: micro-batches per step.
+      ema: decay of the moving average of the parameters, or 0.
+      loop: "map" takes members in turn, which keeps their convolutions ordinary ones;
+        "vmap" takes them side by side, as grouped convolutions.
+    """
+
+    view: Callable[[jax.Array, jax.Array], jax.Array]
+    draw_seeds: tuple[int, ...]
+    accumulate: int = 1
+    ema: float = 0.0
+    loop: str = "map"
+
+
+class Target(NamedTuple):
+    """What students need from frozen networks, and until which step they need it."""
+
+    function: Callable[[Any, Batch, jax.Array], Any]
+    until: int
+
+
+def collect_targets(groups: Sequence[Group]) -> dict[str, Target]:
+    """Merges the targets of all students, so that each is evaluated once a batch.
+
+    Raises:
+      ValueError: if two students mean different functions by one name.
+    """
+    merged: dict[str, Target] = {}
+    for group in groups:
+        for student in group.students:
+            for name, function in student.method.targets.items():
+                known = merged.get(name, Target(function, 0))
+                if known.function is not function:
+                    raise ValueError(
+                        f"Student {student.name!r} defines the target {name!r} "
+                        "differently from another student of the study."
+                    )
+                merged[name] = Target(function, max(known.until, student.steps))
+    return merged
+
+
+def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
+    """Makes the function, to be jitted, that runs several steps.
+
+    Returns:
+      ``(state, frozen, table, batches, count) -> (state, metrics)``. ``batches`` has
+      the inputs of at least ``count`` steps on a leading axis: under ``"lr"``, group ->
+      ``[steps, members]``; under ``"data"``, ``{"index": [steps, draws, batch]}`` into
+      ``table`` or, with an empty table, the examples themselves. ``metrics`` are means
+      over the steps: group -> name -> ``[members]``.
+    """
+    targets = collect_targets(groups)
+    last = max(student.steps for group in groups for student in group.students)
+
+    def gradients(state: State, frozen: Any, data: Batch, keys: jax.Array):
+        step = next(iter(state.values())).step
+        shared = {
+            name: _evaluate_target(target, frozen, data, keys, step, last)
+            for name, target in targets.items()
+        }
+        return {
+            group.name: _group_gradients(
+                group, state[group.name], data, shared, settings.loop, last
+            )
+            for group in groups
+        }
+
+    def train_step(state: State, frozen: Any, data: Batch, lr: Mapping[str, jax.Array]):
+        keys = _draw_keys(settings.draw_seeds, next(iter(state.values())).step)
+        data = {**data, "image": jax.vmap(settings.view)(keys, data["image"])}
+        results = _accumulate(
+            gradients, groups, settings.accumulate, state, frozen, data, keys
+        )
+        new, metrics = {}, {}
+        for group in groups:
+            name = group.name
+            grads, extra, metrics[name] = results[name]
+            new[name] = _update(
+                group, state[name], grads, extra, lr[name], settings.ema
+            )
+        return new, metrics
+
+    def call(state: State, frozen: Any, table: Batch, batches: Any, count: jax.Array):
+        def body(index, carry):
+            state, sums = carry
+            now = jax.tree.map(lambda x: x[index], batches)
+            data = _look_up(table, now["data"])
+            state, metrics = train_step(state, frozen, data, now["lr"])
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        zeros = {group.name: _no_metrics(group, len(group.members)) for group in groups}
+        state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
+        return state, jax.tree.map(lambda x: x / count, sums)
+
+    return call
+
+
+def make_evaluation(group: Group, view: Callable, loop: str = "map") -> Callable:
+    """Makes the function, to be jitted, that evaluates a group's members on a batch.
+
+    Returns:
+      ``(params, extra, batch, training) -> Collection``, stacked over members; members
+      whose flag in ``training`` is False are not evaluated.
+    """
+    method = group.students[0].method
+
+    def evaluate(params: Any, extra: Any, batch: Batch, training: jax.Array):
+        batch = {**batch, "image": view(batch["image"])}
+
+        def member(params, extra, training):
+            def compute():
+                return method.evaluate(method.predict(params, extra, batch), batch)
+
+            return jax.lax.cond(training, compute, lambda: _zeros_of(compute))
+
+        return _over_members(member, loop)(params, extra, training)
+
+    return evaluate
+
+
+def _look_up(table: Batch, data: Batch) -> Batch:
+    if not table:
+        return data
+    return {name: array[data["index"]] for name, array in table.items()}
+
+
+def _draw_keys(seeds: tuple[int, ...], step: jax.Array) -> jax.Array:
+    def one(seed):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+    return jax.vmap(one)(jnp.asarray(seeds, jnp.uint32))
+
+
+def _evaluate_target(target: Target, frozen, data, keys, step, last):
+    def compute():
+        return jax.vmap(target.function, in_axes=(None, 0, 0))(frozen, data, keys)
+
+    if target.until >= last:
+        return compute()
+    return jax.lax.cond(step < target.until, compute, lambda: _zeros_of(compute))
+
+
+def _group_gradients(group: Group, state: TrainState, data, targets, loop, last):
+    """Returns gradients, extra and metrics of all members, stacked."""
+    training = state.step < group.per_member([s.steps for s in group.students])
+    always = all(student.steps == last for student in group.students)
+
+    def member(params, extra, student, draw, seed, training):
+        def compute():
+            batch, mine = jax.tree.map(lambda x: x[draw], (data, targets))
+            key = jax.random.fold_in(jax.random.key(seed), 2)
+            inputs = (batch, mine, jax.random.fold_in(key, state.step), state.step)
+
+            def loss(params):
+                return _member_loss(group, params, extra, student, inputs)
+
+            grads, (changed, metrics) = jax.grad(loss, has_aux=True)(params)
+            return grads, changed, metrics
+
+        def skip():
+            return jax.tree.map(jnp.zeros_like, params), extra, _no_metrics(group)
+
+        return compute() if always else jax.lax.cond(training, compute, skip)
+
+    return _over_members(member, loop)(
+        state.params,
+        state.extra,
+        jnp.asarray(group.student_index),
+        jnp.asarray(group.draw_index),
+        jnp.asarray(group.member_seeds),
+        training,
+    )
+
+
+def _member_loss(group: Group, params, extra, student: jax.Array, inputs):
+    batch, _, key, _ = inputs
+    outputs, extra = group.students[0].method.forward(params, extra, batch, key)
+    arguments = (params, outputs, *inputs)
+
+    def head(method):
+        def run(arguments):
+            total, metrics = method.loss(*arguments)
+            metrics = {"loss": total} | {name: metrics[name] for name in method.metrics}
+            # All branches of the switch have to return the same names; what a student
+            # does not measure is not a number.
+            return total, {
+                name: jnp.asarray(metrics.get(name, jnp.nan), jnp.float32)
+                for name in _metric_names(group)
+            }
+
+        return run
+
+    heads = [head(student.method) for student in group.students]
+    total, metrics = jax.lax.switch(student, heads, arguments)
+    return total, (extra, metrics)
+
+
+def _metric_names(group: Group) -> list[str]:
+    names = {name for student in group.students for name in student.method.metrics}
+    return ["loss", *sorted(names)]
+
+
+def _no_metrics(group: Group, *shape: int) -> Metrics:
+    return {name: jnp.zeros(shape, jnp.float32) for name in _metric_names(group)}
+
+
+def _over_members(function: Callable, loop: str) -> Callable:
+    if loop == "vmap":
+        return jax.vmap(function)
+    return lambda *stacked: jax.lax.map(lambda args: function(*args), stacked)
+
+
+def _zeros_of(compute: Callable[[], Any]) -> Any:
+    """Returns zeros in the shapes of what ``compute`` would return."""
+    shapes = jax.eval_shape(compute)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _accumulate(gradients, groups, parts: int, state: State, frozen, data, keys):
+    """Averages gradients and metrics over micro-batches; ``extra`` is carried along."""
+    if parts == 1:
+        return gradients(state, frozen, data, keys)
+
+    def split(x):
+        draws, size = x.shape[:2]
+        x = x.reshape(draws, parts, size // parts, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
+
+    def body(carry, inputs):
+        index, micro = inputs
+        extra, sums = carry
+        now = {name: one.replace(extra=extra[name]) for name, one in state.items()}
+        micro_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+        results = gradients(now, frozen, micro, micro_keys)
+        extra = {name: result[1] for name, result in results.items()}
+        new = {name: (result[0], result[2]) for name, result in results.items()}
+        return (extra, jax.tree.map(jnp.add, sums, new)), None
+
+    zeros = {
+        group.name: (
+            jax.tree.map(jnp.zeros_like, state[group.name].params),
+            _no_metrics(group, len(group.members)),
+        )
+        for group in groups
+    }
+    extra = {name: one.extra for name, one in state.items()}
+    inputs = (jnp.arange(parts), jax.tree.map(split, data))
+    (extra, sums), _ = jax.lax.scan(body, (extra, zeros), inputs)
+    means = jax.tree.map(lambda x: x / parts, sums)
+    return {name: (means[name][0], extra[name], means[name][1]) for name in sums}
+
+
+def _update(group: Group, state: TrainState, gradients, extra, lr, ema: float):
+    training = state.step < group.per_member([s.steps for s in group.students])
+    decay = group.per_member([s.weight_decay for s in group.students])
+    optimizer = group.students[0].optimizer
+
+    def member(state, gradients, extra, lr, decay, training):
+        updates, opt_state = optimizer(lr, decay).update(
+            gradients, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - ema)
+        new = state.replace(
+            params=params, extra=extra, opt_state=opt_state, ema=average
+        )
+        return jax.tree.map(lambda a, b: jnp.where(training, a, b), new, state)
+
+    # ``step`` is the one leaf without an axis over members.
+    stacked = state.replace(step=jnp.zeros_like(training, jnp.int32))
+    new = jax.vmap(member)(
+        stacked, gradients, extra, lr, jnp.asarray(decay, jnp.float32), training
+    )
+    return new.replace(step=state.step + 1)

@@ -1,0 +1,149 @@
+"""What a data set is: a description, training examples and test examples."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+
+Example = dict[str, np.ndarray]
+
+
+class Info(NamedTuple):
+    """What models, views and reports need to know about a data set.
+
+    Attributes:
+      name: for people to read.
+      num_classes: number of labels; labels are ``0 .. num_classes - 1``.
+      image_shape: ``(height, width, channels)`` as the model sees it.
+      mean: of each channel, of images scaled to [0, 1].
+      std: likewise the standard deviation.
+      class_names: one per label.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Random access to examples: ``image`` uint8 ``[h, w, c]`` and ``label`` int32."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class ArraySource:
+    """A data set that fits in memory: arrays whose leading axis runs over examples."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays["label"])
+
+    def __getitem__(self, index: int) -> Example:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+class CheckedSource:
+    """A source whose labels are checked as they are read.
+
+    For data that cannot be checked as a whole, because it does not fit in memory.
+    """
+
+    def __init__(self, source: Source, info: Info):
+        self.source, self.info = source, info
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = np.asarray(example["label"])
+        integer = label.ndim == 0 and np.issubdtype(label.dtype, np.integer)
+        if not (integer and 0 <= label < self.info.num_classes):
+            raise UserError(
+                f"{self.info.name}: example {index} has label {label} "
+                f"({label.dtype}), wanted an integer from 0 to "
+                f"{self.info.num_classes - 1}. Check the number of classes, and "
+                "whether labels start at 0."
+            )
+        return example | {"label": label.astype(np.int32)}
+
+
+def _unchanged(example: Example, rng: np.random.Generator | None = None) -> Example:
+    del rng
+    return example
+
+
+class Dataset(NamedTuple):
+    """A description with its training and test examples.
+
+    Attributes:
+      info: the description.
+      train: ``seed -> Source``. Most data sets ignore the seed; a few-shot one gives
+        each seed its own labelled images.
+      test: the examples for evaluation.
+      prepare_train: host-side preparation of one example, with a random generator:
+        only for data that is not yet of ``info.image_shape``, such as photographs.
+      prepare_test: the same for evaluation, without randomness.
+    """
+
+    info: Info
+    train: Callable[[int], Source]
+    test: Source
+    prepare_train: Callable[[Example, np.random.Generator], Example] = _unchanged
+    prepare_test: Callable[[Example], Example] = _unchanged
+
+
+def check_labels(labels: np.ndarray, num_classes: int, origin: str) -> np.ndarray:
+    """Returns labels as int32.
+
+    Raises:
+      UserError: if a label is not an integer in ``0 .. num_classes - 1``.
+    """
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{origin}: labels have dtype {labels.dtype}, wanted integers.")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise UserError(
+            f"{origin}: example {first} has label {labels[first]}, wanted 0 to "
+            f"{num_classes - 1} ({wrong.size} such labels). Check the number of "
+            "classes, and whether labels start at 0."
+        )
+    return labels.astype(np.int32)
+
+
+def statistics(
+    images: np.ndarray, origin: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, images scaled to [0, 1].
+
+    Args:
+      images: uint8 ``[..., channels]``.
+      origin: where they come from, for the error message.
+
+    Raises:
+      UserError: if a channel has the same value everywhere.
+    """
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[-1]):
+        # By histogram, so that large sets are never copied to floats.
+        counts = np.bincount(images[..., channel].reshape(-1), minlength=256)
+        mean.append(float(counts @ values / counts.sum()))
+        std.append(float(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum())))
+        if std[-1] == 0:
+            raise UserError(
+                f"{origin}: channel {channel} of the images is {mean[-1] * 255:.0f} "
+                "everywhere, so it cannot be normalised. Leave it out."
+            )
+    return tuple(mean), tuple(std)

@@ -1,0 +1,202 @@
+"""Train, evaluate and use the systems of jaxkd.
+
+Train what a configuration describes (needed teachers first), and write a report:
+
+    python -m jaxkd.main --config=configs/rld.py
+    python -m jaxkd.main --config=configs/rld.py --config.seeds='(1,2)' --workdir=/tmp/a
+
+The same command again resumes an interrupted run, or shows a finished one. Afterwards:
+
+    python -m jaxkd.main --mode=eval --workdir=runs/rld
+    python -m jaxkd.main --mode=predict --workdir=runs/rld --inputs=photos/
+
+configs/*.py say on top what they train, their variants (configs/rld.py:wrong_teacher)
+and how long it takes. Any key can be overridden: --config.batch_size=64.
+"""
+
+import errno
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from jaxkd import __version__
+from jaxkd.core.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, such as configs/rld.py or configs/rld.py:arg."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. Default: runs/ and the configuration's name."
+)
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval", "predict"],
+    "train: train or resume. eval: evaluate a trained run on its data set, or on the "
+    "one of --config. predict: classify image files.",
+)
+_INPUTS = flags.DEFINE_multi_string(
+    "inputs", [], "predict: image file or folder; may be given several times."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "predict: a .csv or .json file; default: print CSV."
+)
+_TOPK = flags.DEFINE_integer(
+    "topk", None, "predict: classes to name per image; default: five at most."
+)
+_STUDENT = flags.DEFINE_string("student", None, "predict: which; default: the best.")
+_SEED = flags.DEFINE_integer("seed", None, "predict: which of its seeds.")
+_USE = flags.DEFINE_enum(
+    "use", "last", ["last", "best"], "eval, predict: the last or best parameters."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "This is one of several processes of a run (TPU pod, SLURM, Kubernetes).",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "With --distributed, where the cluster is not detected: HOST:PORT of process 0.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Likewise, their number.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Likewise, this one's number.")
+
+
+def main(argv: list[str]) -> None:
+    """Dispatches to a mode; mistakes of the user end with a message and status 2."""
+    if len(argv) > 1:
+        _exit(f"unexpected argument {argv[1]!r}. See --help.")
+    # Orbax tells of every file it writes and, when one fails, of every part of it.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _use_compile_cache()
+    try:
+        _run()
+    except UserError as error:
+        _exit(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _exit(
+            f"no space left: {error}. Complete checkpoints are kept. Free some space, "
+            "or choose a --workdir on another disk, and run the same command again."
+        )
+
+
+def _run() -> None:
+    if _DISTRIBUTED.value:
+        from jaxkd.core import distributed
+
+        distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _MODE.value == "train":
+        _train()
+    elif _MODE.value == "eval":
+        from jaxkd.evaluate import evaluate_run
+
+        print(evaluate_run(_given_workdir(), _load_config(), _USE.value))
+    else:
+        from jaxkd.predict import predict_files
+
+        predict_files(
+            _given_workdir(),
+            _INPUTS.value,
+            _OUTPUT.value,
+            topk=_TOPK.value,
+            student=_STUDENT.value,
+            seed=_SEED.value,
+            use=_USE.value,
+        )
+
+
+def _train() -> None:
+    config = _load_config()
+    if config is None:
+        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+    source = config_flags.get_config_filename(flags.FLAGS["config"])
+    stem = re.sub(r"[^\w.-]+", "-", Path(source.replace(".py", "")).name)
+    workdir = Path(_WORKDIR.value or Path("runs") / stem)
+    if not config.name:
+        config.name = stem
+    import jax
+
+    from jaxkd import report
+    from jaxkd.train import train
+
+    print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
+    results = train(config, workdir)
+    if jax.process_index() == 0:
+        print(report.format_table(results))
+        print(f"Report: {workdir / 'report.html'}")
+
+
+def _use_compile_cache() -> None:
+    """Keeps compiled programs, so that running again starts at once.
+
+    JAX_COMPILATION_CACHE_DIR chooses the folder, which may be in a bucket.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxkd"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _given_workdir() -> Path:
+    if not _WORKDIR.value:
+        raise UserError(f"--mode={_MODE.value} needs --workdir, the folder of a run.")
+    return Path(_WORKDIR.value)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; mistakes end with one line and status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _exit(f"wrong command line: {_last_line(error)} (see --help).")
+    except (AttributeError, KeyError, TypeError) as error:  # an override of --config
+        key = str(error.args[0]).replace("\\n", " ").strip("\"'")
+        _exit(f"the configuration has no such key, or of another type: {key}")
+
+
+def _load_config() -> ConfigDict | None:
+    config = _CONFIG.value
+    try:
+        # A file that cannot be loaded is reported only when its content is asked for.
+        if config is None or hasattr(config, "seeds"):
+            return config
+        raise UserError(
+            "--config: get_config() returned no configuration of jaxkd. Start from "
+            "jaxkd.core.config.default(), as the files in configs/ do."
+        )
+    except OSError as error:
+        raise UserError(f"--config cannot be loaded: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    """Returns what went wrong, without the traceback that wraps it."""
+    text = str(error.args[0] if error.args else error).replace("\\n", "\n")
+    return [line for line in text.splitlines() if line.strip()][-1].strip(" \"'")
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"\njaxkd: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run() -> None:
+    """Entry point of ``python -m jaxkd.main`` and of the command ``jaxkd``."""
+    app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    run()

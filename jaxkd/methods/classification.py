@@ -1,0 +1,232 @@
+"""Image classification as a ``Method``: what the methods beside this file share.
+
+``supervised`` and the distillation methods call ``classifier`` or ``distiller`` with
+their loss. The functions of one network are cached, so that students which differ in
+their loss alone hold the *same* functions, by which a study knows that they can share
+one compiled body.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics
+
+from jaxkd import losses
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Batch, Extra, Method, Metrics, Params, Spec, Targets
+
+
+@flax.struct.dataclass
+class Confusion(metrics.Metric):
+    """Counts of (true class, predicted class), ``[classes, classes]``."""
+
+    counts: jax.Array
+
+    @classmethod
+    def from_model_output(cls, *, logits, labels, mask, **_) -> "Confusion":
+        """Counts the predictions ``argmax(logits)`` of unmasked examples."""
+        counts = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+        predicted = jnp.argmax(logits, axis=-1)
+        return cls(counts.at[labels, predicted].add(mask.astype(jnp.int32)))
+
+    def merge(self, other: "Confusion") -> "Confusion":
+        """Adds the counts of two sets of examples."""
+        return Confusion(self.counts + other.counts)
+
+    def compute(self) -> jax.Array:
+        """Returns the counts; rows are true classes."""
+        return self.counts
+
+
+@flax.struct.dataclass
+class Evaluation(metrics.Collection):
+    """Accuracy (top-1, top-5), mean cross entropy and confusion of a classifier."""
+
+    top1: metrics.Average.from_output("top1")  # type: ignore[valid-type]
+    top5: metrics.Average.from_output("top5")  # type: ignore[valid-type]
+    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
+    confusion: Confusion
+
+
+def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
+    """Compares logits ``[batch, classes]`` with labels; padding does not count.
+
+    Of equal logits the first ranks highest, as in ``argmax``; one that is not a number
+    ranks lowest.
+    """
+    logits, labels = outputs["logits"], batch["label"]
+    label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
+    behind = jnp.where(earlier, label_logits > logits, label_logits >= logits)
+    rank = jnp.sum(~behind, axis=1)
+    return Evaluation.single_from_model_output(
+        logits=logits,
+        labels=labels,
+        mask=batch["mask"],
+        top1=rank < 1,
+        top5=rank < 5,
+        loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+    )
+
+
+class _Network(NamedTuple):
+    init: Callable
+    forward: Callable
+    predict: Callable
+
+
+@functools.cache
+def _network(network: nn.Module, image_shape: tuple[int, int, int]) -> _Network:
+    def init(key: jax.Array) -> tuple[Params, Extra]:
+        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
+        params = variables.pop("params")
+        return {"student": params}, {"student": variables}
+
+    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
+        del key
+        variables = {"params": params["student"], **extra["student"]}
+        (logits, features), updated = network.apply(
+            variables, batch["image"], train=True, mutable=list(extra["student"])
+        )
+        return {"logits": logits, "features": features}, {**extra, "student": updated}
+
+    def predict(params: Params, extra: Extra, batch: Batch):
+        variables = {"params": params["student"], **extra["student"]}
+        logits, features = network.apply(variables, batch["image"], train=False)
+        return {"logits": logits, "features": features}
+
+    return _Network(init, forward, predict)
+
+
+@functools.cache
+def teacher_outputs(network: nn.Module) -> Callable[..., Any]:
+    """Returns the target function of a frozen classifier: its logits and features."""
+
+    def targets(frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
+        del key
+        logits, features = network.apply(frozen["teacher"], batch["image"], train=False)
+        return jax.lax.stop_gradient({"logits": logits, "features": features})
+
+    return targets
+
+
+def classifier(
+    spec: Spec,
+    loss: Callable[..., tuple[jax.Array, Metrics]],
+    metrics: tuple[str, ...],
+    targets: dict[str, Callable] | None = None,
+) -> Method:
+    """Makes a classifier's method from its loss.
+
+    Args:
+      spec: the run.
+      loss: ``(params, outputs, batch, targets, key, step) -> (scalar, metrics)``.
+      metrics: the names among the loss's metrics.
+      targets: as in ``Method``.
+    """
+    functions = _network(spec.network, spec.image_shape)
+    return Method(
+        targets=targets or {},
+        loss=loss,
+        metrics=metrics,
+        evaluate=evaluate,
+        **functions._asdict(),
+    )
+
+
+def cross_entropy(outputs: dict[str, jax.Array], batch: Batch) -> jax.Array:
+    """Returns the batch mean of the cross entropy with the labels."""
+    return jnp.mean(
+        optax.softmax_cross_entropy_with_integer_labels(
+            outputs["logits"], batch["label"]
+        )
+    )
+
+
+def accuracy(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Returns the fraction of the batch whose largest logit is the label's."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+
+
+def ramp(step: jax.Array, duration: float, steps_per_unit: float) -> jax.Array:
+    """Returns a weight that rises from ``1 / duration`` to 1 over ``duration`` units.
+
+    A unit (an epoch) counts from 1 and the weight is constant within it, as in the
+    DKD and RLD recipes: ``min(epoch / duration, 1)``. No duration means 1 throughout.
+    """
+    if not duration:
+        return jnp.ones(())
+    # Half a step guards the floor against the rounding of the division.
+    unit = jnp.floor((step + 0.5) / steps_per_unit) + 1
+    return jnp.minimum(unit / duration, 1.0)
+
+
+def distiller(
+    spec: Spec,
+    name: str,
+    distillation: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    *,
+    ce_weight: float,
+    weight: float,
+    warmup: float = 0.0,
+    standardize: bool = False,
+) -> Method:
+    """Makes the method of a student that learns from a teacher's logits.
+
+    ``loss = ce_weight * cross_entropy + weight * ramp * mean(distillation)``.
+
+    Args:
+      spec: the run; it must need a teacher.
+      name: of the distillation term among the metrics.
+      distillation: ``(student_logits, teacher_logits, labels) -> [batch]``.
+      ce_weight: weight of the cross entropy with the labels.
+      weight: weight of the distillation term.
+      warmup: units over which the distillation term's weight rises (see ``ramp``).
+      standardize: whether both logits are standardised first (arXiv:2403.01427).
+
+    Raises:
+      UserError: if the run needs no teacher.
+    """
+    teacher = require(spec, "teacher", name)
+
+    def loss(params: Params, outputs: Any, batch: Batch, targets: Targets, key, step):
+        del params, key
+        labels = batch["label"]
+        logits, teacher_logits = outputs["logits"], targets["teacher"]["logits"]
+        metrics = {
+            "ce": cross_entropy(outputs, batch),
+            "top1": accuracy(logits, batch),
+            "teacher_top1": accuracy(teacher_logits, batch),
+        }
+        if standardize:
+            logits = losses.standardize(logits)
+            teacher_logits = losses.standardize(teacher_logits)
+        metrics[name] = jnp.mean(distillation(logits, teacher_logits, labels))
+        rising = weight * ramp(step, warmup, spec.steps_per_unit)
+        total = rising * metrics[name]
+        if ce_weight:
+            total += ce_weight * metrics["ce"]
+        return total, metrics
+
+    names = ("ce", "top1", "teacher_top1", name)
+    return classifier(spec, loss, names, {"teacher": teacher_outputs(teacher)})
+
+
+def require(spec: Spec, frozen: str, method: str) -> nn.Module:
+    """Returns the network of a needed run.
+
+    Raises:
+      UserError: if the configuration does not name that run.
+    """
+    if frozen not in spec.frozen:
+        raise UserError(
+            f"Method {method!r} learns from a {frozen}, but config.needs has no "
+            f"{frozen!r}. Set config.needs.{frozen} = config.needed(...)."
+        )
+    return spec.frozen[frozen]

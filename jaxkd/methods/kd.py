@@ -1,0 +1,35 @@
+"""KD: the student matches the teacher's softened probabilities (arXiv:1503.02531)."""
+
+from jaxkd import losses
+from jaxkd.core.types import Method, Spec
+from jaxkd.methods import classification
+
+
+def make(
+    spec: Spec,
+    *,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    ce_weight: float = 0.1,
+    warmup: float = 0.0,
+    standardize: bool = False,
+) -> Method:
+    """Makes a student of ``ce_weight * CE + weight * KD``; see ``distiller``.
+
+    The defaults are the CIFAR-100 recipe of mdistiller; on ImageNet it takes
+    temperature 1 and weights 0.5 and 0.5.
+    """
+
+    def distillation(student, teacher, labels):
+        del labels
+        return losses.kd(student, teacher, temperature=temperature)
+
+    return classification.distiller(
+        spec,
+        "kd",
+        distillation,
+        ce_weight=ce_weight,
+        weight=weight,
+        warmup=warmup,
+        standardize=standardize,
+    )

@@ -1,0 +1,28 @@
+"""LA: the teacher's logits of the label and of its own top class trade places.
+
+The baseline that the tables of the RLD paper (arXiv:2408.07703) call LA and its code
+SWAP, after arXiv:1911.07471. The student sees no label except through the swap.
+"""
+
+from jaxkd import losses
+from jaxkd.core.types import Method, Spec
+from jaxkd.methods import classification
+
+
+def make(
+    spec: Spec,
+    *,
+    temperature: float = 4.0,
+    weight: float = 1.0,
+    ce_weight: float = 0.0,
+    warmup: float = 0.0,
+) -> Method:
+    """Makes a student of KD towards swapped teacher logits; see ``distiller``."""
+
+    def distillation(student, teacher, labels):
+        swapped = losses.swap_labels(teacher, labels)
+        return losses.kd(student, swapped, temperature=temperature)
+
+    return classification.distiller(
+        spec, "la", distillation, ce_weight=ce_weight, weight=weight, warmup=warmup
+    )

@@ -1,0 +1,29 @@
+"""RC: KD plus a correction of the student towards its own logits with the label raised.
+
+A label-correcting baseline of the RLD paper (arXiv:2408.07703).
+"""
+
+from jaxkd import losses
+from jaxkd.core.types import Method, Spec
+from jaxkd.methods import classification
+
+
+def make(
+    spec: Spec,
+    *,
+    temperature: float = 4.0,
+    weight: float = 1.0,
+    correction_weight: float = 0.1,
+    ce_weight: float = 1.0,
+    warmup: float = 0.0,
+) -> Method:
+    """Makes a student of ``CE + KD + correction_weight * SC``; see ``distiller``."""
+
+    def distillation(student, teacher, labels):
+        kd = losses.kd(student, teacher, temperature=temperature)
+        correction = losses.review_correct(student, labels, temperature=temperature)
+        return kd + correction_weight * correction
+
+    return classification.distiller(
+        spec, "rc", distillation, ce_weight=ce_weight, weight=weight, warmup=warmup
+    )

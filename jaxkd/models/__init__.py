@@ -1,0 +1,80 @@
+"""Networks by name, as Linen modules that return logits and named features.
+
+A file of this package that defines ``VARIANTS`` (name -> (module class, attributes))
+adds its networks to ``build``; nothing else has to be edited.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def variants() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
+    """Collects every named network: name -> (module class, attributes)."""
+    found: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        found.update(getattr(module, "VARIANTS", {}))
+    return found
+
+
+def build(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Builds the network called ``name``.
+
+    Args:
+      name: one of ``variants()``, such as ``"resnet8x4"``.
+      num_classes: number of logits.
+      **options: attributes of the network's module to override, such as
+        ``dtype=jnp.bfloat16`` or ``widths=(8, 16, 32)``.
+
+    Returns:
+      A Linen module: ``apply(variables, images, train=False) -> (logits, features)``.
+
+    Raises:
+      ValueError: if there is no such network, or it has no such option.
+    """
+    known = variants()
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Unknown model {name!r}.{hint} Models: {', '.join(known)}.")
+    module, attributes = known[name]
+    allowed = [
+        field
+        for field in module.__dataclass_fields__
+        if field not in ("parent", "name", "num_classes")
+    ]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise ValueError(
+            f"Model {name!r} has no option {', '.join(unknown)}. "
+            f"Options: {', '.join(allowed)}."
+        )
+    return module(num_classes=num_classes, **{**attributes, **options})
+
+
+def feature_shapes(
+    network: nn.Module, image_shape: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each feature of one image, without computing anything.
+
+    Args:
+      network: such as ``build`` returns.
+      image_shape: ``(height, width, channels)``.
+
+    Returns:
+      Name -> shape without the batch: ``(height, width, channels)`` of the maps,
+      ``(channels,)`` of ``"pooled"``.
+    """
+
+    def forward(key):
+        images = jnp.zeros((1, *image_shape))
+        return network.init_with_output(key, images)[0][1]
+
+    features = jax.eval_shape(forward, jax.random.key(0))
+    return {name: feature.shape[1:] for name, feature in features.items()}

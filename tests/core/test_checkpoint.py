@@ -1,0 +1,376 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkd.core import checkpoint
+from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Best, TrainState
+
+MEMBERS = {
+    "group0": [["kd", 1], ["kd", 2], ["rld", 1], ["rld", 2]],
+    "group1": [["ce", 1], ["ce", 2]],
+}
+
+
+def make_tree(members, offset, stats=True):
+    """Stacks members whose every number tells who they are."""
+    numbers = np.arange(members, dtype=np.float32)
+    params = {
+        "student": {
+            "dense": {
+                "kernel": offset + numbers[:, None, None] * np.ones((1, 2, 3), "f"),
+                "bias": offset + numbers[:, None] * np.ones((1, 3), "f"),
+            }
+        },
+        "head": {"w": np.full((members, 1), -1, "f")},
+    }
+    mean = {"batch_stats": {"mean": offset + 50 + numbers[:, None]}} if stats else {}
+    return params, {"student": mean}
+
+
+def make_state(members, offset, step=3, ema=True, stats=True):
+    params, extra = make_tree(members, offset, stats)
+    return TrainState(
+        step=np.asarray(step, np.int32),
+        params=params,
+        extra=extra,
+        opt_state=({"trace": jax.tree.map(lambda x: x + 0.5, params)}, ()),
+        ema=make_tree(members, offset + 1000)[0] if ema else None,
+    )
+
+
+def make_best(members, offset, stats=True):
+    params, extra = make_tree(members, offset, stats)
+    numbers = np.arange(members)
+    return Best(numbers.astype("f"), numbers.astype(np.int32), params, extra)
+
+
+def on_device(tree):
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def save(directory, steps=(3,), keep=2, ema=True, stats=True):
+    with Checkpoints(directory, keep) as checkpoints:
+        for step in steps:
+            state = {
+                "group0": make_state(4, 100 * step, step, ema, stats),
+                "group1": make_state(2, 100 * step + 20, step, ema, stats),
+            }
+            best = {
+                "group0": make_best(4, 100 * step + 40, stats),
+                "group1": make_best(2, 100 * step + 60, stats),
+            }
+            meta = {"step": step, "members": MEMBERS, "elapsed": 0.25}
+            checkpoints.save(step, on_device(state), on_device(best), meta)
+        checkpoints.wait()
+    return state, best, meta
+
+
+def abstract(tree):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
+def restore(directory, state, best, keep=2):
+    with Checkpoints(directory, keep) as checkpoints:
+        return checkpoints.restore(abstract(state), abstract(best))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    return directory, *save(directory, steps=(1, 2, 5, 11))
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_what_is_restored_is_what_was_saved(saved):
+    directory, state, best, meta = saved
+    restored = restore(directory, state, best)
+    assert_equal(restored.state, state)
+    assert_equal(restored.best, best)
+    assert restored.meta == meta
+    for leaf, wanted in zip(
+        jax.tree.leaves(restored.state), jax.tree.leaves(state), strict=True
+    ):
+        assert leaf.dtype == wanted.dtype
+
+
+def test_the_newest_are_kept(saved):
+    directory = saved[0]
+    assert sorted(int(p.name) for p in directory.iterdir()) == [5, 11]
+    with Checkpoints(directory, 2) as checkpoints:
+        assert checkpoints.latest() == 11
+
+
+def test_an_empty_folder_has_no_latest(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        assert checkpoints.latest() is None
+
+
+def test_an_error_inside_is_the_one_that_shows(tmp_path):
+    with pytest.raises(KeyError, match="mine"), Checkpoints(tmp_path / "c", 1):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["student"].pop("dense"), "unexpected: .*dense/bias"),
+        (
+            lambda s: s["student"].update(conv=np.zeros((4, 2), "f")),
+            "missing: .*params/student/conv",
+        ),
+        (
+            lambda s: s["student"]["dense"].update(bias=np.zeros((4, 7), "f")),
+            r"params/student/dense/bias: got \(4, 3\), wanted \(4, 7\)",
+        ),
+    ],
+)
+def test_restoring_another_model_lists_the_differences(saved, change, message):
+    directory, state, best, _ = saved
+    params = jax.tree.map(lambda x: x, state["group0"].params)
+    change(params)
+    state = state | {"group0": state["group0"].replace(params=params)}
+    with pytest.raises(UserError, match=message) as error:
+        restore(directory, state, best)
+    assert str(directory) in str(error.value)
+
+
+def test_restoring_without_the_average_is_refused(saved):
+    directory, state, best, _ = saved
+    state = {name: one.replace(ema=None) for name, one in state.items()}
+    with pytest.raises(UserError, match="unexpected: group0/ema"):
+        restore(directory, state, best)
+
+
+def test_compare_lists_every_kind_of_difference():
+    saved = {"a": np.zeros(3), "b": {"c": np.zeros((2, 2))}, "old": np.zeros(1)}
+    wanted = {"a": np.zeros(3), "b": {"c": np.zeros((2, 4))}, "new": np.zeros(1)}
+    with pytest.raises(UserError) as error:
+        checkpoint.compare("there", saved, wanted)
+    lines = str(error.value).splitlines()
+    assert "there" in lines[0]
+    assert lines[1:4] == [
+        "  missing: new",
+        "  unexpected: old",
+        "  b/c: got (2, 2), wanted (2, 4)",
+    ]
+    checkpoint.compare("there", saved, saved)
+
+
+def test_compare_shortens_long_lists():
+    saved = {f"{i:02}": np.zeros(1) for i in range(20)}
+    with pytest.raises(UserError) as error:
+        checkpoint.compare("there", saved, {})
+    shown, _, rest = str(error.value).partition("...")
+    assert "05" in shown and "06" not in shown and rest.startswith(" and 14 more")
+
+
+@pytest.mark.parametrize(
+    ("student", "seed", "number"),
+    [
+        (None, None, 0),
+        ("kd", 2, 1),
+        ("rld", None, 2),
+        ("rld", 2, 3),
+        (None, 2, 1),
+        ("ce", 2, 21),
+    ],
+)
+@pytest.mark.parametrize("use", ["last", "best"])
+def test_load_member_picks_that_member(saved, student, seed, number, use):
+    directory = saved[0]
+    variables = checkpoint.load_member(directory, use, student, seed)
+    offset = 1100 + (1000 if use == "last" else 40)  # the average, or the best
+    assert set(variables) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(
+        variables["params"]["dense"]["bias"], np.full(3, offset + number)
+    )
+    assert set(variables["params"]) == {"dense"}  # nothing that stands beside it
+    offset = 1150 if use == "last" else 1190
+    np.testing.assert_array_equal(
+        variables["batch_stats"]["mean"], np.full(1, offset + number)
+    )
+    leaves = jax.tree.leaves(variables)
+    assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
+
+
+def test_load_member_without_an_average_takes_the_parameters(tmp_path):
+    save(tmp_path / "c", ema=False)
+    variables = checkpoint.load_member(tmp_path / "c", "last", "rld", 1)
+    np.testing.assert_array_equal(variables["params"]["dense"]["bias"], [302.0] * 3)
+
+
+def test_a_network_without_other_collections_is_loaded(tmp_path):
+    save(tmp_path / "c", ema=False, stats=False)
+    variables = checkpoint.load_member(tmp_path / "c", "last", "rld", 1)
+    assert set(variables) == {"params"}
+
+
+@pytest.mark.parametrize(("student", "seed"), [("dkd", None), ("kd", 3), (None, 7)])
+def test_unknown_member_lists_those_that_there_are(saved, student, seed):
+    with pytest.raises(UserError) as error:
+        checkpoint.load_member(saved[0], "last", student, seed)
+    message = str(error.value)
+    assert repr(student) in message and str(seed) in message
+    for name, number in MEMBERS["group0"] + MEMBERS["group1"]:
+        assert f"{name} (seed {number})" in message
+
+
+def test_no_checkpoint_is_explained(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.load_member(tmp_path, "last")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.load_member(tmp_path / "missing", "last")
+
+
+def groups_of(members):
+    return [
+        SimpleNamespace(name=name, members=[tuple(member) for member in rows])
+        for name, rows in members.items()
+    ]
+
+
+@pytest.mark.parametrize("use", ["last", "best"])
+def test_load_groups_returns_whole_groups(saved, use):
+    groups = checkpoint.load_groups(saved[0], use, groups_of(MEMBERS))
+    assert set(groups) == set(MEMBERS)
+    offset = 1120 + (1000 if use == "last" else 40)
+    np.testing.assert_array_equal(
+        groups["group1"]["params"]["student"]["dense"]["bias"][:, 0],
+        [offset, offset + 1],
+    )
+    assert set(groups["group1"]) == {"params", "extra"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"group0": MEMBERS["group0"][::-1], "group1": MEMBERS["group1"]},
+        {"group0": MEMBERS["group0"]},
+        MEMBERS | {"group1": [["ce", 1], ["ce", 3]]},
+    ],
+)
+def test_other_members_or_another_order_are_refused(saved, members):
+    with pytest.raises(UserError, match="ce"):
+        checkpoint.load_groups(saved[0], "last", groups_of(members))
+
+
+def test_the_table_of_members_survives_json():
+    groups = groups_of(MEMBERS)
+    assert json.loads(json.dumps(checkpoint.member_table(groups))) == MEMBERS
+
+
+def test_check_space(tmp_path, monkeypatch):
+    tree = {"a": np.zeros((1000, 1000), np.float32), "b": np.zeros(3, np.int32)}
+    size = 4_000_012
+
+    def disk(free):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    disk(2 * size)
+    checkpoint.check_space(tmp_path, tree)
+    disk(2 * size - 1)
+    with pytest.raises(UserError, match=r"8\.0 MB free, wanted 8\.0 MB"):
+        checkpoint.check_space(tmp_path, tree)
+    disk(10)
+    with pytest.raises(UserError, match="another disk"):
+        checkpoint.check_space(tmp_path, jax.eval_shape(lambda: tree))
+
+
+def chained(cause):
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise RuntimeError("saving failed") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (chained(OSError(28, "No space left on device")), True),
+        (ValueError("RESOURCE_EXHAUSTED: [OS error 28: ENOSPC] writing"), True),
+        (chained(PermissionError("denied")), False),
+        (KeyError("a"), False),
+        (None, False),
+        # A device that has run out of memory is another matter.
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+    ],
+)
+def test_no_space_is_told_apart(error, full):
+    assert checkpoint.no_space(error) is full
+
+
+@pytest.mark.parametrize("when", ["save", "wait"])
+def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch, when):
+    with Checkpoints(tmp_path / "c", 2) as checkpoints:
+
+        def fail(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        names = {"save": "save", "wait": "wait_until_finished"}
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints._manager, names[when], fail)
+            with pytest.raises(UserError, match=r"Free some space.*resumes"):
+                if when == "save":
+                    checkpoints.save(1, {}, {}, {})
+                else:
+                    checkpoints.wait()
+
+
+def test_other_errors_while_writing_are_not_changed(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path / "c", 2) as checkpoints, monkeypatch.context() as patch:
+
+        def fail(*args, **kwargs):
+            raise PermissionError("denied")
+
+        patch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(PermissionError):
+            checkpoints.save(1, {}, {}, {})
+
+
+def test_content_hash_tells_trees_apart():
+    def tree(**changes):
+        return {
+            "a": {"w": np.arange(6.0).reshape(2, 3)},
+            "b": np.ones(2, "f"),
+        } | changes
+
+    base = checkpoint.content_hash(tree())
+    assert checkpoint.content_hash(tree()) == base
+    assert checkpoint.content_hash(jax.tree.map(jnp.asarray, {"b": np.ones(2, "f")}))
+    reordered = {"b": tree()["b"], "a": tree()["a"]}
+    assert checkpoint.content_hash(reordered) == base
+    others = [tree(b=np.ones(2, "d")), tree(b=np.ones((1, 2), "f")), {"a": tree()["a"]}]
+    others += [{"a": tree()["a"], "c": tree()["b"]}]
+    for place in np.ndindex(2, 3):
+        changed = tree()
+        changed["a"]["w"][place] = np.nextafter(changed["a"]["w"][place], np.inf)
+        others.append(changed)
+    hashes = {checkpoint.content_hash(other) for other in others}
+    assert len(hashes) == len(others) and base not in hashes
+
+
+def test_content_hash_does_not_depend_on_memory_layout():
+    kernel = np.arange(6.0).reshape(2, 3)
+    fortran = np.asfortranarray(kernel)
+    assert checkpoint.content_hash([kernel]) == checkpoint.content_hash([fortran])
+    device = checkpoint.content_hash([jnp.asarray(kernel, jnp.float32)])
+    assert device == checkpoint.content_hash([kernel.astype(np.float32)])

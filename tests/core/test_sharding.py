@@ -1,0 +1,146 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import sharded_study
+import tiny
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxkd.core import sharding
+from jaxkd.core.errors import UserError
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Pretends that there are so many devices."""
+    monkeypatch.setattr(
+        jax,
+        "make_mesh",
+        lambda shape, axes, axis_types: dict(zip(axes, shape, strict=1)),
+    )
+    return lambda count: monkeypatch.setattr(jax, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "wanted"),
+    [
+        (1, (-1, 1), (1, 1)),
+        (1, (1, 1), (1, 1)),
+        (8, (-1, 1), (8, 1)),
+        (8, (-1, 2), (4, 2)),
+        (8, (2, -1), (2, 4)),
+        (8, (2, 4), (2, 4)),
+        (6, (3, 2), (3, 2)),
+    ],
+)
+def test_mesh_sizes(devices, count, sizes, wanted):
+    devices(count)
+    mesh = sharding.make_mesh(dict(zip(("data", "fsdp"), sizes, strict=True)))
+    assert mesh == dict(zip(("data", "fsdp"), wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (1, (2, 1)),
+        (8, (4, 1)),
+        (8, (-1, 3)),
+        (8, (-1, -1)),
+        (8, (-1, 0)),
+        (8, (0, -1)),
+        (8, (-2, -4)),
+        (8, (-1, -2)),
+        (8, (-1, 16)),
+    ],
+)
+def test_mesh_sizes_that_do_not_fit_say_what_would(devices, count, sizes):
+    devices(count)
+    with pytest.raises(UserError) as error:
+        sharding.make_mesh(dict(zip(("data", "fsdp"), sizes, strict=True)))
+    message = str(error.value)
+    assert f"there are {count} devices" in message
+    assert f"'data': {sizes[0]}" in message and f"'fsdp': {sizes[1]}" in message
+
+
+def test_a_real_mesh_of_one_device():
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1}
+    array = np.arange(12).reshape(3, 4)
+    for layout in (sharding.replicated(mesh), sharding.batch(mesh, axis=1)):
+        for placed in (
+            sharding.put({"a": array}, layout),
+            sharding.put_local({"a": array}, layout),
+        ):
+            np.testing.assert_array_equal(placed["a"], array)
+            assert placed["a"].sharding == layout
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1024])
+def test_every_batch_divides_over_one_device(size):
+    sharding.check_batch(SimpleNamespace(size=1), size, "batch")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "near"), [(4, 6, 8), (4, 1, 4), (8, 100, 96), (3, 64, 63)]
+)
+def test_a_batch_that_does_not_divide(count, size, near):
+    sharding.check_batch(SimpleNamespace(size=count), near, "config.batch_size")
+    with pytest.raises(UserError) as error:
+        sharding.check_batch(SimpleNamespace(size=count), size, "config.batch_size")
+    message = str(error.value)
+    assert f"config.batch_size is {size}" in message
+    assert f"{count} devices" in message and f"{near} would do" in message
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "shape", "spec"),
+    [
+        (2, (24, 512, 256), (None, "fsdp")),
+        (2, (24, 256, 512), (None, None, "fsdp")),
+        # The largest that divides, not the largest.
+        (4, (24, 1022, 256), (None, None, "fsdp")),
+        (2, (512, 3, 3, 128, 256), (None, None, None, None, "fsdp")),
+        # Never the axis over students, however large.
+        (2, (4096, 301, 301), ()),
+        (4, (24, 1022, 301), ()),  # none divides
+        (2, (24, 100), ()),  # not worth it
+        (2, (100_000,), ()),  # one number per student
+        (2, (), ()),
+        (1, (24, 512, 256), ()),  # nothing to split over
+    ],
+)
+def test_fsdp_splits_the_largest_axis_that_divides(fsdp, shape, spec):
+    mesh = jax.sharding.AbstractMesh(
+        (2, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    )
+    leaf = jax.ShapeDtypeStruct(shape, np.float32)
+    layout = sharding.state(mesh, {"a": leaf})["a"]
+    assert layout.spec == PartitionSpec(*spec)
+    parts = [dict(mesh.shape)[axis] for axis in layout.spec if axis]
+    assert np.prod(layout.shard_shape(shape)) * np.prod(parts) == np.prod(shape)
+
+
+def test_training_does_not_depend_on_the_mesh(tmp_path):
+    meshes = [{"data": 4, "fsdp": 1}, {"data": 2, "fsdp": 2}, {"data": 1, "fsdp": 4}]
+    script = Path(sharded_study.__file__)
+    command = [sys.executable, script, json.dumps(meshes), tmp_path / "out.npz"]
+    subprocess.run(command, check=True, timeout=300)
+    with np.load(tmp_path / "out.npz") as found:
+        found = dict(found)
+    assert [str(found[f"spec{n}"]) for n in range(3)] == [
+        "P()",
+        "P(None, 'fsdp')",
+        "P(None, None, 'fsdp')",
+    ]
+    network, variables = tiny.teacher_of(tiny.Net(width=9))
+    groups = tiny.make_study(sharded_study.ROWS, network, sharded_study.SEEDS)
+    params, _ = sharded_study.train({"data": 1, "fsdp": 1}, groups, variables)
+    for place, wanted in enumerate(jax.tree.leaves(params)):
+        for number in range(len(meshes)):
+            got = found[f"{number}/{place}"]
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,89 @@
+"""Colours, names and files that all figures share."""
+
+import itertools
+
+import matplotlib
+import pytest
+from PIL import Image
+
+from jaxkd import canvas
+
+THEMES = [canvas.LIGHT, canvas.DARK]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_student_looks_different(theme):
+    names = ["kd", *(f"student{index}" for index in range(22))]
+    looks = canvas.looks(canvas.Cast(names, "kd", None), theme)
+    assert set(looks) == set(names)
+    for one, other in itertools.combinations(names, 2):
+        assert looks[one][:2] != looks[other][:2], (one, other)
+    assert looks["kd"].color == theme.ink
+
+
+def test_the_plain_student_is_grey():
+    looks = canvas.looks(canvas.Cast(["ce", "kd"], "kd", "ce"), canvas.DARK)
+    assert looks["ce"].color == canvas.DARK.muted
+    assert looks["kd"].color == canvas.DARK.ink
+
+
+def test_a_plain_reference_is_drawn_as_the_reference():
+    looks = canvas.looks(canvas.Cast(["ce", "kd"], "ce", "ce"), canvas.LIGHT)
+    assert looks["ce"].color == canvas.LIGHT.ink
+
+
+def luminance(color):
+    """Relative luminance of WCAG 2."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_text_can_be_read_and_lines_can_be_seen(theme):
+    assert contrast(theme.ink, theme.page) > 7
+    assert contrast(theme.muted, theme.page) > 4.5
+    assert min(contrast(hue, theme.page) for hue in theme.hues) > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ΞЩ <&> $x_1$", "ΞЩ <&> $x_1$"),
+        ("猫\n", "□□"),
+        ("a" * 24, "a" * 24),
+        ("a" * 25, "a" * 23 + "…"),
+    ],
+)
+def test_names_are_shown_with_the_characters_that_the_font_has(name, shown):
+    assert canvas.drawable(name) == shown
+
+
+def test_drawing_leaves_the_callers_settings_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    with canvas.canvas(tmp_path / "a.png", (2, 1), canvas.DARK) as figure:
+        figure.text(0.5, 0.5, "$")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_dollar_signs_do_not_start_formulas(tmp_path):
+    with canvas.canvas(tmp_path / "a.png", (2, 1), canvas.LIGHT) as figure:
+        # As a formula this raises an error, because it is not a valid one.
+        figure.text(0.1, 0.5, "$\\frac$")
+
+
+def test_files_depend_on_the_data_alone(tmp_path):
+    for name in "ab":
+        with canvas.canvas(tmp_path / f"{name}.png", (2, 1), canvas.LIGHT) as figure:
+            figure.text(0.1, 0.5, "Ξ")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (2 * canvas.DPI, canvas.DPI)
+        assert image.convert("RGB").getpixel((0, 0)) == (0xFC, 0xFC, 0xFB)
