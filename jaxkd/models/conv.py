@@ -3,10 +3,11 @@
 XLA's CPU compiler rewrites convolutions into the one layout that its fast kernel
 accepts (images NHWC, kernel HWIO) only at the top level of a program. The gradients
 of a convolution in the body of ``lax.scan``, ``lax.map`` or ``lax.cond`` keep their
-transposed layout and run as a scalar loop instead, more than ten times slower
-(``benchmarks/conv_in_loop.py``). Written in the fast layout to begin with, they cost
-the same inside a loop as outside. On other platforms JAX's own gradient is used,
-whose form their compilers recognise.
+transposed layout and run as a scalar loop instead, more than ten times slower. And
+everywhere, the gradient of the kernel is slower as a convolution than as a few matrix
+products (``benchmarks/conv_in_loop.py``). Here both gradients are written in the form
+that is fast on CPU, inside loops and outside. On other platforms JAX's own gradient is
+used, whose form their compilers recognise.
 """
 
 import functools
@@ -71,27 +72,49 @@ def _lax_gradients(strides, padding, images, kernel, cotangent):
 
 
 def _canonical_gradients(strides, padding, images, kernel, cotangent):
-    conv = functools.partial(lax.conv_general_dilated, dimension_numbers=_NHWC)
-    image_padding, kernel_padding = [], []
-    for axis, (stride, (before, _)) in enumerate(zip(strides, padding, strict=True)):
-        size, window = images.shape[1 + axis], kernel.shape[axis]
-        reach = (cotangent.shape[1 + axis] - 1) * stride
-        image_padding.append((window - 1 - before, size + before - reach - 1))
-        kernel_padding.append((before, reach + window - size - before))
-    # The images' gradient: the output grid, spread by the stride, against the
-    # flipped kernel.
-    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    d_images = conv(cotangent, flipped, (1, 1), image_padding, lhs_dilation=strides)
-    # The kernel's gradient: channels take the place of the batch and the batch that
-    # of the channels.
-    d_kernel = conv(
-        jnp.transpose(images, (3, 1, 2, 0)),
-        jnp.transpose(cotangent, (1, 2, 0, 3)),
-        (1, 1),
-        kernel_padding,
-        rhs_dilation=strides,
+    return (
+        _images_gradient(strides, padding, images.shape, kernel, cotangent),
+        _kernel_gradient(strides, padding, images, kernel.shape, cotangent),
     )
-    return d_images, jnp.transpose(d_kernel, (1, 2, 0, 3))
+
+
+def _images_gradient(strides, padding, shape, kernel, cotangent):
+    """Convolves the output grid, spread by the stride, with the flipped kernel."""
+    spread = []
+    for axis, (stride, (before, _)) in enumerate(zip(strides, padding, strict=True)):
+        size, window = shape[1 + axis], kernel.shape[axis]
+        reach = (cotangent.shape[1 + axis] - 1) * stride
+        spread.append((window - 1 - before, size + before - reach - 1))
+    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    return lax.conv_general_dilated(
+        cotangent,
+        flipped,
+        (1, 1),
+        spread,
+        lhs_dilation=strides,
+        dimension_numbers=_NHWC,
+    )
+
+
+def _kernel_gradient(strides, padding, images, shape, cotangent):
+    """Multiplies, for each cell of the kernel, what it saw with what came of it.
+
+    As a convolution whose window is the output grid this takes up to eight times as
+    long as these few matrix products.
+    """
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    height, width, channels, out = shape
+    rows, columns = cotangent.shape[1:3]
+    down, across = strides
+    cotangent = cotangent.reshape(-1, out)
+
+    def cell(top: int, left: int) -> jax.Array:
+        bottom, right = top + (rows - 1) * down + 1, left + (columns - 1) * across + 1
+        seen = images[:, top:bottom:down, left:right:across]
+        return seen.reshape(-1, channels).T @ cotangent
+
+    cells = [cell(top, left) for top in range(height) for left in range(width)]
+    return jnp.stack(cells).reshape(shape)
 
 
 def conv_general_dilated(
