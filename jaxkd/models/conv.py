@@ -1,12 +1,15 @@
-"""A 2-D convolution whose gradient stays fast inside loops on CPU.
+"""A 2-D convolution that is fast on CPU, also inside loops and on small maps.
 
-XLA's CPU compiler rewrites convolutions into the one layout that its fast kernel
-accepts (images NHWC, kernel HWIO) only at the top level of a program. The gradients
-of a convolution in the body of ``lax.scan``, ``lax.map`` or ``lax.cond`` keep their
-transposed layout and run as a scalar loop instead, more than ten times slower. And
-everywhere, the gradient of the kernel is slower as a convolution than as a few matrix
-products (``benchmarks/conv_in_loop.py``). Here both gradients are written in the form
-that is fast on CPU, inside loops and outside. On other platforms JAX's own gradient is
+XLA's CPU compiler has one fast kernel for convolutions, and leaves it in three cases,
+each at a loss of up to tenfold (``benchmarks/conv_in_loop.py``):
+
+- In the body of ``lax.scan``, ``lax.map`` or ``lax.cond``, unless images are laid out
+  NHWC and kernels HWIO, which those of a gradient are not by themselves.
+- Where the map is smaller than the kernel: both change places.
+- For the gradient of the kernel, whose window is as large as the map.
+
+So here the gradient of the images keeps the fast layout, and the other cases are
+written as matrix products. On other platforms JAX's own convolution and gradient are
 used, whose form their compilers recognise.
 """
 
@@ -17,6 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+# Below this many input channels one product is faster than XLA's convolution.
+FEW_CHANNELS = 4
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -39,7 +45,15 @@ def conv2d(
     Returns:
       ``[batch, out height, out width, out]``, as ``lax.conv_general_dilated``.
     """
-    return _lax_conv(images, kernel, strides, padding)
+    on_cpu = _lax_conv
+    if images.shape[-1] < FEW_CHANNELS or _is_small(images.shape, kernel.shape):
+        on_cpu = _as_product
+    return lax.platform_dependent(
+        images,
+        kernel,
+        cpu=functools.partial(on_cpu, strides=strides, padding=padding),
+        default=functools.partial(_lax_conv, strides=strides, padding=padding),
+    )
 
 
 def _lax_conv(images, kernel, strides, padding):
@@ -48,8 +62,39 @@ def _lax_conv(images, kernel, strides, padding):
     )
 
 
+def _is_small(images: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Tells whether XLA would exchange images and kernel, given their shapes."""
+    return images[1] * images[2] < kernel[0] * kernel[1]
+
+
+def _windows(kernel: Sequence[int], grid: Sequence[int], strides: Strides):
+    """Lists, for each cell of the kernel, the part of the padded images it sees."""
+    (height, width), (rows, columns), (down, across) = kernel[:2], grid, strides
+    return [
+        (
+            slice(None),
+            slice(top, top + (rows - 1) * down + 1, down),
+            slice(left, left + (columns - 1) * across + 1, across),
+        )
+        for top in range(height)
+        for left in range(width)
+    ]
+
+
+def _as_product(images, kernel, strides, padding):
+    """Convolves as one product of all windows with the kernel."""
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    grid = [
+        (images.shape[1 + axis] - kernel.shape[axis]) // strides[axis] + 1
+        for axis in (0, 1)
+    ]
+    windows = _windows(kernel.shape, grid, strides)
+    seen = jnp.concatenate([images[window] for window in windows], axis=-1)
+    return seen @ kernel.reshape(-1, kernel.shape[-1])
+
+
 def _forward(images, kernel, strides, padding):
-    return _lax_conv(images, kernel, strides, padding), (images, kernel)
+    return conv2d(images, kernel, strides, padding), (images, kernel)
 
 
 def _backward(strides, padding, residuals, cotangent):
@@ -80,6 +125,8 @@ def _canonical_gradients(strides, padding, images, kernel, cotangent):
 
 def _images_gradient(strides, padding, shape, kernel, cotangent):
     """Convolves the output grid, spread by the stride, with the flipped kernel."""
+    if _is_small(cotangent.shape, kernel.shape):
+        return _images_gradient_as_products(strides, padding, shape, kernel, cotangent)
     spread = []
     for axis, (stride, (before, _)) in enumerate(zip(strides, padding, strict=True)):
         size, window = shape[1 + axis], kernel.shape[axis]
@@ -96,24 +143,25 @@ def _images_gradient(strides, padding, shape, kernel, cotangent):
     )
 
 
+def _images_gradient_as_products(strides, padding, shape, kernel, cotangent):
+    """Adds, for each cell of the kernel, what it passes back to where it looked."""
+    (top, bottom), (left, right) = padding
+    batch, height, width, channels = shape
+    padded = (batch, top + height + bottom, left + width + right, channels)
+    gradient = jnp.zeros(padded, cotangent.dtype)
+    windows = _windows(kernel.shape, cotangent.shape[1:3], strides)
+    cells = kernel.reshape(-1, *kernel.shape[2:])
+    for window, cell in zip(windows, cells, strict=True):
+        gradient = gradient.at[window].add(cotangent @ cell.T)
+    return gradient[:, top : top + height, left : left + width]
+
+
 def _kernel_gradient(strides, padding, images, shape, cotangent):
-    """Multiplies, for each cell of the kernel, what it saw with what came of it.
-
-    As a convolution whose window is the output grid this takes up to eight times as
-    long as these few matrix products.
-    """
+    """Multiplies, for each cell of the kernel, what it saw with what came of it."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    height, width, channels, out = shape
-    rows, columns = cotangent.shape[1:3]
-    down, across = strides
-    cotangent = cotangent.reshape(-1, out)
-
-    def cell(top: int, left: int) -> jax.Array:
-        bottom, right = top + (rows - 1) * down + 1, left + (columns - 1) * across + 1
-        seen = images[:, top:bottom:down, left:right:across]
-        return seen.reshape(-1, channels).T @ cotangent
-
-    cells = [cell(top, left) for top in range(height) for left in range(width)]
+    windows = _windows(shape, cotangent.shape[1:3], strides)
+    cotangent = cotangent.reshape(-1, cotangent.shape[-1])
+    cells = [images[w].reshape(-1, images.shape[-1]).T @ cotangent for w in windows]
     return jnp.stack(cells).reshape(shape)
 
 

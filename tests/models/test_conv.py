@@ -6,15 +6,23 @@ from jax import lax
 
 from jaxkd.models.conv import conv2d, conv_general_dilated
 
-# Size, kernel, stride, padding before and after.
+# Channels, size, kernel, stride, padding before and after.
 CASES = [
-    (8, 3, 1, (1, 1)),
-    (8, 3, 2, (1, 1)),
-    (7, 3, 2, (1, 1)),
-    (9, 7, 2, (3, 3)),
-    (8, 1, 1, (0, 0)),
-    (8, 1, 2, (0, 0)),
-    (6, 2, 3, (0, 1)),
+    (5, 8, 3, 1, (1, 1)),
+    (5, 8, 3, 2, (1, 1)),
+    (5, 7, 3, 2, (1, 1)),
+    (5, 9, 7, 2, (3, 3)),
+    (5, 8, 1, 1, (0, 0)),
+    (5, 8, 1, 2, (0, 0)),
+    (5, 6, 2, 3, (0, 1)),
+    # few channels
+    (3, 8, 3, 2, (1, 1)),
+    (1, 6, 2, 3, (0, 1)),
+    # maps smaller than the kernel, before and after
+    (5, 1, 3, 1, (1, 1)),
+    (5, 2, 5, 1, (2, 2)),
+    (5, 3, 3, 2, (1, 1)),
+    (5, 2, 3, 2, (1, 0)),
 ]
 
 
@@ -24,12 +32,12 @@ def plain(images, kernel, strides, padding):
     )
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CASES)
-def test_gradients(size, kernel, stride, padding):
+@pytest.mark.parametrize(("channels", "size", "kernel", "stride", "padding"), CASES)
+def test_value_and_gradients(channels, size, kernel, stride, padding):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        images = jnp.asarray(rng.normal(size=(2, size, size + 1, 3)))
-        weights = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
+        images = jnp.asarray(rng.normal(size=(2, size, size + 1, channels)))
+        weights = jnp.asarray(rng.normal(size=(kernel, kernel, channels, 4)))
         settings = (stride, stride), (padding, padding)
         wanted, pullback = jax.vjp(lambda x, w: plain(x, w, *settings), images, weights)
         got, our_pullback = jax.vjp(
