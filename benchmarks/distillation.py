@@ -19,7 +19,7 @@ import optax
 from jaxkd import losses, models
 from jaxkd.core import optim, study
 from jaxkd.core.step import Settings, make_train_call
-from jaxkd.core.types import Method
+from jaxkd.core.types import Aux, Method
 from jaxkd.data import pipeline, views
 from jaxkd.data.source import Info
 
@@ -174,13 +174,14 @@ def _not_timed(*_):
 
 
 def _make_loss(ce_weight: float, distillation: Callable) -> Callable:
-    def loss(params, outputs, batch, targets, key, step):
+    def loss(params, extra, outputs, batch, targets, key, step):
         del params, key, step
         logits, labels = outputs["logits"], batch["label"]
         ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         distilled = distillation(logits, targets["teacher"]["logits"], labels).mean()
         top1 = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-        return ce_weight * ce + distilled, {"ce": ce, "kd": distilled, "top1": top1}
+        metrics = {"ce": ce, "kd": distilled, "top1": top1}
+        return ce_weight * ce + distilled, Aux(extra, metrics)
 
     return loss
 

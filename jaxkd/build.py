@@ -17,7 +17,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.study import Group, Student, make_groups
 from jaxkd.core.types import Spec
 from jaxkd.data import views
-from jaxkd.data.source import Dataset, Info, Source
+from jaxkd.data.source import ArraySource, Dataset, Info, Source
 from jaxkd.workdir import read_config
 
 
@@ -32,6 +32,7 @@ class Run(NamedTuple):
       draws: one training source per draw of a batch.
       draw_seeds: the seed of each draw.
       frozen: networks of the needed runs.
+      spec: what the methods were told, with the run's own network.
       students: rows of the study, in the order of the configuration.
       groups: the same, as they are compiled.
       steps_per_unit: steps per epoch, or 1.
@@ -45,6 +46,7 @@ class Run(NamedTuple):
     draws: tuple[Source, ...]
     draw_seeds: tuple[int, ...]
     frozen: dict[str, nn.Module]
+    spec: Spec
     students: tuple[Student, ...]
     groups: tuple[Group, ...]
     steps_per_unit: float
@@ -76,18 +78,30 @@ def build(config: ConfigDict) -> Run:
         name: build_network(source_config(need), dataset.info.num_classes)
         for name, need in config.needs.items()
     }
+    view = build_view(config, dataset.info)
+    in_memory = all(isinstance(draw, ArraySource) for draw in draws)
+    spec = Spec(
+        network=build_network(config, dataset.info.num_classes),
+        frozen=frozen,
+        num_classes=dataset.info.num_classes,
+        image_shape=dataset.info.image_shape,
+        steps_per_unit=per_unit,
+        num_examples=len(draws[0]) if in_memory else None,
+        strong_view=view.strong is not None,
+    )
     students = tuple(
-        _build_student(name, student_config(config, name), dataset, frozen, per_unit)
+        _build_student(name, student_config(config, name), spec)
         for name in (config.students or [config.method])
     )
     return Run(
         config=config,
         mesh=mesh,
         dataset=dataset,
-        view=build_view(config, dataset.info),
+        view=view,
         draws=draws,
         draw_seeds=draw_seeds,
         frozen=frozen,
+        spec=spec,
         students=students,
         groups=make_groups(students, config.seeds, shared),
         steps_per_unit=per_unit,
@@ -177,29 +191,18 @@ def describe_network(
     }
 
 
-def _build_student(
-    name: str,
-    config: ConfigDict,
-    dataset: Dataset,
-    frozen: dict[str, nn.Module],
-    steps_per_unit: float,
-) -> Student:
-    network = build_network(config, dataset.info.num_classes)
-    spec = Spec(
-        network=network,
-        frozen=frozen,
-        num_classes=dataset.info.num_classes,
-        image_shape=dataset.info.image_shape,
-        steps_per_unit=steps_per_unit,
-    )
-    steps = max(round(config.duration * steps_per_unit), 1)
+def _build_student(name: str, config: ConfigDict, spec: Spec) -> Student:
+    """Builds one row of the study; ``spec`` is the run's, with another network."""
+    network = build_network(config, spec.num_classes)
+    spec = spec._replace(network=network)
+    steps = max(round(config.duration * spec.steps_per_unit), 1)
     structure = [config.optim[key] for key in ("name", "momentum", "nesterov")]
     return Student(
         name=name,
         method=methods.make(config.method, spec, config.loss),
         network=network,
         steps=steps,
-        schedule=optim.schedule(config.optim, steps, steps_per_unit),
+        schedule=optim.schedule(config.optim, steps, spec.steps_per_unit),
         weight_decay=config.optim.weight_decay,
         optimizer=optim.optimizer(config.optim),
         optimizer_key=json.dumps(structure),

@@ -109,6 +109,7 @@ def _make_call(run: Run) -> Any:
     settings = step.Settings(
         view=run.view.train,
         draw_seeds=run.draw_seeds,
+        strong=run.view.strong,
         accumulate=run.config.accumulate,
         ema=run.config.ema,
         loop=run.config.study_loop,
@@ -135,11 +136,7 @@ def _check_losses(run: Run) -> None:
     Raises:
       UserError: naming the student whose network or loss cannot be computed.
     """
-    info, size = run.dataset.info, run.config.batch_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *info.image_shape), np.float32),
-        "label": jax.ShapeDtypeStruct((size,), np.int32),
-    }
+    batch = run.spec.batch_shapes(run.config.batch_size)
     frozen = {name: _abstract_variables(run, one) for name, one in run.frozen.items()}
     for student in run.students:
         try:
@@ -156,10 +153,9 @@ def _trace_loss(method: Method, batch: Any, frozen: Any) -> jax.Array:
     key = jax.random.key(0)
     params, extra = method.init(key)
     targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
-    outputs, _ = method.forward(params, extra, batch, key)
-    return method.loss(params, outputs, batch, targets, key, jnp.zeros((), jnp.int32))[
-        0
-    ]
+    outputs, extra = method.forward(params, extra, batch, key)
+    step = jnp.zeros((), jnp.int32)
+    return method.loss(params, extra, outputs, batch, targets, key, step)[0]
 
 
 def _start(run: Run, checkpoints: Checkpoints, hashes: dict[str, str]) -> Position:

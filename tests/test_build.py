@@ -95,7 +95,7 @@ def test_students_override_and_start_clean(squares_run):
         ({"data": {"name": "npz", "path": "/no/such.npz"}}, "such.npz cannot be read"),
         ({"method": "kdd"}, "no 'kdd', wanted one of"),
         ({"loss": {"temperature": 2.0}}, "'supervised' has no option 'temperature'"),
-        ({"method": "kd"}, "'kd' learns from a teacher"),
+        ({"method": "kd"}, "'kd' learns from another run, 'teacher'"),
         ({"mesh": {"data": 3, "fsdp": 1}}, "there are 1 devices"),
     ],
 )

@@ -4,7 +4,7 @@ One call runs several steps. A step makes one view of the batch, evaluates each 
 (such as a teacher's logits) once, and then every member's loss, gradient and update.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ class Settings(NamedTuple):
     Attributes:
       view: ``(key, images) -> images``, the augmentation.
       draw_seeds: the seed of each draw of a batch.
+      strong: a second augmentation, for methods that compare two; or None.
       accumulate: micro-batches per step.
       ema: decay of the moving average of the parameters, or 0.
       loop: "map" takes members in turn, which keeps their convolutions ordinary ones;
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
 
     view: Callable[[jax.Array, jax.Array], jax.Array]
     draw_seeds: tuple[int, ...]
+    strong: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     accumulate: int = 1
     ema: float = 0.0
     loop: str = "map"
@@ -76,7 +78,7 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
     targets = collect_targets(groups)
     last = max(student.steps for group in groups for student in group.students)
 
-    def gradients(state: State, frozen: Any, data: Batch, keys: jax.Array):
+    def gradients(state: State, frozen: Any, whole: Batch, data: Batch, keys):
         step = next(iter(state.values())).step
         shared = {
             name: _evaluate_target(target, frozen, data, keys, step, last)
@@ -84,16 +86,16 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
         }
         return {
             group.name: _group_gradients(
-                group, state[group.name], data, shared, settings.loop, last
+                group, state[group.name], data | whole, shared, settings.loop, last
             )
             for group in groups
         }
 
-    def train_step(state: State, frozen: Any, data: Batch, lr: Mapping[str, jax.Array]):
+    def train_step(state: State, constants: Any, data: Batch, lr):
         keys = _draw_keys(settings.draw_seeds, next(iter(state.values())).step)
-        data = {**data, "image": jax.vmap(settings.view)(keys, data["image"])}
+        data = _view(settings, keys, data)
         results = _accumulate(
-            gradients, groups, settings.accumulate, state, frozen, data, keys
+            gradients, groups, settings.accumulate, state, constants, data, keys
         )
         new, metrics = {}, {}
         for group in groups:
@@ -105,11 +107,13 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
         return new, metrics
 
     def call(state: State, frozen: Any, table: Batch, batches: Any, count: jax.Array):
+        whole = _whole(table, len(settings.draw_seeds))
+
         def body(index, carry):
             state, sums = carry
             now = jax.tree.map(lambda x: x[index], batches)
-            data = _look_up(table, now["data"])
-            state, metrics = train_step(state, frozen, data, now["lr"])
+            data = _look_up(table, now["data"], len(settings.draw_seeds))
+            state, metrics = train_step(state, (frozen, whole), data, now["lr"])
             return state, jax.tree.map(jnp.add, sums, metrics)
 
         zeros = {group.name: _no_metrics(group, len(group.members)) for group in groups}
@@ -142,10 +146,25 @@ def make_evaluation(group: Group, view: Callable, loop: str = "map") -> Callable
     return evaluate
 
 
-def _look_up(table: Batch, data: Batch) -> Batch:
+def _look_up(table: Batch, data: Batch, draws: int) -> Batch:
+    """Fetches the examples ``[draws, batch, ...]``, and numbers them by draw."""
     if not table:
         return data
-    return {name: array[data["index"]] for name, array in table.items()}
+    rows = {name: array[data["index"]] for name, array in table.items()}
+    return rows | {"index": data["index"] % (len(table["label"]) // draws)}
+
+
+def _whole(table: Batch, draws: int) -> Batch:
+    """Returns what batches say of the whole training set of each draw."""
+    return {"train_labels": table["label"].reshape(draws, -1)} if table else {}
+
+
+def _view(settings: Settings, keys: jax.Array, data: Batch) -> Batch:
+    views = {"image": jax.vmap(settings.view)(keys, data["image"])}
+    if settings.strong:
+        other = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+        views["strong"] = jax.vmap(settings.strong)(other, data["image"])
+    return data | views
 
 
 def _draw_keys(seeds: tuple[int, ...], step: jax.Array) -> jax.Array:
@@ -199,24 +218,25 @@ def _group_gradients(group: Group, state: TrainState, data, targets, loop, last)
 def _member_loss(group: Group, params, extra, student: jax.Array, inputs):
     batch, _, key, _ = inputs
     outputs, extra = group.students[0].method.forward(params, extra, batch, key)
-    arguments = (params, outputs, *inputs)
+    arguments = (params, extra, outputs, *inputs)
 
     def head(method):
         def run(arguments):
-            total, metrics = method.loss(*arguments)
-            metrics = {"loss": total} | {name: metrics[name] for name in method.metrics}
+            total, aux = method.loss(*arguments)
+            metrics = {"loss": total} | {n: aux.metrics[n] for n in method.metrics}
             # All branches of the switch have to return the same names; what a student
             # does not measure is not a number.
-            return total, {
-                name: jnp.asarray(metrics.get(name, jnp.nan), jnp.float32)
-                for name in _metric_names(group)
-            }
+            return total, aux._replace(
+                metrics={
+                    name: jnp.asarray(metrics.get(name, jnp.nan), jnp.float32)
+                    for name in _metric_names(group)
+                }
+            )
 
         return run
 
     heads = [head(student.method) for student in group.students]
-    total, metrics = jax.lax.switch(student, heads, arguments)
-    return total, (extra, metrics)
+    return jax.lax.switch(student, heads, arguments)
 
 
 def _metric_names(group: Group) -> list[str]:
@@ -240,10 +260,10 @@ def _zeros_of(compute: Callable[[], Any]) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def _accumulate(gradients, groups, parts: int, state: State, frozen, data, keys):
+def _accumulate(gradients, groups, parts: int, state: State, constants, data, keys):
     """Averages gradients and metrics over micro-batches; ``extra`` is carried along."""
     if parts == 1:
-        return gradients(state, frozen, data, keys)
+        return gradients(state, *constants, data, keys)
 
     def split(x):
         draws, size = x.shape[:2]
@@ -255,7 +275,7 @@ def _accumulate(gradients, groups, parts: int, state: State, frozen, data, keys)
         extra, sums = carry
         now = {name: one.replace(extra=extra[name]) for name, one in state.items()}
         micro_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-        results = gradients(now, frozen, micro, micro_keys)
+        results = gradients(now, *constants, micro, micro_keys)
         extra = {name: result[1] for name, result in results.items()}
         new = {name: (result[0], result[2]) for name, result in results.items()}
         return (extra, jax.tree.map(jnp.add, sums, new)), None

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 Params = Any
 Extra = Any
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 Outputs = Any
 Targets = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -24,6 +25,9 @@ class Spec(NamedTuple):
       num_classes: number of labels.
       image_shape: ``(height, width, channels)`` of what the network sees.
       steps_per_unit: training steps per unit of ``config.unit`` (epochs or steps).
+      num_examples: training examples that a student draws from; None where they are
+        read from files as training goes on.
+      strong_view: whether batches hold a second, stronger view.
     """
 
     network: nn.Module
@@ -31,6 +35,32 @@ class Spec(NamedTuple):
     num_classes: int
     image_shape: tuple[int, int, int]
     steps_per_unit: float
+    num_examples: int | None = None
+    strong_view: bool = False
+
+    def batch_shapes(self, size: int) -> Batch:
+        """Returns the shapes and dtypes of a training batch of ``size`` examples."""
+        image = jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32)
+        rows = jax.ShapeDtypeStruct((size,), jnp.int32)
+        batch = {"image": image, "label": rows}
+        if self.strong_view:
+            batch["strong"] = image
+        if self.num_examples is not None:
+            labels = jax.ShapeDtypeStruct((self.num_examples,), jnp.int32)
+            batch |= {"index": rows, "train_labels": labels}
+        return batch
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+      extra: as the loss was given it, or with what it remembers changed.
+      metrics: name -> scalar.
+    """
+
+    extra: Extra
+    metrics: Metrics
 
 
 class Method(NamedTuple):
@@ -45,13 +75,19 @@ class Method(NamedTuple):
     whatever else a method trains or remembers stands beside it, and is dropped when
     the network is exported.
 
+    A training ``batch`` holds ``image`` (as the view left it) and ``label``; a second
+    view, ``strong``, where ``config.view`` makes one; and, where the examples are in
+    memory, ``index`` ``[batch]``, their rows in the student's training set, and
+    ``train_labels`` ``[num_examples]``, the labels of all of it.
+
     Attributes:
       init: ``key -> (params, extra)``.
       targets: name -> ``(frozen, batch, key) -> pytree``: what needs no gradient,
         such as a teacher's logits. Evaluated once a batch and shared by all students
         of the run that name it.
       forward: ``(params, extra, batch, key) -> (outputs, extra)``, in training mode.
-      loss: ``(params, outputs, batch, targets, key, step) -> (scalar, metrics)``.
+      loss: ``(params, extra, outputs, batch, targets, key, step) -> (scalar, Aux)``,
+        with the ``extra`` that ``forward`` returned.
       metrics: the names among the loss's metrics.
       predict: ``(params, extra, batch) -> outputs``, in evaluation mode.
       evaluate: ``(outputs, batch) -> clu.metrics.Collection``; ``batch["mask"]`` is
@@ -61,7 +97,7 @@ class Method(NamedTuple):
     init: Callable[[jax.Array], tuple[Params, Extra]]
     targets: Mapping[str, Callable[[Any, Batch, jax.Array], Any]]
     forward: Callable[[Params, Extra, Batch, jax.Array], tuple[Outputs, Extra]]
-    loss: Callable[..., tuple[jax.Array, Metrics]]
+    loss: Callable[..., tuple[jax.Array, Aux]]
     metrics: tuple[str, ...]
     predict: Callable[[Params, Extra, Batch], Outputs]
     evaluate: Callable[[Outputs, Batch], Any]

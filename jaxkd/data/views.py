@@ -22,10 +22,13 @@ class View(NamedTuple):
     Attributes:
       train: ``(key, uint8 [b, h, w, c]) -> float32 [b, h, w, c]``.
       evaluate: the same without key and randomness.
+      strong: as ``train``, but stronger: a second view of the same images, for methods
+        that compare two; or None.
     """
 
     train: Callable[[jax.Array, jax.Array], jax.Array]
     evaluate: Callable[[jax.Array], jax.Array]
+    strong: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
 def build(name: str, info: Info, **options: Any) -> View:

@@ -1,9 +1,9 @@
 """Image classification as a ``Method``: what the methods beside this file share.
 
-``supervised`` and the distillation methods call ``classifier`` or ``distiller`` with
-their loss. The functions of one network are cached, so that students which differ in
-their loss alone hold the *same* functions, by which a study knows that they can share
-one compiled body.
+``supervised`` and the distillation methods (``distillation.py``) call ``classifier``
+with their loss. The functions of one network are cached, so that students which differ
+in their loss alone hold the *same* functions, by which a study knows that they can
+share one compiled body.
 """
 
 import functools
@@ -17,9 +17,7 @@ import jax.numpy as jnp
 import optax
 from clu import metrics
 
-from jaxkd import losses
-from jaxkd.core.errors import UserError
-from jaxkd.core.types import Batch, Extra, Method, Metrics, Params, Spec, Targets
+from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Spec
 
 
 @flax.struct.dataclass
@@ -118,7 +116,7 @@ def teacher_outputs(network: nn.Module) -> Callable[..., Any]:
 
 def classifier(
     spec: Spec,
-    loss: Callable[..., tuple[jax.Array, Metrics]],
+    loss: Callable[..., tuple[jax.Array, Aux]],
     metrics: tuple[str, ...],
     targets: dict[str, Callable] | None = None,
 ) -> Method:
@@ -126,7 +124,7 @@ def classifier(
 
     Args:
       spec: the run.
-      loss: ``(params, outputs, batch, targets, key, step) -> (scalar, metrics)``.
+      loss: as in ``Method``.
       metrics: the names among the loss's metrics.
       targets: as in ``Method``.
     """
@@ -165,68 +163,3 @@ def ramp(step: jax.Array, duration: float, steps_per_unit: float) -> jax.Array:
     # Half a step guards the floor against the rounding of the division.
     unit = jnp.floor((step + 0.5) / steps_per_unit) + 1
     return jnp.minimum(unit / duration, 1.0)
-
-
-def distiller(
-    spec: Spec,
-    name: str,
-    distillation: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    *,
-    ce_weight: float,
-    weight: float,
-    warmup: float = 0.0,
-    standardize: bool = False,
-) -> Method:
-    """Makes the method of a student that learns from a teacher's logits.
-
-    ``loss = ce_weight * cross_entropy + weight * ramp * mean(distillation)``.
-
-    Args:
-      spec: the run; it must need a teacher.
-      name: of the distillation term among the metrics.
-      distillation: ``(student_logits, teacher_logits, labels) -> [batch]``.
-      ce_weight: weight of the cross entropy with the labels.
-      weight: weight of the distillation term.
-      warmup: units over which the distillation term's weight rises (see ``ramp``).
-      standardize: whether both logits are standardised first (arXiv:2403.01427).
-
-    Raises:
-      UserError: if the run needs no teacher.
-    """
-    teacher = require(spec, "teacher", name)
-
-    def loss(params: Params, outputs: Any, batch: Batch, targets: Targets, key, step):
-        del params, key
-        labels = batch["label"]
-        logits, teacher_logits = outputs["logits"], targets["teacher"]["logits"]
-        metrics = {
-            "ce": cross_entropy(outputs, batch),
-            "top1": accuracy(logits, batch),
-            "teacher_top1": accuracy(teacher_logits, batch),
-        }
-        if standardize:
-            logits = losses.standardize(logits)
-            teacher_logits = losses.standardize(teacher_logits)
-        metrics[name] = jnp.mean(distillation(logits, teacher_logits, labels))
-        rising = weight * ramp(step, warmup, spec.steps_per_unit)
-        total = rising * metrics[name]
-        if ce_weight:
-            total += ce_weight * metrics["ce"]
-        return total, metrics
-
-    names = ("ce", "top1", "teacher_top1", name)
-    return classifier(spec, loss, names, {"teacher": teacher_outputs(teacher)})
-
-
-def require(spec: Spec, frozen: str, method: str) -> nn.Module:
-    """Returns the network of a needed run.
-
-    Raises:
-      UserError: if the configuration does not name that run.
-    """
-    if frozen not in spec.frozen:
-        raise UserError(
-            f"Method {method!r} learns from a {frozen}, but config.needs has no "
-            f"{frozen!r}. Set config.needs.{frozen} = config.needed(...)."
-        )
-    return spec.frozen[frozen]

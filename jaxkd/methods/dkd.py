@@ -4,7 +4,7 @@ import functools
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(
@@ -18,12 +18,12 @@ def make(
     warmup: float = 20.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * DKD``; see ``distiller``.
+    """Makes a student of ``ce_weight * CE + weight * DKD``; see ``distillation``.
 
     ``beta`` depends on the pair of networks (8, 6 or 2 in the CIFAR-100 recipes);
     the default is that of resnet32x4 -> resnet8x4.
     """
-    return classification.distiller(
+    return distillation.from_logits(
         spec,
         "dkd",
         functools.partial(losses.dkd, alpha=alpha, beta=beta, temperature=temperature),

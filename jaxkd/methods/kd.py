@@ -2,7 +2,7 @@
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(
@@ -14,20 +14,20 @@ def make(
     warmup: float = 0.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * KD``; see ``distiller``.
+    """Makes a student of ``ce_weight * CE + weight * KD``; see ``distillation``.
 
     The defaults are the CIFAR-100 recipe of mdistiller; on ImageNet it takes
     temperature 1 and weights 0.5 and 0.5.
     """
 
-    def distillation(student, teacher, labels):
+    def term(student, teacher, labels):
         del labels
         return losses.kd(student, teacher, temperature=temperature)
 
-    return classification.distiller(
+    return distillation.from_logits(
         spec,
         "kd",
-        distillation,
+        term,
         ce_weight=ce_weight,
         weight=weight,
         warmup=warmup,

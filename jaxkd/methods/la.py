@@ -6,7 +6,7 @@ SWAP, after arXiv:1911.07471. The student sees no label except through the swap.
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(
@@ -17,12 +17,12 @@ def make(
     ce_weight: float = 0.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of KD towards swapped teacher logits; see ``distiller``."""
+    """Makes a student of KD towards swapped teacher logits; see ``distillation``."""
 
-    def distillation(student, teacher, labels):
+    def term(student, teacher, labels):
         swapped = losses.swap_labels(teacher, labels)
         return losses.kd(student, swapped, temperature=temperature)
 
-    return classification.distiller(
-        spec, "la", distillation, ce_weight=ce_weight, weight=weight, warmup=warmup
+    return distillation.from_logits(
+        spec, "la", term, ce_weight=ce_weight, weight=weight, warmup=warmup
     )

@@ -8,7 +8,7 @@ import functools
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(spec: Spec, *, eta: float = 0.8, weight: float = 1.0) -> Method:
@@ -16,7 +16,7 @@ def make(spec: Spec, *, eta: float = 0.8, weight: float = 1.0) -> Method:
 
     The term holds its own cross entropy, on the examples that the teacher gets right.
     """
-    return classification.distiller(
+    return distillation.from_logits(
         spec,
         "lr",
         functools.partial(losses.label_revision, eta=eta),

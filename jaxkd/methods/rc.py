@@ -5,7 +5,7 @@ A label-correcting baseline of the RLD paper (arXiv:2408.07703).
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(
@@ -17,13 +17,13 @@ def make(
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``CE + KD + correction_weight * SC``; see ``distiller``."""
+    """Makes a student of ``CE + KD + correction_weight * SC``; see ``distillation``."""
 
-    def distillation(student, teacher, labels):
+    def term(student, teacher, labels):
         kd = losses.kd(student, teacher, temperature=temperature)
         correction = losses.review_correct(student, labels, temperature=temperature)
         return kd + correction_weight * correction
 
-    return classification.distiller(
-        spec, "rc", distillation, ce_weight=ce_weight, weight=weight, warmup=warmup
+    return distillation.from_logits(
+        spec, "rc", term, ce_weight=ce_weight, weight=weight, warmup=warmup
     )

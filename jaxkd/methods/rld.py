@@ -10,7 +10,7 @@ import functools
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods import distillation
 
 
 def make(
@@ -26,7 +26,7 @@ def make(
     warmup: float = 20.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * RLD``; see ``distiller``.
+    """Makes a student of ``ce_weight * CE + weight * RLD``; see ``distillation``.
 
     Args:
       spec: the run.
@@ -42,7 +42,7 @@ def make(
       warmup: units over which the distillation's weight rises.
       standardize: whether logits are standardised first (arXiv:2403.01427).
     """
-    return classification.distiller(
+    return distillation.from_logits(
         spec,
         "rld",
         functools.partial(

@@ -11,9 +11,10 @@ from tiny import Net, Row
 from jaxkd import losses
 from jaxkd.core.step import collect_targets, make_evaluation, make_train_call
 from jaxkd.core.study import init_group, make_groups
+from jaxkd.core.types import Aux
 from jaxkd.methods import classification
 
-EXAMPLES, STEPS, SEEDS = 40, 7, (3, 8)
+EXAMPLES, STEPS, SEEDS = 42, 7, (3, 8)
 NET = Net(dtype=jnp.float64)
 
 ROWS = {
@@ -220,10 +221,10 @@ def test_members_draw_their_own_numbers_at_every_step(float32_frozen):
         outputs, extra = plain.forward(params, extra, batch, key)
         return outputs | {"drawn": jax.random.normal(key)}, extra
 
-    def loss(params, outputs, batch, targets, key, step):
-        total, _ = plain.loss(params, outputs, batch, targets, key, step)
+    def loss(params, extra, outputs, batch, targets, key, step):
+        total, _ = plain.loss(params, extra, outputs, batch, targets, key, step)
         drawn = {"forward": outputs["drawn"], "loss_key": jax.random.normal(key)}
-        return total, drawn
+        return total, Aux(extra, drawn)
 
     names = ("forward", "loss_key")
     student = student._replace(

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from jaxkd.core.errors import UserError
 from jaxkd.core.types import Spec
 from jaxkd.methods import classification
 
@@ -213,11 +212,3 @@ def test_the_teacher_is_evaluated_without_gradient():
 
     gradients = jax.grad(total, (0, 1))(variables, batch["image"])
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients))
-
-
-def test_require_names_what_is_missing():
-    network = Net()
-    spec = spec_of(network, {"teacher": network})
-    assert classification.require(spec, "teacher", "kd") is network
-    with pytest.raises(UserError, match=r"'tofd' learns from a assistant.*needed"):
-        classification.require(spec, "assistant", "tofd")

@@ -122,7 +122,9 @@ def compiled_loss(method):
 
     def loss(s, t, y, step):
         outputs, targets = {"logits": s, "features": {}}, {"teacher": {"logits": t}}
-        return method.loss(None, outputs, {"label": y}, targets, None, step)
+        total, aux = method.loss(None, {}, outputs, {"label": y}, targets, None, step)
+        assert aux.extra == {}
+        return total, aux.metrics
 
     return jax.jit(loss, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -260,7 +262,7 @@ def test_warmup_scales_the_distillation_alone(fixed, name):
 
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_distillers_need_a_teacher(name):
-    with pytest.raises(UserError, match=rf"'{name}' learns from a teacher.*needs"):
+    with pytest.raises(UserError, match=rf"'{name}' learns from .* 'teacher'.*needs"):
         make(name, teacher=False)
 
 
@@ -275,7 +277,7 @@ def test_unknown_option_lists_those_that_there_are(name):
         assert option in message
 
 
-@pytest.mark.parametrize("name", ["rdl", "classification", "../kd", ""])
+@pytest.mark.parametrize("name", ["rdl", "classification", "distillation", "../kd", ""])
 def test_unknown_method_lists_those_that_there_are(name):
     with pytest.raises(UserError) as error:
         make(name)
@@ -303,7 +305,8 @@ def test_gradients_are_finite_at_extreme_logits(name, fixed):
 
     def loss(logits):
         targets = {"teacher": {"logits": np.float32(1e3) * t.astype(np.float32)}}
-        return make(name).loss(None, {"logits": logits}, {"label": y}, targets, None, 0)
+        outputs, batch = {"logits": logits}, {"label": y}
+        return make(name).loss(None, {}, outputs, batch, targets, None, 0)
 
     options = {"xla_backend_optimization_level": 0}
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options)(s)
