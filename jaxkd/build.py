@@ -64,10 +64,6 @@ def build(config: ConfigDict) -> Run:
       UserError: for whatever is wrong in the configuration or the data.
     """
     configs.check(config)
-    mesh = sharding.make_mesh(config.mesh)
-    micro = config.batch_size // config.accumulate
-    sharding.check_batch(mesh, micro, "config.batch_size / config.accumulate")
-    sharding.check_batch(mesh, config.eval_batch_size, "config.eval_batch_size")
     dataset = load_data(config)
     shared = config.batches == "shared"
     draw_seeds = tuple(config.seeds[:1] if shared else config.seeds)
@@ -93,9 +89,10 @@ def build(config: ConfigDict) -> Run:
         _build_student(name, student_config(config, name), spec)
         for name in (config.students or [config.method])
     )
+    groups = make_groups(students, config.seeds, shared)
     return Run(
         config=config,
-        mesh=mesh,
+        mesh=_make_mesh(config, groups),
         dataset=dataset,
         view=view,
         draws=draws,
@@ -103,10 +100,18 @@ def build(config: ConfigDict) -> Run:
         frozen=frozen,
         spec=spec,
         students=students,
-        groups=make_groups(students, config.seeds, shared),
+        groups=groups,
         steps_per_unit=per_unit,
         steps=max(student.steps for student in students),
     )
+
+
+def _make_mesh(config: ConfigDict, groups: tuple[Group, ...]) -> Mesh:
+    mesh = sharding.make_mesh(config.mesh, [len(group.members) for group in groups])
+    micro = config.batch_size // config.accumulate
+    sharding.check_batch(mesh, micro, "config.batch_size / config.accumulate")
+    sharding.check_batch(mesh, config.eval_batch_size, "config.eval_batch_size")
+    return mesh
 
 
 def load_data(config: ConfigDict) -> Dataset:

@@ -25,7 +25,9 @@ class Evaluator:
         self._run = run
         self._evaluate = {
             group.name: jax.jit(
-                step.make_evaluation(group, run.view.evaluate, run.config.study_loop),
+                step.make_evaluation(
+                    group, run.view.evaluate, run.config.study_loop, run.mesh
+                ),
                 out_shardings=sharding.replicated(run.mesh),
             )
             for group in run.groups

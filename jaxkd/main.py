@@ -128,13 +128,24 @@ def _train() -> None:
     import jax
 
     from jaxkd import report
+    from jaxkd.core import distributed
     from jaxkd.train import train
 
+    if not _DISTRIBUTED.value:
+        distributed.split_cpu(*_sizes(config))
     print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
     results = train(config, workdir)
     if jax.process_index() == 0:
         print(report.format_table(results))
         print(f"Report: {workdir / 'report.html'}")
+
+
+def _sizes(config: ConfigDict) -> list[int]:
+    """Lists what the devices have to divide: members and batches, of needs too."""
+    members = len(config.students or [None]) * len(config.seeds)
+    runs = [config, *config.needs.values()]
+    micro = [run.batch_size // max(run.accumulate, 1) for run in runs]
+    return [members, *micro, *(run.eval_batch_size for run in runs)]
 
 
 def _use_compile_cache() -> None:

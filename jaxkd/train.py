@@ -113,6 +113,7 @@ def _make_call(run: Run) -> Any:
         accumulate=run.config.accumulate,
         ema=run.config.ema,
         loop=run.config.study_loop,
+        mesh=run.mesh,
     )
     return step.make_train_call(run.groups, settings)
 
@@ -198,7 +199,8 @@ def _train_loop(run: Run, frozen: Mapping[str, Frozen], workdir: Path) -> outcom
         with Writer(workdir, enabled=writes) as writer:
             position, last = _loop(run, frozen, position, checkpoints, writer)
         checkpoints.wait()
-    best = jax.device_get({n: (b.score, b.step) for n, b in position.best.items()})
+    best = {name: (one.score, one.step) for name, one in position.best.items()}
+    best = sharding.fetch(best, run.mesh)
     return outcome.End(last, best, position.elapsed)
 
 

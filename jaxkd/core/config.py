@@ -88,7 +88,7 @@ def default() -> ConfigDict:
     config.dtype = "float32"  # of the networks; losses are float32 at least
 
     # How it is executed. A size of -1 takes the devices that are left.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    config.mesh = ConfigDict({"seed": 0, "data": -1, "fsdp": 1})
     config.study_loop = "map"  # map: students in turn; vmap: side by side
     config.steps_per_call = 20  # steps per dispatch where the data is in memory
     config.keep = 2  # newest checkpoints to keep

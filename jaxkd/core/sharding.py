@@ -1,11 +1,14 @@
 """Where arrays lie: a device mesh, and shardings for batches and training states.
 
-The mesh has two axes. Batches are split over both; parameters are replicated along
+The mesh has three axes. The members of a study (students x seeds) are spread over
+``seed`` and have nothing to tell each other; batches are split over all axes, and
+gathered along ``seed`` where members see them; parameters are replicated along
 ``data`` and, where large enough, split along ``fsdp``. On one device all of this is
 trivial. Inside ``jit`` the compiler adds the communication.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,32 +17,46 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxkd.core.errors import UserError
 
-AXES = ("data", "fsdp")
+AXES = ("seed", "data", "fsdp")
 # Splitting smaller leaves costs more in messages than it saves in memory.
 FSDP_MIN_SIZE = 2**16
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
     """Makes a mesh over all devices.
 
     Args:
-      sizes: devices along "data" and "fsdp"; one of them may be -1, for the rest.
+      sizes: devices along each axis. "seed" may be 0, for as many as divide every
+        group's members; one of "data" and "fsdp" may be -1, for the rest.
+      members: number of members of each group of the study.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the sizes do not multiply to the number of devices, or the members
+        cannot be spread evenly.
     """
-    shape = [sizes[axis] for axis in AXES]
+    shape = {axis: sizes[axis] for axis in AXES}
     count = jax.device_count()
-    wanted = dict(zip(AXES, shape, strict=True))
-    if shape.count(-1) == 1:
-        known = -int(np.prod(shape))
-        shape[shape.index(-1)] = count // known if known else 0
-    if min(shape) < 1 or int(np.prod(shape)) != count:
+    if not shape["seed"]:
+        others = max(shape["data"], 1) * max(shape["fsdp"], 1)
+        shape["seed"] = math.gcd(max(count // others, 1), *members)
+    if list(shape.values()).count(-1) == 1:
+        known = -math.prod(shape.values())
+        rest = count // known if known > 0 else 0
+        shape = {axis: rest if size == -1 else size for axis, size in shape.items()}
+    if min(shape.values()) < 1 or math.prod(shape.values()) != count:
+        wanted = {axis: sizes[axis] for axis in AXES}
         raise UserError(
             f"config.mesh is {wanted}, but there are {count} devices. Wanted sizes "
             "that multiply to the number of devices; -1 takes what is left."
         )
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    if any(number % shape["seed"] for number in members):
+        raise UserError(
+            f"config.mesh.seed is {shape['seed']}, but the study compiles groups of "
+            f"{', '.join(map(str, members))} (student, seed) pairs. Wanted a divisor "
+            "of each, or 0, which chooses one."
+        )
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=kinds)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -55,19 +72,22 @@ def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def state(mesh: Mesh, abstract: Any) -> Any:
     """Returns a sharding for each leaf of a training state.
 
-    Leaves lead with an axis over students. With more than one device along ``fsdp``
-    the largest other axis that divides evenly is split.
+    Leaves lead with an axis over members, which is split along ``seed``; scalars are
+    replicated. With more than one device along ``fsdp`` the largest other axis that
+    divides evenly is split.
     """
-    return jax.tree.map(lambda leaf: _fsdp(mesh, leaf.shape), abstract)
+    return jax.tree.map(lambda leaf: _split(mesh, leaf.shape), abstract)
 
 
-def _fsdp(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    parts = mesh.shape["fsdp"]
-    fitting = [axis for axis in range(1, len(shape)) if shape[axis] % parts == 0]
-    if parts == 1 or not fitting or np.prod(shape[1:]) < FSDP_MIN_SIZE:
+def _split(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    if not shape:
         return replicated(mesh)
-    largest = max(fitting, key=lambda axis: shape[axis])
-    return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+    parts = mesh.shape["fsdp"]
+    axes: list[str | None] = ["seed", *[None] * (len(shape) - 1)]
+    fitting = [axis for axis in range(1, len(shape)) if shape[axis] % parts == 0]
+    if parts > 1 and fitting and math.prod(shape[1:]) >= FSDP_MIN_SIZE:
+        axes[max(fitting, key=lambda axis: shape[axis])] = "fsdp"
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
@@ -85,6 +105,11 @@ def put_local(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x), tree
     )
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """Copies arrays to the host of every process, wherever their parts lie."""
+    return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))
 
 
 def check_batch(mesh: Mesh, batch_size: int, what: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from jaxkd.core.members import over_members
 from jaxkd.core.study import Group
 from jaxkd.core.types import Batch, Metrics, TrainState
 
@@ -26,8 +28,8 @@ class Settings(NamedTuple):
       strong: a second augmentation, for methods that compare two; or None.
       accumulate: micro-batches per step.
       ema: decay of the moving average of the parameters, or 0.
-      loop: "map" takes members in turn, which keeps their convolutions ordinary ones;
-        "vmap" takes them side by side, as grouped convolutions.
+      loop: "map" or "vmap", see ``over_members``.
+      mesh: of the devices that members are spread over, or None.
     """
 
     view: Callable[[jax.Array, jax.Array], jax.Array]
@@ -36,6 +38,7 @@ class Settings(NamedTuple):
     accumulate: int = 1
     ema: float = 0.0
     loop: str = "map"
+    mesh: Mesh | None = None
 
 
 class Target(NamedTuple):
@@ -86,7 +89,7 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
         }
         return {
             group.name: _group_gradients(
-                group, state[group.name], data | whole, shared, settings.loop, last
+                group, state[group.name], data | whole, shared, settings, last
             )
             for group in groups
         }
@@ -123,7 +126,9 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
     return call
 
 
-def make_evaluation(group: Group, view: Callable, loop: str = "map") -> Callable:
+def make_evaluation(
+    group: Group, view: Callable, loop: str = "map", mesh: Mesh | None = None
+) -> Callable:
     """Makes the function, to be jitted, that evaluates a group's members on a batch.
 
     Returns:
@@ -135,13 +140,16 @@ def make_evaluation(group: Group, view: Callable, loop: str = "map") -> Callable
     def evaluate(params: Any, extra: Any, batch: Batch, training: jax.Array):
         batch = {**batch, "image": view(batch["image"])}
 
-        def member(params, extra, training):
+        def member(one, batch):
+            params, extra, training = one
+
             def compute():
                 return method.evaluate(method.predict(params, extra, batch), batch)
 
             return jax.lax.cond(training, compute, lambda: _zeros_of(compute))
 
-        return _over_members(member, loop)(params, extra, training)
+        stacked = (params, extra, training)
+        return over_members(member, stacked, batch, loop=loop, mesh=mesh)
 
     return evaluate
 
@@ -183,16 +191,19 @@ def _evaluate_target(target: Target, frozen, data, keys, step, last):
     return jax.lax.cond(step < target.until, compute, lambda: _zeros_of(compute))
 
 
-def _group_gradients(group: Group, state: TrainState, data, targets, loop, last):
+def _group_gradients(group: Group, state: TrainState, data, targets, settings, last):
     """Returns gradients, extra and metrics of all members, stacked."""
     training = state.step < group.per_member([s.steps for s in group.students])
     always = all(student.steps == last for student in group.students)
 
-    def member(params, extra, student, draw, seed, training):
+    def member(one, shared):
+        params, extra, student, draw, seed, training = one
+        step, *by_draw = shared
+
         def compute():
-            batch, mine = jax.tree.map(lambda x: x[draw], (data, targets))
+            batch, mine = jax.tree.map(lambda x: x[draw], by_draw)
             key = jax.random.fold_in(jax.random.key(seed), 2)
-            inputs = (batch, mine, jax.random.fold_in(key, state.step), state.step)
+            inputs = (batch, mine, jax.random.fold_in(key, step), step)
 
             def loss(params):
                 return _member_loss(group, params, extra, student, inputs)
@@ -205,7 +216,7 @@ def _group_gradients(group: Group, state: TrainState, data, targets, loop, last)
 
         return compute() if always else jax.lax.cond(training, compute, skip)
 
-    return _over_members(member, loop)(
+    stacked = (
         state.params,
         state.extra,
         jnp.asarray(group.student_index),
@@ -213,6 +224,8 @@ def _group_gradients(group: Group, state: TrainState, data, targets, loop, last)
         jnp.asarray(group.member_seeds),
         training,
     )
+    shared = (state.step, data, targets)
+    return over_members(member, stacked, shared, loop=settings.loop, mesh=settings.mesh)
 
 
 def _member_loss(group: Group, params, extra, student: jax.Array, inputs):
@@ -246,12 +259,6 @@ def _metric_names(group: Group) -> list[str]:
 
 def _no_metrics(group: Group, *shape: int) -> Metrics:
     return {name: jnp.zeros(shape, jnp.float32) for name in _metric_names(group)}
-
-
-def _over_members(function: Callable, loop: str) -> Callable:
-    if loop == "vmap":
-        return jax.vmap(function)
-    return lambda *stacked: jax.lax.map(lambda args: function(*args), stacked)
 
 
 def _zeros_of(compute: Callable[[], Any]) -> Any:

@@ -322,7 +322,7 @@ def require(spec: Spec, frozen: str, method: str) -> nn.Module:
     """
     if frozen not in spec.frozen:
         raise UserError(
-            f"Method {method!r} learns from another run, {frozen!r}, which config.needs "
-            f"does not name. Set config.needs.{frozen} = config.needed(...)."
+            f"Method {method!r} learns from another run, {frozen!r}, but config.needs "
+            f"does not name it. Set config.needs.{frozen} = config.needed(...)."
         )
     return spec.frozen[frozen]

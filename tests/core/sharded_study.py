@@ -24,7 +24,7 @@ ROWS = {
 
 def train(sizes, groups, variables):
     """Returns the parameters and how one kernel was laid out."""
-    mesh = sharding.make_mesh(sizes)
+    mesh = sharding.make_mesh(sizes, [len(group.members) for group in groups])
     abstract = jax.eval_shape(lambda: init(groups))
     layout = sharding.state(mesh, abstract)
     state = jax.jit(lambda: init(groups), out_shardings=layout)()
@@ -42,7 +42,8 @@ def train(sizes, groups, variables):
         sharding.put(tree, sharding.replicated(mesh))
         for tree in ({"teacher": variables}, tiny.make_table(EXAMPLES))
     )
-    call = tiny.jit(make_train_call(groups, tiny.settings(groups)), donate_argnums=0)
+    settings = tiny.settings(groups)._replace(mesh=mesh)
+    call = tiny.jit(make_train_call(groups, settings), donate_argnums=0)
     state, _ = call(state, frozen, table, batches, STEPS)
     kernel = state["group0"].params["student"]["first"]["kernel"]
     return jax.device_get(state["group0"].params), kernel.sharding.spec

@@ -29,19 +29,40 @@ def devices(monkeypatch):
 @pytest.mark.parametrize(
     ("count", "sizes", "wanted"),
     [
-        (1, (-1, 1), (1, 1)),
-        (1, (1, 1), (1, 1)),
-        (8, (-1, 1), (8, 1)),
-        (8, (-1, 2), (4, 2)),
-        (8, (2, -1), (2, 4)),
-        (8, (2, 4), (2, 4)),
-        (6, (3, 2), (3, 2)),
+        (1, (0, -1, 1), (1, 1, 1)),
+        (1, (1, 1, 1), (1, 1, 1)),
+        (8, (1, -1, 1), (1, 8, 1)),
+        (8, (1, -1, 2), (1, 4, 2)),
+        (8, (1, 2, -1), (1, 2, 4)),
+        (8, (1, 2, 4), (1, 2, 4)),
+        (6, (1, 3, 2), (1, 3, 2)),
+        (8, (2, -1, 1), (2, 4, 1)),
+        (8, (6, -1, 1), None),
+        # 0 takes as many as divide every group's members, here 12 and 6.
+        (8, (0, -1, 1), (2, 4, 1)),
+        (6, (0, -1, 1), (6, 1, 1)),
+        (3, (0, -1, 1), (3, 1, 1)),
+        (5, (0, -1, 1), (1, 5, 1)),
+        (8, (0, 4, 1), (2, 4, 1)),
+        (8, (0, 8, 1), (1, 8, 1)),
+        (8, (0, 2, 2), (2, 2, 2)),
     ],
 )
 def test_mesh_sizes(devices, count, sizes, wanted):
     devices(count)
-    mesh = sharding.make_mesh(dict(zip(("data", "fsdp"), sizes, strict=True)))
-    assert mesh == dict(zip(("data", "fsdp"), wanted, strict=True))
+    sizes = dict(zip(sharding.AXES, sizes, strict=True))
+    if wanted is None:
+        with pytest.raises(UserError, match="multiply to the number of devices"):
+            sharding.make_mesh(sizes, (12, 6))
+    else:
+        mesh = sharding.make_mesh(sizes, (12, 6))
+        assert mesh == dict(zip(sharding.AXES, wanted, strict=True))
+
+
+def test_members_that_cannot_be_spread_evenly(devices):
+    devices(8)
+    with pytest.raises(UserError, match=r"seed is 4.*groups of 12, 6 .*or 0"):
+        sharding.make_mesh({"seed": 4, "data": 2, "fsdp": 1}, (12, 6))
 
 
 @pytest.mark.parametrize(
@@ -61,15 +82,15 @@ def test_mesh_sizes(devices, count, sizes, wanted):
 def test_mesh_sizes_that_do_not_fit_say_what_would(devices, count, sizes):
     devices(count)
     with pytest.raises(UserError) as error:
-        sharding.make_mesh(dict(zip(("data", "fsdp"), sizes, strict=True)))
+        sharding.make_mesh(dict(zip(sharding.AXES, (1, *sizes), strict=True)))
     message = str(error.value)
     assert f"there are {count} devices" in message
     assert f"'data': {sizes[0]}" in message and f"'fsdp': {sizes[1]}" in message
 
 
 def test_a_real_mesh_of_one_device():
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 1}
+    mesh = sharding.make_mesh({"seed": 0, "data": -1, "fsdp": 1})
+    assert dict(mesh.shape) == {"seed": 1, "data": 1, "fsdp": 1}
     array = np.arange(12).reshape(3, 4)
     for layout in (sharding.replicated(mesh), sharding.batch(mesh, axis=1)):
         for placed in (
@@ -100,23 +121,23 @@ def test_a_batch_that_does_not_divide(count, size, near):
 @pytest.mark.parametrize(
     ("fsdp", "shape", "spec"),
     [
-        (2, (24, 512, 256), (None, "fsdp")),
-        (2, (24, 256, 512), (None, None, "fsdp")),
+        (2, (24, 512, 256), ("seed", "fsdp", None)),
+        (2, (24, 256, 512), ("seed", None, "fsdp")),
         # The largest that divides, not the largest.
-        (4, (24, 1022, 256), (None, None, "fsdp")),
-        (2, (512, 3, 3, 128, 256), (None, None, None, None, "fsdp")),
-        # Never the axis over students, however large.
-        (2, (4096, 301, 301), ()),
-        (4, (24, 1022, 301), ()),  # none divides
-        (2, (24, 100), ()),  # not worth it
-        (2, (100_000,), ()),  # one number per student
+        (4, (24, 1022, 256), ("seed", None, "fsdp")),
+        (2, (512, 3, 3, 128, 256), ("seed", None, None, None, "fsdp")),
+        # Never the axis over members, however large.
+        (2, (4096, 301, 301), ("seed", None, None)),
+        (4, (24, 1022, 301), ("seed", None, None)),  # none divides
+        (2, (24, 100), ("seed", None)),  # not worth it
+        (2, (100_000,), ("seed",)),  # one number per member
         (2, (), ()),
-        (1, (24, 512, 256), ()),  # nothing to split over
+        (1, (24, 512, 256), ("seed", None, None)),  # nothing to split over
     ],
 )
 def test_fsdp_splits_the_largest_axis_that_divides(fsdp, shape, spec):
     mesh = jax.sharding.AbstractMesh(
-        (2, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+        (2, 2, fsdp), sharding.AXES, axis_types=(AxisType.Auto,) * 3
     )
     leaf = jax.ShapeDtypeStruct(shape, np.float32)
     layout = sharding.state(mesh, {"a": leaf})["a"]
@@ -126,20 +147,27 @@ def test_fsdp_splits_the_largest_axis_that_divides(fsdp, shape, spec):
 
 
 def test_training_does_not_depend_on_the_mesh(tmp_path):
-    meshes = [{"data": 4, "fsdp": 1}, {"data": 2, "fsdp": 2}, {"data": 1, "fsdp": 4}]
+    sizes = [(1, 4, 1), (1, 2, 2), (1, 1, 4), (4, 1, 1), (2, 2, 1), (2, 1, 2)]
+    meshes = [dict(zip(sharding.AXES, each, strict=True)) for each in sizes]
     script = Path(sharded_study.__file__)
     command = [sys.executable, script, json.dumps(meshes), tmp_path / "out.npz"]
     subprocess.run(command, check=True, timeout=300)
     with np.load(tmp_path / "out.npz") as found:
         found = dict(found)
-    assert [str(found[f"spec{n}"]) for n in range(3)] == [
+    specs = [str(found[f"spec{n}"]) for n in range(len(meshes))]
+    assert specs == [
         "P()",
         "P(None, 'fsdp')",
         "P(None, None, 'fsdp')",
+        "P('seed',)",
+        "P('seed',)",
+        "P('seed', 'fsdp')",
     ]
     network, variables = tiny.teacher_of(tiny.Net(width=9))
     groups = tiny.make_study(sharded_study.ROWS, network, sharded_study.SEEDS)
-    params, _ = sharded_study.train({"data": 1, "fsdp": 1}, groups, variables)
+    params, _ = sharded_study.train(
+        {"seed": 1, "data": 1, "fsdp": 1}, groups, variables
+    )
     for place, wanted in enumerate(jax.tree.leaves(params)):
         for number in range(len(meshes)):
             got = found[f"{number}/{place}"]
