@@ -5,6 +5,7 @@ part (DKD), and refined logit distillation (RLD), which keeps a teacher's mistak
 of both parts. See ``jaxkd.losses`` for the conventions all of them share.
 """
 
+import warnings
 from functools import partial
 
 import jax
@@ -291,7 +292,7 @@ def masked_correlation(
     are left when the masked ones are excluded from both sides (arXiv:2408.07703).
     What the teacher wrongly ranks above the label is thus not passed on. Masked
     classes get no gradient. A row with fewer than two classes left gives 0, and is
-    still a row of the batch mean.
+    still a row of the batch mean; with two classes that is every row, and a warning.
 
     The mask comes from the teacher's logits as they are given, before any division
     by the temperature, since rounding would create ties with the label.
@@ -316,6 +317,12 @@ def masked_correlation(
     check_shapes(student_logits, teacher_logits, labels, where)
     student = student_side(student_logits, where)
     teacher = teacher_side(teacher_logits, where)
+    if student.shape[-1] == 2 and mask != "g":
+        warnings.warn(
+            "Of two classes one is left beside the label: masked correlation, and with "
+            "it DKD's non-target part, is 0 throughout. Use kd, or alpha alone.",
+            stacklevel=2,
+        )
     divergence = kl_divergence(
         teacher / temperature,
         student / temperature,
