@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core import lookup
+from jaxkd.data import randaugment as augment
 from jaxkd.data.source import Info
 
 
@@ -73,11 +74,54 @@ def crop_flip(info: Info, *, pad: int = 4, flip: bool = True) -> View:
     """
 
     def train(key: jax.Array, images: jax.Array) -> jax.Array:
-        crop_key, flip_key = jax.random.split(key)
-        images = random_crop(crop_key, images, pad)
-        return normalize(random_flip(flip_key, images) if flip else images, info)
+        return normalize(_crop_flip(key, images, pad, flip), info)
 
     return View(train, plain(info).evaluate)
+
+
+def randaugment(
+    info: Info, *, pad: int = 4, flip: bool = True, ops: int = 2, cutout: float = 0.5
+) -> View:
+    """Crops and flips training images as ``crop_flip``, then RandAugment and cutout.
+
+    See ``jaxkd.data.randaugment``, which takes RGB and greyscale images.
+
+    Args:
+      info: of the data set.
+      pad: pixels on every side.
+      flip: whether to flip.
+      ops: operations of RandAugment per image.
+      cutout: largest side of the square painted over, as a share of the width; 0 paints
+        none.
+    """
+
+    def train(key: jax.Array, images: jax.Array) -> jax.Array:
+        move_key, op_key, cutout_key = jax.random.split(key, 3)
+        images = _crop_flip(move_key, images, pad, flip)
+        images = augment.randaugment(op_key, images, ops=ops)
+        if cutout:
+            images = augment.cutout(cutout_key, images, side=cutout)
+        return normalize(images, info)
+
+    return View(train, plain(info).evaluate)
+
+
+def weak_strong(
+    info: Info, *, pad: int = 4, flip: bool = True, ops: int = 2, cutout: float = 0.5
+) -> View:
+    """Makes two views of each training image: ``crop_flip``, and ``randaugment``.
+
+    Each crops and flips on its own. For methods that compare them, such as MLKD.
+
+    Args:
+      info: of the data set.
+      pad: as in both.
+      flip: as in both.
+      ops: as in ``randaugment``.
+      cutout: as in ``randaugment``.
+    """
+    strong = randaugment(info, pad=pad, flip=flip, ops=ops, cutout=cutout)
+    return crop_flip(info, pad=pad, flip=flip)._replace(strong=strong.train)
 
 
 def glyph(
@@ -117,7 +161,14 @@ def glyph(
     return View(train, lambda images: standardize(_scale(images)))
 
 
-VIEWS = {"plain": plain, "flip": flip, "crop_flip": crop_flip, "glyph": glyph}
+VIEWS = {
+    "plain": plain,
+    "flip": flip,
+    "crop_flip": crop_flip,
+    "randaugment": randaugment,
+    "weak_strong": weak_strong,
+    "glyph": glyph,
+}
 
 
 def normalize(images: jax.Array, info: Info) -> jax.Array:
@@ -125,6 +176,12 @@ def normalize(images: jax.Array, info: Info) -> jax.Array:
     mean = jnp.asarray(info.mean, jnp.float32)
     std = jnp.asarray(info.std, jnp.float32)
     return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def _crop_flip(key: jax.Array, images: jax.Array, pad: int, flip: bool) -> jax.Array:
+    crop_key, flip_key = jax.random.split(key)
+    images = random_crop(crop_key, images, pad)
+    return random_flip(flip_key, images) if flip else images
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import views
+from jaxkd.data import randaugment, views
 from jaxkd.data.source import Info
 
 INFO = Info(
@@ -39,7 +39,9 @@ def standardized(images):
     return (images - mean) / (std + 0.1)
 
 
-@pytest.mark.parametrize("name", ["plain", "flip", "crop_flip"])
+@pytest.mark.parametrize(
+    "name", ["plain", "flip", "crop_flip", "randaugment", "weak_strong"]
+)
 def test_evaluation_only_normalises(name):
     images = random_images()
     ours = views.build(name, INFO).evaluate(images)
@@ -93,6 +95,58 @@ def test_images_of_a_batch_are_cropped_independently():
     np.testing.assert_array_equal(ours, again)
     other = np.asarray(views.crop_flip(INFO).train(jax.random.key(1), images))
     assert (other != ours).any()
+
+
+def test_randaugment_without_operations_is_crop_flip():
+    images = random_images(30)
+    view = views.build("randaugment", INFO, pad=2, flip=True, ops=0, cutout=0.0)
+    move_key = jax.random.split(KEY, 3)[0]
+    wanted = views.crop_flip(INFO, pad=2).train(move_key, images)
+    np.testing.assert_allclose(view.train(KEY, images), wanted, atol=1e-5)
+    assert view.strong is None
+
+
+def test_randaugment_works_on_levels_after_cropping(monkeypatch):
+    seen = []
+    images = random_images(30)
+
+    def darken(key, images, *, ops):
+        seen.append(images)
+        assert ops == 3
+        return images // 2
+
+    def paint(key, images, *, side):
+        assert side == 0.25
+        return images + 7
+
+    monkeypatch.setattr(randaugment, "randaugment", darken)
+    monkeypatch.setattr(randaugment, "cutout", paint)
+    ours = views.randaugment(INFO, ops=3, cutout=0.25).train(KEY, images)
+    assert seen[0].dtype == np.uint8 and (seen[0] != images).any()
+    wanted = np.asarray(seen[0]) // 2 + 7
+    np.testing.assert_allclose(ours, normalized(wanted), atol=1e-5)
+
+
+def test_weak_and_strong_views_move_independently():
+    images = np.repeat(random_images(1), 400, 0)
+    view = views.build("weak_strong", INFO, pad=1, flip=True, ops=0, cutout=0.0)
+    weak, strong = (np.asarray(f(KEY, images)) for f in (view.train, view.strong))
+    np.testing.assert_array_equal(weak, views.crop_flip(INFO, pad=1).train(KEY, images))
+    # 9 crops, flipped or not: equal once in 18.
+    equal = (weak == strong).all((1, 2, 3)).mean()
+    assert abs(equal - 1 / 18) < 4 * np.sqrt(1 / 18 / 400)
+
+
+def test_strong_views_repeat_by_key_and_differ_by_image():
+    images = np.repeat(random_images(1, 16, 16), 40, 0)
+    view = views.weak_strong(INFO)
+    strong = jax.jit(view.strong)
+    ours = np.asarray(strong(KEY, images))
+    assert ours.dtype == np.float32
+    assert len({image.tobytes() for image in ours}) > 38
+    np.testing.assert_array_equal(strong(KEY, images), ours)
+    alone = jax.jit(views.randaugment(INFO).train)(KEY, images)
+    np.testing.assert_array_equal(alone, ours)
 
 
 def test_warp_matches_scipy():
@@ -211,7 +265,7 @@ info = Info("toy", 2, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, ("a", "b"))
 images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
 mesh = Mesh(np.array(jax.devices()), ("data",))
 split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
-for name in ("crop_flip", "glyph"):
+for name in ("crop_flip", "randaugment", "glyph"):
     train = jax.jit(views.build(name, info).train)
     one, many = (train(jax.random.key(3), x) for x in (images, split))
     assert len(many.sharding.device_set) == 4, many.sharding

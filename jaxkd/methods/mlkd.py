@@ -1,0 +1,115 @@
+"""MLKD: logits matched by example, batch and class, on two views (CVPR 2023).
+
+Jin et al., "Multi-Level Logit Distillation". The student sees each image twice, in the
+usual view and in a stronger one: a step costs about twice as much as other methods'.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+
+from jaxkd import losses
+from jaxkd.core import lookup
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Batch, Extra, Method, Params, Spec
+from jaxkd.losses.multilevel import MASKED, TEMPERATURES
+from jaxkd.methods import classification, distillation
+
+
+def make(
+    spec: Spec,
+    *,
+    masked: str = "per_sample",
+    temperatures: Sequence[float] = TEMPERATURES,
+    weight: float = 0.9,
+    ce_weight: float = 0.1,
+    warmup: float = 0.0,
+    standardize: bool = False,
+) -> Method:
+    """Makes a student of ``ce_weight * (CE + strong CE) + weight * MLKD``.
+
+    ``ce``, ``top1`` and ``teacher_top1`` are measured on the usual view. Batch
+    statistics move twice a step, first by the usual view and then by the strong one.
+
+    Args:
+      spec: the run; its view must make a strong view.
+      masked: "per_sample" leaves out the rows and classes of which the teacher is more
+        confident, as the paper describes; "official" does as the code of the published
+        numbers. See ``losses.mlkd``.
+      temperatures: over which the term is summed.
+      weight: of the term.
+      ce_weight: of the cross entropy of each view with the labels.
+      warmup: units over which the term's weight rises.
+      standardize: whether logits are standardised first (arXiv:2403.01427).
+
+    Raises:
+      UserError: if the run needs no teacher or makes no strong view, or ``masked`` is
+        unknown.
+    """
+    teacher = distillation.require(spec, "teacher", "mlkd")
+    lookup.choose(masked, dict.fromkeys(MASKED), what="masked")
+    if not spec.strong_view:
+        raise UserError(
+            "Method 'mlkd' compares two views of an image, of which config.view makes "
+            "one. Set config.view.name = 'weak_strong', or choose method 'mlkd_noaug'."
+        )
+
+    def term(params, extra, outputs, batch, targets, key):
+        del params, batch, key
+        logits = [
+            outputs["logits"],
+            targets["teacher"]["logits"],
+            outputs["strong"]["logits"],
+            targets["teacher_strong"]["logits"],
+        ]
+        if standardize:
+            logits = [losses.standardize(each) for each in logits]
+        return losses.mlkd(*logits, masked=masked, temperatures=temperatures), extra
+
+    method = distillation.distiller(
+        spec,
+        "mlkd",
+        term,
+        ce_weight=ce_weight,
+        weight=weight,
+        warmup=warmup,
+        targets={
+            "teacher_strong": _strong_logits(classification.teacher_outputs(teacher))
+        },
+    )
+
+    def loss(params, extra, outputs, batch, targets, key, step):
+        total, aux = method.loss(params, extra, outputs, batch, targets, key, step)
+        if ce_weight:
+            total += ce_weight * classification.cross_entropy(outputs["strong"], batch)
+        return total, aux
+
+    return method._replace(forward=_both_views(method.forward), loss=loss)
+
+
+# Cached, so that students of one network hold the same functions and share them.
+@functools.cache
+def _both_views(forward: Callable) -> Callable:
+    """Adds the outputs on the strong view, as ``outputs["strong"]``, to a forward."""
+
+    def both(params: Params, extra: Extra, batch: Batch, key: jax.Array):
+        outputs, extra = forward(params, extra, batch, key)
+        strong, extra = forward(params, extra, _strong(batch), key)
+        return {**outputs, "strong": strong}, extra
+
+    return both
+
+
+@functools.cache
+def _strong_logits(outputs: Callable) -> Callable:
+    """Makes a target of the logits on the strong view from that of the usual one."""
+
+    def targets(frozen, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        return {"logits": outputs(frozen, _strong(batch), key)["logits"]}
+
+    return targets
+
+
+def _strong(batch: Batch) -> Batch:
+    return {**batch, "image": batch["strong"]}
