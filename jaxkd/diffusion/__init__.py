@@ -1,0 +1,41 @@
+"""Deterministic diffusion sampling with few model calls, usable alone.
+
+- ``samplers``: ``sample(denoise, x_init, sigmas, solver) -> Trajectory``.
+- ``solvers``: the solvers by name; made in ``singlestep``, ``adams`` and
+  ``exponential`` in the common form of ``recurrence``.
+- ``schedules``: where to stop on the way from noise to data; JSON in and out.
+- ``gits``: the schedule searched by dynamic programming.
+- ``fit``: the schedule fitted to its solver by least squares.
+- ``denoisers``: preconditioning of networks, classifier-free guidance, call counting.
+- ``densities``: denoisers in closed form, to measure errors where truth is known.
+- ``noise``: clocks of variance-preserving models.
+"""
+
+from jaxkd.diffusion import (
+    denoisers,
+    densities,
+    fit,
+    gits,
+    noise,
+    samplers,
+    schedules,
+    solvers,
+)
+from jaxkd.diffusion.samplers import Trajectory, integrate, latents, sample
+from jaxkd.diffusion.schedules import Schedule
+
+__all__ = (
+    "Schedule",
+    "Trajectory",
+    "denoisers",
+    "densities",
+    "fit",
+    "gits",
+    "integrate",
+    "latents",
+    "noise",
+    "sample",
+    "samplers",
+    "schedules",
+    "solvers",
+)

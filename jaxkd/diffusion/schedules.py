@@ -1,0 +1,261 @@
+"""Time schedules: at which noise levels a sampler stops.
+
+A schedule of ``n`` stamps is a float64 NumPy array ``[n]`` of strictly decreasing
+sigma, and has ``n - 1`` steps. Schedules stay on the host because a solver computes
+its coefficients from them in float64 before anything is compiled.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxkd.diffusion import noise, published
+
+
+class Schedule(NamedTuple):
+    """A schedule that was searched for, and how.
+
+    Attributes:
+      sigmas: float64 ``[stamps]``, decreasing.
+      indices: ``[stamps]``, where the stamps stand in the grid they are from, or None.
+      cost: ``[T, T]``, the cost matrix of that grid, or None. It is not saved.
+      details: what else is worth keeping, such as the metric, the solver, the seed
+        and the model's hash; anything JSON can hold.
+    """
+
+    sigmas: np.ndarray
+    indices: np.ndarray | None = None
+    cost: np.ndarray | None = None
+    details: Mapping[str, Any] = MappingProxyType({})
+
+
+def polynomial(
+    n: int, sigma_min: float, sigma_max: float, rho: float = 7.0
+) -> np.ndarray:
+    """Returns stamps even in ``sigma^(1/rho)`` (arXiv 2206.00364, equation 5).
+
+    Args:
+      n: number of stamps, one more than the steps.
+      sigma_min: last stamp.
+      sigma_max: first stamp.
+      rho: 1 is even in sigma; larger values put more stamps at low noise.
+
+    Raises:
+      ValueError: if there are fewer than two stamps, the range is empty or reversed,
+        or rho is not positive.
+    """
+    _check_arguments(n, sigma_min, sigma_max, rho)
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n)
+    return _with_ends(roots**rho, sigma_min, sigma_max)
+
+
+def logsnr(n: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Returns stamps even in the logarithm of sigma (arXiv 2206.00927).
+
+    Raises:
+      ValueError: as ``polynomial``.
+    """
+    _check_arguments(n, sigma_min, sigma_max)
+    logs = np.linspace(np.log(sigma_max), np.log(sigma_min), n)
+    return _with_ends(np.exp(logs), sigma_min, sigma_max)
+
+
+def time_uniform(
+    n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, eps: float = 1e-3
+) -> np.ndarray:
+    """Returns stamps even in ``t^(1/rho)`` of a variance-preserving clock.
+
+    The clock is fitted so that it shows ``eps`` at sigma_min and 1 at sigma_max; rho 1
+    is known as time-uniform, rho 2 as time-quadratic (arXiv 2204.13902).
+
+    Raises:
+      ValueError: as ``polynomial``, or if no such clock spans the range.
+    """
+    _check_arguments(n, sigma_min, sigma_max, rho)
+    clock = noise.fit_linear_beta(sigma_min, sigma_max, eps)
+    times = np.linspace(1.0, eps ** (1 / rho), n) ** rho
+    return _with_ends(clock.sigma(times), sigma_min, sigma_max)
+
+
+def discrete(
+    n: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float = 1.0,
+    clock: noise.TableClock | None = None,
+) -> np.ndarray:
+    """Returns stamps even in ``t^(1/rho)`` of a model trained at discrete times.
+
+    The published code leaves the root out of the first time, which is right only
+    where the table ends at time 1; here both ends have it.
+
+    Args:
+      n: number of stamps.
+      sigma_min: last stamp.
+      sigma_max: first stamp.
+      rho: the power.
+      clock: the model's table; by default Stable Diffusion's.
+
+    Raises:
+      ValueError: as ``polynomial``.
+    """
+    _check_arguments(n, sigma_min, sigma_max, rho)
+    clock = noise.stable_diffusion_clock() if clock is None else clock
+    first, last = clock.time(np.array([sigma_max, sigma_min])) ** (1 / rho)
+    times = np.linspace(first, last, n) ** rho
+    return _with_ends(clock.sigma(times), sigma_min, sigma_max)
+
+
+def ays(n: int, model: str = "sd15") -> np.ndarray:
+    """Returns the Align Your Steps schedule of a model (arXiv 2404.14507).
+
+    Lengths other than the published 11 stamps are interpolated linearly in the
+    logarithm of sigma over the relative index.
+
+    Args:
+      n: number of stamps.
+      model: ``sd15``, ``sdxl`` or ``svd``.
+
+    Raises:
+      ValueError: if there are fewer than two stamps, or no schedule of that model.
+    """
+    if model not in published.ALIGN_YOUR_STEPS:
+        raise ValueError(
+            f"No Align Your Steps schedule of {model!r}; there are those of "
+            f"{', '.join(published.ALIGN_YOUR_STEPS)}."
+        )
+    table = np.array(published.ALIGN_YOUR_STEPS[model])
+    _check_arguments(n, table[-1], table[0])
+    logs = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(table)), np.log(table))
+    return _with_ends(np.exp(logs), table[-1], table[0])
+
+
+def gits_published(model: str, n: int, coeff: float) -> np.ndarray:
+    """Returns a schedule printed by the authors of GITS (arXiv 2405.11326).
+
+    Args:
+      model: ``cifar10`` or ``sd15``.
+      n: number of stamps.
+      coeff: the coefficient it was searched with.
+
+    Raises:
+      ValueError: if that one was not published.
+    """
+    if (model, n, coeff) not in published.GITS:
+        raise ValueError(
+            f"No published GITS schedule of {model!r} with {n} stamps and coefficient "
+            f"{coeff:g}; there are (model, stamps, coefficient) "
+            f"{', '.join(map(str, published.GITS))}."
+        )
+    return explicit(published.GITS[model, n, coeff])
+
+
+def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns the user's own stamps as float64, checked.
+
+    Raises:
+      ValueError: if they are not a list of at least two finite, positive, strictly
+        decreasing numbers.
+    """
+    stamps = np.array(sigmas, np.float64)
+    if stamps.ndim != 1 or len(stamps) < 2:
+        raise ValueError(
+            f"A schedule of shape {stamps.shape}; wanted a list of at least two sigmas."
+        )
+    if not np.all(np.isfinite(stamps)):
+        raise ValueError(f"A schedule must be finite, got {stamps.tolist()}.")
+    rises = np.flatnonzero(np.diff(stamps) >= 0)
+    if rises.size:
+        i = int(rises[0])
+        raise ValueError(
+            f"A schedule must decrease strictly, but stamp {i} is {stamps[i]:g} and "
+            f"stamp {i + 1} is {stamps[i + 1]:g}. Sort it from the largest sigma to "
+            "the smallest and drop repetitions."
+        )
+    if stamps[-1] <= 0:
+        raise ValueError(
+            f"The last stamp is {stamps[-1]:g}, wanted a positive sigma. To end on "
+            "clean data, end on a small sigma and sample with denoise_to_zero=True."
+        )
+    return stamps
+
+
+def fit(
+    denoise: Callable,
+    x_fit: Any,
+    x_valid: Any,
+    stamps: int,
+    *,
+    solver: str = "ipndm",
+    order: int = 4,
+    reference: np.ndarray,
+    starts: int = 3,
+) -> Schedule:
+    """Fits the stamps of a solver to a fine trajectory's ends; see ``fit.search``."""
+    from jaxkd.diffusion import fit as fitting  # Which needs this module.
+
+    return fitting.search(
+        denoise,
+        x_fit,
+        x_valid,
+        stamps,
+        solver=solver,
+        order=order,
+        reference=reference,
+        starts=starts,
+    )
+
+
+def save(path: str | Path, schedule: Schedule) -> None:
+    """Writes a schedule to a JSON file: sigmas, indices and details."""
+    contents: dict[str, Any] = {"sigmas": explicit(schedule.sigmas).tolist()}
+    if schedule.indices is not None:
+        contents["indices"] = np.asarray(schedule.indices).tolist()
+    contents["details"] = dict(schedule.details)
+    Path(path).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: str | Path) -> Schedule:
+    """Reads a schedule from a JSON file, exactly as it was saved.
+
+    Raises:
+      ValueError: if the file holds no schedule.
+    """
+    try:
+        contents = json.loads(Path(path).read_text(encoding="utf-8"))
+        sigmas = contents["sigmas"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} holds no schedule; wanted a JSON object such as {{"sigmas": '
+            "[80.0, 1.0, 0.002]}."
+        ) from error
+    indices = contents.get("indices")
+    if indices is not None:
+        indices = np.array(indices, np.int64)
+    return Schedule(
+        explicit(sigmas), indices, None, MappingProxyType(contents.get("details", {}))
+    )
+
+
+def _check_arguments(
+    n: int, sigma_min: float, sigma_max: float, rho: float = 1.0
+) -> None:
+    if n < 2:
+        raise ValueError(f"{n} stamps; wanted at least 2 (one step).")
+    if not 0 < sigma_min < sigma_max < np.inf:
+        raise ValueError(
+            f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g}; wanted "
+            "0 < sigma_min < sigma_max."
+        )
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho={rho:g}; wanted a positive number.")
+
+
+def _with_ends(stamps: np.ndarray, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Returns stamps whose ends are exact despite rounding."""
+    stamps[0], stamps[-1] = sigma_max, sigma_min
+    return stamps

@@ -1,0 +1,138 @@
+"""Schedules against their formulas, the published tables, and JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxkd.diffusion import noise, published, schedules
+from jaxkd.diffusion.schedules import Schedule
+
+# The schedule published for CIFAR-10 and its places in the 61-point grid.
+CIFAR10_PLACES = [0, 19, 27, 33, 39, 45, 60]
+
+
+def test_polynomial_holds_the_published_schedule():
+    grid = schedules.polynomial(61, 0.002, 80.0)
+    published_schedule = schedules.gits_published("cifar10", 7, 1.15)
+    np.testing.assert_allclose(grid[CIFAR10_PLACES], published_schedule, atol=6e-5)
+
+
+def test_discrete_holds_the_published_schedules():
+    clock = noise.stable_diffusion_clock()
+    low, high = clock.sigma(np.array([0.001, 1.0]))
+    assert low == pytest.approx(0.0291672, abs=1e-7)
+    assert high == pytest.approx(14.614641, abs=1e-6)
+    found = np.concatenate(
+        [stamps for (model, *_), stamps in published.GITS.items() if model == "sd15"]
+    )
+
+    def farthest(points):
+        grid = schedules.discrete(points, low, high)
+        return np.abs(grid[:, None] - found).min(axis=0).max()
+
+    # All printed with four decimals; no coarser grid has them all.
+    assert farthest(101) < 6e-5
+    assert min(map(farthest, range(11, 101))) > 5e-3
+
+
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+def test_discrete_is_even_in_the_power_of_time(rho):
+    clock = noise.stable_diffusion_clock()
+    stamps = schedules.discrete(9, 0.1, 10.0, rho)
+    assert stamps[0] == 10.0
+    assert stamps[-1] == 0.1
+    steps = np.diff(clock.time(stamps) ** (1 / rho))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_polynomial_is_even_in_the_root(rho):
+    steps = np.diff(schedules.polynomial(9, 0.1, 10.0, rho) ** (1 / rho))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-12)
+
+
+def test_logsnr_is_geometric():
+    stamps = schedules.logsnr(5, 0.01, 100.0)
+    np.testing.assert_allclose(stamps, [100, 10, 1, 0.1, 0.01], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rho", [1.0, 2.0])
+def test_time_uniform_is_even_on_a_clock_through_both_ends(rho):
+    stamps = schedules.time_uniform(9, 0.002, 80.0, rho)
+    clock = noise.fit_linear_beta(0.002, 80.0)
+    assert clock.sigma(1e-3) == pytest.approx(0.002, rel=1e-9)
+    assert clock.sigma(1.0) == pytest.approx(80.0, rel=1e-9)
+    times = clock.time(stamps) ** (1 / rho)
+    np.testing.assert_allclose(np.diff(times), (1e-3 ** (1 / rho) - 1) / 8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", list(published.ALIGN_YOUR_STEPS))
+def test_align_your_steps(model):
+    table = published.ALIGN_YOUR_STEPS[model]
+    np.testing.assert_allclose(schedules.ays(11, model), table, rtol=1e-12)
+    twice = schedules.ays(21, model)
+    np.testing.assert_allclose(twice[::2], table, rtol=1e-12)
+    between = np.sqrt(twice[:-2:2] * twice[2::2])
+    np.testing.assert_allclose(twice[1::2], between, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        schedules.polynomial(2, 0.002, 80.0),
+        schedules.logsnr(40, 0.002, 80.0),
+        schedules.time_uniform(40, 0.002, 80.0, 2.0),
+        schedules.discrete(40, 0.03, 14.0),
+        schedules.ays(3, "svd"),
+        schedules.explicit([3, 2, 1]),
+    ],
+)
+def test_every_schedule_decreases_in_double_precision(stamps):
+    assert stamps.dtype == np.float64
+    assert np.all(np.diff(stamps) < 0)
+
+
+def test_json_round_trip_is_exact(tmp_path):
+    found = Schedule(
+        schedules.polynomial(7, 0.002, 80.0),
+        np.array(CIFAR10_PLACES),
+        np.zeros((61, 61)),
+        {"metric": "dev", "seed": 3},
+    )
+    schedules.save(tmp_path / "found.json", found)
+    read = schedules.load(tmp_path / "found.json")
+    np.testing.assert_array_equal(read.sigmas, found.sigmas)
+    np.testing.assert_array_equal(read.indices, found.indices)
+    assert read.cost is None
+    assert dict(read.details) == {"metric": "dev", "seed": 3}
+    schedules.save(tmp_path / "plain.json", Schedule(found.sigmas))
+    assert schedules.load(tmp_path / "plain.json").indices is None
+
+
+@pytest.mark.parametrize("text", ["[1", "[3, 2]", json.dumps({"steps": 3}), "3"])
+def test_files_without_a_schedule(tmp_path, text):
+    (tmp_path / "wrong.json").write_text(text)
+    with pytest.raises(ValueError, match=r"wrong\.json holds no schedule"):
+        schedules.load(tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: schedules.polynomial(1, 0.1, 1.0), "1 stamps; wanted at least 2"),
+        (lambda: schedules.polynomial(5, 1.0, 0.1), "sigma_min=1 and sigma_max=0.1"),
+        (lambda: schedules.logsnr(5, 0.0, 1.0), "wanted 0 < sigma_min < sigma_max"),
+        (lambda: schedules.polynomial(5, 0.1, 1.0, 0.0), "rho=0"),
+        (lambda: schedules.time_uniform(5, 0.5, 1.0), "does not fit a variance"),
+        (lambda: schedules.ays(5, "sd3"), "those of sd15, sdxl, svd"),
+        (lambda: schedules.gits_published("sd15", 4, 1.2), "there are .*'sd15', 11"),
+        (lambda: schedules.explicit([[1.0, 0.5]]), r"shape \(1, 2\)"),
+        (lambda: schedules.explicit([2.0, np.nan, 1.0]), "must be finite"),
+        (lambda: schedules.explicit([1.0, 2.0]), "stamp 0 is 1 and stamp 1 is 2"),
+        (lambda: schedules.explicit([1.0, 0.0]), "denoise_to_zero"),
+    ],
+)
+def test_impossible_schedules(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
