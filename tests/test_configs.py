@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxkd import build
+from jaxkd import build, recipes
 from jaxkd import train as training
 from jaxkd.core import config as configs
 from jaxkd.data import cifar, folder, glyph100
@@ -31,14 +31,9 @@ MODULES = {name: load_file(name) for name in FILES}
 
 
 def documented(name):
-    """The arguments that a file's docstring names, and its lists of network pairs."""
+    """The arguments that a file's docstring names."""
     text = MODULES[name].__doc__
-    found = re.findall(rf"configs/{name}\.py(?::(\S+))?", text)
-    pairs = re.findall(r"(?<![:,\w])[a-z]\w+,[a-z]\w+(?![,\w])", text)
-    for pair in pairs:
-        before = text[: text.index(pair)]
-        variant = re.findall(r"\.py:(\w+),", before)[-1]
-        found.append(f"{variant},{pair}")
+    found = re.findall(rf"configs/{name}\.py(?::([^\s)]+))?", text)
     return list(dict.fromkeys(found))
 
 
@@ -48,8 +43,34 @@ VARIANTS = [(name, arg) for name in FILES for arg in documented(name)]
 def test_the_documentation_is_read_right():
     assert ("rld", "") in VARIANTS
     assert ("rld", "cifar100,resnet32x4,resnet8x4") in VARIANTS
-    assert ("rld", "cifar100,resnet110,resnet20") in VARIANTS
+    assert ("kd_table", "") in VARIANTS
     assert len(VARIANTS) >= 8
+    assert len(RECIPES) == 18
+
+
+def recipes_page():
+    """Argument -> beta and learning rate, from the tables of docs/recipes.md."""
+    text = (FOLDER.parent / "docs" / "recipes.md").read_text()
+    cifar100 = re.findall(r"`(cifar100,\w+,\w+)` \| (\S+) \| (\S+) \|", text)
+    imagenet = re.findall(r"`(imagenet,\w+,\w+)` \| (\S+) \|", text)
+    found = {argument: (float(beta), float(lr)) for argument, beta, lr in cifar100}
+    return found | {argument: (float(beta), 0.2) for argument, beta in imagenet}
+
+
+RECIPES = recipes_page()
+
+
+@pytest.mark.parametrize("arg", RECIPES)
+def test_the_recipes_page_says_what_is_trained(arg):
+    config = MODULES["rld"].get_config(arg)
+    beta, lr = RECIPES[arg]
+    for name in ("dkd", "rld"):
+        assert config.students[name].loss.beta == beta
+    assert config.optim.lr == lr
+    assert "optim" not in config.students.kd
+    assert set(recipes.BETA) | set(recipes.IMAGENET_BETA) == {
+        tuple(each.split(",")[1:]) for each in RECIPES
+    }
 
 
 class Unread:
@@ -93,7 +114,16 @@ def stages(config):
     yield config
 
 
-@pytest.mark.parametrize(("name", "arg"), VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        *VARIANTS,
+        *(pytest.param("rld", arg, marks=pytest.mark.slow) for arg in RECIPES),
+        pytest.param(
+            "kd_table", "cifar100,ResNet50,MobileNetV2", marks=pytest.mark.slow
+        ),
+    ],
+)
 @pytest.mark.usefixtures("no_data")
 def test_every_variant_builds_and_traces(name, arg):
     config = MODULES[name].get_config(arg)

@@ -292,8 +292,17 @@ def _merged_init(inits: tuple[Callable, ...]) -> Callable:
 
 
 def stages(features: Features, suffix: str = "") -> list[jax.Array]:
-    """Lists the features ``stage1``, ``stage2`` ..., or those with a suffix."""
+    """Lists the features ``stage1``, ``stage2`` ..., or those with a suffix.
+
+    Raises:
+      UserError: if there are none.
+    """
     count = sum(name.removeprefix("stage").isdigit() for name in features)
+    if not count:
+        raise UserError(
+            "The method compares the stages of two networks, but one of them has only "
+            f"the features {', '.join(features)}. Wanted stage1, stage2 ..."
+        )
     return [features[f"stage{stage + 1}{suffix}"] for stage in range(count)]
 
 

@@ -74,6 +74,20 @@ class MobileNetV2(nn.Module):
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is.
+
+        Of a sum that is tapped, it is the norm of the branch.
+        """
+        norms: list[tuple[str, ...]] = []
+        last: tuple[str, ...] = ("bn1",)
+        for group, (_, _, count, stride) in enumerate(self.groups):
+            if stride == 2:  # what came before was the last at its size
+                norms.append(last)
+            last = (f"group{group}_block{count - 1}", "project_bn")
+        return {f"stage{i}": path for i, path in enumerate([*norms, last], start=1)}
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False
@@ -131,6 +145,14 @@ class MobileNetV1(nn.Module):
     num_classes: int
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
+
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is."""
+        return {
+            f"stage{stage}": (f"unit{unit}_pointwise_bn",)
+            for stage, unit in enumerate(_TAPPED_UNITS, start=1)
+        }
 
     @nn.compact
     def __call__(

@@ -106,6 +106,19 @@ class ResNet(nn.Module):
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is.
+
+        Of the sum that is tapped, it is the norm of the branch, not of the shortcut.
+        """
+        counts = _per_stage(self.blocks, self.widths)
+        norm = "bn3" if self.block is BottleneckBlock else "bn2"
+        return {
+            f"stage{stage}": (f"stage{stage}_block{count - 1}", norm)
+            for stage, count in enumerate(counts, start=1)
+        }
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False
@@ -129,10 +142,8 @@ class ResNet(nn.Module):
         features = {"stem": x}
         if self.photographs:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        blocks = self.blocks
-        if isinstance(blocks, int):
-            blocks = (blocks,) * len(self.widths)
-        stages = zip(blocks, self.widths, self.strides, strict=True)
+        counts = _per_stage(self.blocks, self.widths)
+        stages = zip(counts, self.widths, self.strides, strict=True)
         for stage, (count, width, stride) in enumerate(stages, start=1):
             preact = x
             for index in range(count):
@@ -145,6 +156,10 @@ class ResNet(nn.Module):
         features["pooled"] = layers.global_mean(x)
         logits = layers.Linear(self.num_classes, name="fc")(features["pooled"])
         return logits, features
+
+
+def _per_stage(blocks: int | Sequence[int], widths: Sequence[int]) -> Sequence[int]:
+    return (blocks,) * len(widths) if isinstance(blocks, int) else blocks
 
 
 _NARROW: dict[str, Any] = {"stem": 16, "widths": (16, 32, 64)}

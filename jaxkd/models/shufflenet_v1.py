@@ -72,6 +72,17 @@ class ShuffleNetV1(nn.Module):
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is.
+
+        Of the sum that is tapped, it is the norm of the branch.
+        """
+        return {
+            f"stage{stage}": (f"stage{stage}_block{count - 1}", "bn3")
+            for stage, count in enumerate(self.blocks, start=1)
+        }
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False

@@ -30,6 +30,15 @@ class VGG(nn.Module):
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is."""
+        return {
+            f"stage{block}": (f"block{block}_bn{len(widths) - 1}",)
+            for block, widths in enumerate(self.blocks)
+            if block
+        }
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False

@@ -66,6 +66,15 @@ class WideResNet(nn.Module):
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
+    @property
+    def preact_norms(self) -> dict[str, tuple[str, ...]]:
+        """Where among the parameters the norm before each ``stage1_preact`` ... is."""
+        return {
+            "stage1": ("stage2_block0", "bn1"),
+            "stage2": ("stage3_block0", "bn1"),
+            "stage3": ("bn1",),
+        }
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False

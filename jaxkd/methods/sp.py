@@ -1,0 +1,27 @@
+"""SP: the rows of a batch resemble each other alike (arXiv:1907.09682)."""
+
+from jaxkd import losses
+from jaxkd.core.types import Method, Spec
+from jaxkd.methods import distillation
+
+
+def make(
+    spec: Spec,
+    *,
+    weight: float = 3000.0,
+    ce_weight: float = 1.0,
+    warmup: float = 0.0,
+) -> Method:
+    """Makes a student of ``ce_weight * CE + weight * SP``; see ``distillation``.
+
+    SP is ``losses.similarity_preserving`` of the deepest stages. The default weight is
+    that of arXiv:1910.10699.
+    """
+
+    def term(student, teacher):
+        deepest = distillation.paired_stages(student, teacher)[-1]
+        return losses.similarity_preserving(*deepest)
+
+    return distillation.from_features(
+        spec, "sp", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+    )
