@@ -118,7 +118,7 @@ def record(
         "steps": run.steps,
         "batch_size": run.config.batch_size,
         "seconds": end.seconds,
-        "environment": _environment(),
+        "environment": _environment(run),
         "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
         "students": _describe_students(run, end, workdir),
     }
@@ -144,7 +144,7 @@ def _describe_data(run: Run) -> dict[str, Any]:
     }
 
 
-def _environment() -> dict[str, Any]:
+def _environment(run: Run) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "jax": jax.__version__,
@@ -152,7 +152,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": device.platform,
         "device": device.device_kind,
-        "devices": jax.device_count(),
+        "devices": run.mesh.size,
         "processes": jax.process_count(),
     }
 

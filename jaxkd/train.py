@@ -73,7 +73,7 @@ def _announce(run: Run, workdir: Path) -> None:
         print(
             f"{run.config.name}: students x seeds: {students} x {seeds}; {run.steps:,} "
             f"steps of {run.config.batch_size} images from {len(run.draws[0]):,}; "
-            f"{jax.default_backend()} devices: {jax.device_count()}; in {workdir}",
+            f"{jax.default_backend()} devices: {run.mesh.size}; in {workdir}",
             file=sys.stderr,
             flush=True,
         )

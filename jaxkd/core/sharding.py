@@ -25,6 +25,9 @@ FSDP_MIN_SIZE = 2**16
 def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
     """Makes a mesh over all devices.
 
+    The default sizes (0, -1, 1) leave devices of a CPU idle to which no member falls:
+    they share its cores, and splitting batches over them only costs time.
+
     Args:
       sizes: devices along each axis. "seed" may be 0, for as many as divide every
         group's members; one of "data" and "fsdp" may be -1, for the rest.
@@ -36,6 +39,8 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
     """
     shape = {axis: sizes[axis] for axis in AXES}
     count = jax.device_count()
+    if tuple(shape.values()) == (0, -1, 1) and _is_one_cpu():
+        count = math.gcd(count, *members)
     if not shape["seed"]:
         others = max(shape["data"], 1) * max(shape["fsdp"], 1)
         shape["seed"] = math.gcd(max(count // others, 1), *members)
@@ -55,8 +60,16 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
             f"{', '.join(map(str, members))} (student, seed) pairs. Wanted a divisor "
             "of each, or 0, which chooses one."
         )
-    kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=kinds)
+    return jax.make_mesh(
+        tuple(shape.values()),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+        devices=jax.devices()[:count],
+    )
+
+
+def _is_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.process_count() == 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,7 +1,7 @@
 """A study: students times seeds, trained side by side.
 
 Every (student, seed) is a *member*. Members whose networks are one and the same form
-a *group*: their states are stacked on a leading axis, student-major, and one compiled
+a *group*: their states are stacked on a leading axis, seed by seed, and one compiled
 body serves them all, with a switch between their losses.
 """
 
@@ -62,28 +62,28 @@ class Group(NamedTuple):
     def members(self) -> list[tuple[str, int]]:
         """(student name, seed) in the order of the stacked state."""
         return [
-            (student.name, seed) for student in self.students for seed in self.seeds
+            (student.name, seed) for seed in self.seeds for student in self.students
         ]
 
     @property
     def student_index(self) -> np.ndarray:
         """Which of the group's students each member is, ``[members]``."""
-        return np.repeat(np.arange(len(self.students)), len(self.seeds))
+        return np.tile(np.arange(len(self.students)), len(self.seeds))
 
     @property
     def draw_index(self) -> np.ndarray:
         """Which draw of the batch each member sees, ``[members]``."""
         draws = np.arange(len(self.seeds)) * (not self.shared_batches)
-        return np.tile(draws, len(self.students))
+        return np.repeat(draws, len(self.students))
 
     @property
     def member_seeds(self) -> np.ndarray:
         """The seed of each member, ``[members]``."""
-        return np.tile(np.asarray(self.seeds, np.uint32), len(self.students))
+        return np.repeat(np.asarray(self.seeds, np.uint32), len(self.students))
 
     def per_member(self, values: Sequence[Any]) -> np.ndarray:
         """Repeats one value per student for each of its seeds, ``[members]``."""
-        return np.repeat(np.asarray(values), len(self.seeds))
+        return np.tile(np.asarray(values), len(self.seeds))
 
     def learning_rates(self, start: int, count: int) -> np.ndarray:
         """Learning rates of ``count`` steps from ``start``, ``[count, members]``."""
@@ -92,7 +92,7 @@ class Group(NamedTuple):
             _all_rates(one.schedule, one.steps)[np.minimum(steps, one.steps)]
             for one in self.students
         ]
-        return np.repeat(np.stack(rates, axis=1), len(self.seeds), axis=1)
+        return np.tile(np.stack(rates, axis=1), len(self.seeds))
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def init_group(group: Group, ema: bool) -> TrainState:
 
     keys = jnp.asarray(group.seeds, jnp.uint32)
     params, extra = jax.tree.map(
-        lambda x: jnp.tile(x, (len(group.students),) + (1,) * (x.ndim - 1)),
+        lambda x: jnp.repeat(x, len(group.students), axis=0),
         jax.lax.map(init_one, keys),
     )
     optimizer = group.students[0].optimizer(0.0, 0.0)

@@ -45,13 +45,13 @@ def conv2d(
     Returns:
       ``[batch, out height, out width, out]``, as ``lax.conv_general_dilated``.
     """
-    on_cpu = _lax_conv
-    if images.shape[-1] < FEW_CHANNELS or _is_small(images.shape, kernel.shape):
-        on_cpu = _as_product
+    few = images.shape[-1] < FEW_CHANNELS
+    if not few and not _is_small(images.shape, kernel.shape):
+        return _lax_conv(images, kernel, strides, padding)
     return lax.platform_dependent(
         images,
         kernel,
-        cpu=functools.partial(on_cpu, strides=strides, padding=padding),
+        cpu=functools.partial(_as_product, strides=strides, padding=padding),
         default=functools.partial(_lax_conv, strides=strides, padding=padding),
     )
 

@@ -21,9 +21,14 @@ def devices(monkeypatch):
     monkeypatch.setattr(
         jax,
         "make_mesh",
-        lambda shape, axes, axis_types: dict(zip(axes, shape, strict=1)),
+        lambda shape, axes, axis_types, devices: dict(zip(axes, shape, strict=1)),
     )
-    return lambda count: monkeypatch.setattr(jax, "device_count", lambda: count)
+
+    def pretend(count, backend="gpu"):
+        monkeypatch.setattr(jax, "device_count", lambda: count)
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+
+    return pretend
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,17 @@ def test_mesh_sizes(devices, count, sizes, wanted):
     else:
         mesh = sharding.make_mesh(sizes, (12, 6))
         assert mesh == dict(zip(sharding.AXES, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted"), [((12, 6), 2), ((1,), 1), ((24,), 8), ((5,), 1)]
+)
+def test_a_cpu_spreads_nothing_but_members(devices, members, wanted):
+    devices(8, "cpu")
+    mesh = sharding.make_mesh({"seed": 0, "data": -1, "fsdp": 1}, members)
+    assert mesh == {"seed": wanted, "data": 1, "fsdp": 1}
+    mesh = sharding.make_mesh({"seed": 1, "data": -1, "fsdp": 1}, members)
+    assert mesh == {"seed": 1, "data": 8, "fsdp": 1}
 
 
 def test_members_that_cannot_be_spread_evenly(devices):
