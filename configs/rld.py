@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def few_labels() -> ConfigDict:
     """A teacher of 8,000 images; students with ten labelled images per class."""
-    config = recipes.glyphs(teacher_steps=960, student_steps=800, warmup=40)
+    config = recipes.glyphs(teacher_steps=960, student_steps=600, warmup=40)
     config.data.per_class = 10
     config.batches = "per_seed"
     config.students = configs.rows(recipes.glyph_rows())

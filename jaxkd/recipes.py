@@ -238,7 +238,7 @@ def glyph_rows() -> dict[str, Row]:
     """
     return {
         "ce": row("supervised", lr=0.4, weight_decay=4e-3),
-        "ce_double": row("supervised", lr=0.3, weight_decay=5e-3) | {"duration": 1600},
+        "ce_double": row("supervised", lr=0.3, weight_decay=5e-3) | {"duration": 1200},
         "kd": row("kd", lr=0.5, weight=1.0, ce_weight=1.0, warmup=80),
         "dkd": row("dkd", lr=0.3, beta=4.0, warmup=80),
         "rld": row("rld", lr=0.3, beta=2.0, warmup=80),
