@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxkd.core.errors import UserError
 
 AXES = ("seed", "data", "fsdp")
+CHOSEN = {"seed": 0, "data": -1, "fsdp": 1}
 # Splitting smaller leaves costs more in messages than it saves in memory.
 FSDP_MIN_SIZE = 2**16
 
@@ -25,21 +26,23 @@ FSDP_MIN_SIZE = 2**16
 def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
     """Makes a mesh over all devices.
 
-    The default sizes (0, -1, 1) leave devices of a CPU idle to which no member falls:
-    they share its cores, and splitting batches over them only costs time.
+    ``CHOSEN`` leaves devices of a CPU idle to which no member falls: they share its
+    cores, and splitting batches over them only costs time.
 
     Args:
-      sizes: devices along each axis. "seed" may be 0, for as many as divide every
-        group's members; one of "data" and "fsdp" may be -1, for the rest.
+      sizes: devices along each axis; those not named are as in ``CHOSEN``. "seed" may
+        be 0, for as many as divide every group's members; one of "data" and "fsdp" may
+        be -1, for the rest.
       members: number of members of each group of the study.
 
     Raises:
       UserError: if the sizes do not multiply to the number of devices, or the members
         cannot be spread evenly.
     """
-    shape = {axis: sizes[axis] for axis in AXES}
+    wanted = {**CHOSEN, **sizes}
+    shape = dict(wanted)
     count = jax.device_count()
-    if tuple(shape.values()) == (0, -1, 1) and _is_one_cpu():
+    if wanted == CHOSEN and _is_one_cpu():
         count = math.gcd(count, *members)
     if not shape["seed"]:
         others = max(shape["data"], 1) * max(shape["fsdp"], 1)
@@ -49,7 +52,6 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
         rest = count // known if known > 0 else 0
         shape = {axis: rest if size == -1 else size for axis, size in shape.items()}
     if min(shape.values()) < 1 or math.prod(shape.values()) != count:
-        wanted = {axis: sizes[axis] for axis in AXES}
         raise UserError(
             f"config.mesh is {wanted}, but there are {count} devices. Wanted sizes "
             "that multiply to the number of devices; -1 takes what is left."
