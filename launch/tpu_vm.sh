@@ -2,51 +2,51 @@
 # Creates a Cloud TPU VM (or takes the one that exists), copies this checkout, installs it
 # on every worker and starts the run on all of them.
 set -euo pipefail
+here=$(dirname "$0")
+# shellcheck source=launch/common.bash
+source "$here/common.bash"
+# shellcheck source=launch/tpu.bash
+source "$here/tpu.bash"
 
 usage() {
   cat <<'TEXT'
-Usage: NAME=... ZONE=... [TYPE=...] launch/tpu_vm.sh [--dry-run] ARGUMENTS OF jaxkd.main
+Usage: NAME=... ZONE=... [BUCKET=...] launch/tpu_vm.sh [--dry-run] ARGUMENTS OF jaxkd.main
        NAME=... ZONE=... launch/tpu_vm.sh [--dry-run] --delete
   NAME     of the TPU VM
   ZONE     of Google Cloud
+  PROJECT  of Google Cloud (default: gcloud's own)
   TYPE     accelerator type (default v5litepod-8)
   VERSION  runtime version (default v2-alpha-tpuv5-lite)
   SPOT     yes for a preemptible machine
+  BUCKET   name of a bucket, mounted as /mnt/jaxkd: then --workdir=/mnt/jaxkd/NAME.
+           Several hosts (beyond v5litepod-8) need it: they must share the workdir
+  PYTHON   version to run (default 3.12)
+Only what is committed is copied. Running it again resumes; a run that is stopped saves
+and ends with code 75. The run ends with this terminal: use tmux, or tpu_queued.sh.
 TEXT
 }
 
-run() { if [ "$dry" = yes ]; then printf '+ %s\n' "$*"; else "$@"; fi; }
+parse "--delete" "$@"
+cd "$here/.."
+need NAME "name of the TPU VM"
+need ZONE "zone of the TPU VM"
+node=$NAME
+where=(--zone "$ZONE")
+if [ -n "${PROJECT:-}" ]; then where+=(--project "$PROJECT"); fi
 
-dry=no
-case "${1:-}" in
-  -h | --help | "") usage; exit 0 ;;
-  --dry-run) dry=yes; shift ;;
-esac
-
-cd "$(dirname "$0")/.."
-: "${NAME:?set NAME to the name of the TPU VM}"
-: "${ZONE:?set ZONE to its zone}"
-vm=(gcloud compute tpus tpu-vm)
-where=("$NAME" --zone "$ZONE")
-
-if [ "${1:-}" = --delete ]; then
-  run "${vm[@]}" delete "${where[@]}" --quiet
+if [ "$action" = delete ]; then
+  run "${vm[@]}" delete "$NAME" "${where[@]}" --quiet
   exit 0
 fi
 
-if [ "$dry" = yes ] || ! "${vm[@]}" describe "${where[@]}" >/dev/null 2>&1; then
-  spot=()
-  [ "${SPOT:-no}" = yes ] && spot=(--spot)
-  run "${vm[@]}" create "${where[@]}" --accelerator-type "${TYPE:-v5litepod-8}" \
-    --version "${VERSION:-v2-alpha-tpuv5-lite}" "${spot[@]}"
+refuse_bucket_paths "${arguments[@]}"
+if [ "$dry" = yes ]; then quote cd "$PWD"; fi
+say "taking the TPU VM $NAME, or creating it if there is none"
+if [ "$dry" = yes ] || ! "${vm[@]}" describe "$NAME" "${where[@]}" >/dev/null 2>&1; then
+  options=(--accelerator-type "${TYPE:-v5litepod-8}")
+  options+=(--version "${VERSION:-v2-alpha-tpuv5-lite}")
+  if [ "${SPOT:-no}" = yes ]; then options+=(--spot); fi
+  run "${vm[@]}" create "$NAME" "${where[@]}" "${options[@]}"
 fi
-
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
-run git archive --format=tar.gz --output="$archive" HEAD
-run "${vm[@]}" scp "$archive" "$NAME:jaxkd.tar.gz" --zone "$ZONE" --worker=all
-run "${vm[@]}" ssh "${where[@]}" --worker=all --command \
-  "mkdir -p jaxkd && tar -xzf jaxkd.tar.gz -C jaxkd && pip install -q -e 'jaxkd[tpu]'"
-printf -v arguments ' %q' "$@"
-run "${vm[@]}" ssh "${where[@]}" --worker=all --command \
-  "cd jaxkd && python3 -m jaxkd.main --distributed$arguments"
+prepare_workers
+start_workers
