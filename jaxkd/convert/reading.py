@@ -112,7 +112,7 @@ _DTYPES = {
     "Bool": "?",
 }
 
-_STAND_INS: dict[tuple[str, str], Any] = {
+STAND_INS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Tensor,
     ("torch._utils", "_rebuild_tensor_v2"): Tensor,
     ("torch._utils", "_rebuild_parameter"): _Parameter,
@@ -134,7 +134,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 class _TorchReader(Reader):
     def __init__(self, file: BinaryIO | io.BytesIO, origin: str):
-        super().__init__(file, origin, _STAND_INS, _ADVICE)
+        super().__init__(file, origin, STAND_INS, _ADVICE)
         self.storages: dict[str, _Storage] = {}
 
     def persistent_load(self, saved_id: Any) -> _Storage:
@@ -177,7 +177,7 @@ def _reader_of(path: Path) -> Callable[[Path], Any]:
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK\x03\x04"):
-        return _read_zip
+        return _opened(_read_zip)
     if start[8:9] == b"{":
         return _read_safetensors
     if tarfile.is_tarfile(path):
@@ -185,11 +185,34 @@ def _reader_of(path: Path) -> Callable[[Path], Any]:
             f"{path} is a tar archive. Unpack it, and give one of the checkpoints in "
             "it, such as resnet32x4_vanilla/ckpt_epoch_240.pth."
         )
-    return _read_legacy
+    return _opened(_read_legacy)
 
 
-def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
+def read_bytes(data: bytes, origin: str) -> Any:
+    """Reads what ``torch.save`` wrote to memory, as ``read`` reads a file of it.
+
+    Args:
+      data: the content of such a file, of either layout.
+      origin: the file it is part of, for error messages.
+
+    Raises:
+      UserError: if it asks for anything but tensors and plain containers.
+      Exception: any at all, if it is damaged.
+    """
+    reader = _read_zip if data.startswith(b"PK\x03\x04") else _read_legacy
+    return reader(io.BytesIO(data), origin)
+
+
+def _opened(reader: Callable[[BinaryIO, str], Any]) -> Callable[[Path], Any]:
+    def read_file(path: Path) -> Any:
+        with path.open("rb") as file:
+            return reader(file, str(path))
+
+    return read_file
+
+
+def _read_zip(file: BinaryIO, origin: str) -> Any:
+    with zipfile.ZipFile(file) as archive:
         pickles = [n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"]
         compressed = any(member.compress_type for member in archive.infolist())
         if len(pickles) != 1 or compressed:
@@ -198,7 +221,7 @@ def _read_zip(path: Path) -> Any:
         order = prefix + "byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("written on a big-endian machine")
-        reader = _TorchReader(io.BytesIO(archive.read(pickles[0])), str(path))
+        reader = _TorchReader(io.BytesIO(archive.read(pickles[0])), origin)
         content = reader.load()
         for key, storage in reader.storages.items():
             member = archive.getinfo(f"{prefix}data/{key}")
@@ -207,26 +230,25 @@ def _read_zip(path: Path) -> Any:
     return content
 
 
-def _read_legacy(path: Path) -> Any:
-    with path.open("rb") as file:
-        magic = _TorchReader(file, str(path)).load()
-        protocol = _TorchReader(file, str(path)).load()
-        if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-            raise ValueError("it does not begin as torch's files do")
-        if not _TorchReader(file, str(path)).load()["little_endian"]:
-            raise ValueError("written on a big-endian machine")
-        reader = _TorchReader(file, str(path))
-        content = reader.load()
-        keys = _TorchReader(file, str(path)).load()
-        if set(keys) != set(reader.storages):
-            raise ValueError("tensors without data")
-        for key in keys:
-            storage = reader.storages[key]
-            if int.from_bytes(file.read(8), "little") != storage.count:
-                raise ValueError("tensors with the data of others")
-            data = file.read(storage.count * storage.dtype.itemsize)
-            _check_size(len(data), storage)
-            storage.fill(data)
+def _read_legacy(file: BinaryIO, origin: str) -> Any:
+    magic = _TorchReader(file, origin).load()
+    protocol = _TorchReader(file, origin).load()
+    if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+        raise ValueError("it does not begin as torch's files do")
+    if not _TorchReader(file, origin).load()["little_endian"]:
+        raise ValueError("written on a big-endian machine")
+    reader = _TorchReader(file, origin)
+    content = reader.load()
+    keys = _TorchReader(file, origin).load()
+    if set(keys) != set(reader.storages):
+        raise ValueError("tensors without data")
+    for key in keys:
+        storage = reader.storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.count:
+            raise ValueError("tensors with the data of others")
+        data = file.read(storage.count * storage.dtype.itemsize)
+        _check_size(len(data), storage)
+        storage.fill(data)
     return content
 
 

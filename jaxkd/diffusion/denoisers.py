@@ -28,7 +28,7 @@ Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 def edm(network: Network, sigma_data: float = 0.5) -> Partial:
     """Makes the denoiser of an EDM network, trained on sigma 0.002 to 80."""
-    return Partial(_edm, Partial(network), sigma_data, 0.25)
+    return Partial(_edm, _argument(network), sigma_data, 0.25)
 
 
 def consistency(network: Network, sigma_data: float = 0.5) -> Partial:
@@ -37,7 +37,7 @@ def consistency(network: Network, sigma_data: float = 0.5) -> Partial:
     As ``edm`` with the noise condition scaled by 1000; it is not the boundary
     condition of the consistency model itself.
     """
-    return Partial(_edm, Partial(network), sigma_data, 250.0)
+    return Partial(_edm, _argument(network), sigma_data, 250.0)
 
 
 def vp(
@@ -55,12 +55,12 @@ def vp(
       steps: of training.
     """
     clock = noise.LinearBeta() if clock is None else clock
-    return Partial(_vp, Partial(network), clock, steps)
+    return Partial(_vp, _argument(network), clock, steps)
 
 
 def ve(network: Network) -> Partial:
     """Makes the denoiser of a variance-exploding network, for sigma 0.02 to 100."""
-    return Partial(_ve, Partial(network))
+    return Partial(_ve, _argument(network))
 
 
 def iddpm(network: Network, steps: int = 1000) -> Partial:
@@ -70,7 +70,7 @@ def iddpm(network: Network, steps: int = 1000) -> Partial:
     many as the latents have, is used. Its range is that of ``noise.iddpm_sigmas``
     without the last, which is zero.
     """
-    return Partial(_iddpm, Partial(network), jnp.asarray(noise.iddpm_sigmas(steps)))
+    return Partial(_iddpm, _argument(network), jnp.asarray(noise.iddpm_sigmas(steps)))
 
 
 def discrete(network: Network, clock: noise.TableClock | None = None) -> Partial:
@@ -84,7 +84,7 @@ def discrete(network: Network, clock: noise.TableClock | None = None) -> Partial
       clock: the table; by default Stable Diffusion's.
     """
     clock = noise.stable_diffusion_clock() if clock is None else clock
-    return Partial(_discrete, Partial(network), clock)
+    return Partial(_discrete, _argument(network), clock)
 
 
 def guided(
@@ -105,7 +105,7 @@ def guided(
       unconditional: likewise, or None.
       scale: strength of guidance.
     """
-    denoise = Partial(denoise)
+    denoise = _argument(denoise)
     if unconditional is None or scale == 1:
         return Partial(_conditional, denoise, condition)
     both = jax.tree.map(
@@ -137,7 +137,7 @@ class Calls:
 def counted(denoise: Denoiser) -> tuple[Partial, Calls]:
     """Makes a denoiser that counts its evaluations, also inside compiled functions."""
     calls = Calls()
-    return Partial(partial(_counted, calls), Partial(denoise)), calls
+    return Partial(partial(_counted, calls), _argument(denoise)), calls
 
 
 def expand(sigma: jax.Array, x: jax.Array) -> jax.Array:
@@ -155,6 +155,14 @@ def expand(sigma: jax.Array, x: jax.Array) -> jax.Array:
             f"scalar or [{x.shape[0]}]."
         )
     return sigma.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _argument(function: Callable[..., jax.Array]) -> Partial:
+    """Makes a function an argument of compiled functions, arrays bound to it included.
+
+    A Partial of a Partial would hide the arrays of the inner one as constants.
+    """
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def _edm(network, sigma_data, log_scale, x, sigma):
