@@ -1,6 +1,7 @@
 """Turns a configuration into data, networks and students, checking it on the way."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxkd import data, methods, models
 from jaxkd.core import config as configs
 from jaxkd.core import optim, sharding
 from jaxkd.core.errors import UserError
+from jaxkd.core.step import Settings
 from jaxkd.core.study import Group, Student, make_groups
 from jaxkd.core.types import Spec
 from jaxkd.data import views
@@ -52,19 +54,42 @@ class Run(NamedTuple):
     steps_per_unit: float
     steps: int
 
+    @property
+    def settings(self) -> Settings:
+        """How a training step is computed."""
+        return Settings(
+            view=self.view.train,
+            draw_seeds=self.draw_seeds,
+            strong=self.view.strong,
+            accumulate=self.config.accumulate,
+            ema=self.config.ema,
+            loop=self.config.study_loop,
+            mesh=self.mesh,
+        )
+
     def in_steps(self, units: float) -> int:
         """Converts a duration from the run's unit to steps, at least one."""
         return max(round(units * self.steps_per_unit), 1)
 
 
-def build(config: ConfigDict) -> Run:
+def build(
+    config: ConfigDict,
+    dataset: Dataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """Builds a run and checks all that can be checked without compiling.
+
+    Args:
+      config: of the run.
+      dataset: instead of the one that the configuration names.
+      devices: instead of those that are there.
 
     Raises:
       UserError: for whatever is wrong in the configuration or the data.
     """
     configs.check(config)
-    dataset = load_data(config)
+    if dataset is None:
+        dataset = load_data(config)
     shared = config.batches == "shared"
     draw_seeds = tuple(config.seeds[:1] if shared else config.seeds)
     draws = tuple(dataset.train(seed) for seed in draw_seeds)
@@ -92,7 +117,7 @@ def build(config: ConfigDict) -> Run:
     groups = make_groups(students, config.seeds, shared)
     return Run(
         config=config,
-        mesh=_make_mesh(config, groups),
+        mesh=_make_mesh(config, groups, devices),
         dataset=dataset,
         view=view,
         draws=draws,
@@ -106,11 +131,11 @@ def build(config: ConfigDict) -> Run:
     )
 
 
-def _make_mesh(config: ConfigDict, groups: tuple[Group, ...]) -> Mesh:
-    mesh = sharding.make_mesh(config.mesh, [len(group.members) for group in groups])
+def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:
+    members = [len(group.members) for group in groups]
+    mesh = sharding.make_mesh(config.mesh, members, devices)
     micro = config.batch_size // config.accumulate
     sharding.check_batch(mesh, micro, "config.batch_size / config.accumulate")
-    sharding.check_batch(mesh, config.eval_batch_size, "config.eval_batch_size")
     return mesh
 
 

@@ -14,6 +14,7 @@ from jaxkd.build import Run
 from jaxkd.core import sharding
 from jaxkd.data import pipeline
 from jaxkd.data.source import ArraySource, check_labels
+from jaxkd.offline import Lookup
 
 
 class Inputs(NamedTuple):
@@ -31,11 +32,17 @@ class Inputs(NamedTuple):
     next: Callable[[int, int], dict[str, Any]]
 
 
-def make_inputs(run: Run, start: int) -> Inputs:
-    """Makes the feed of a run that continues at step ``start``."""
+def make_inputs(run: Run, start: int, lookup: Lookup | None = None) -> Inputs:
+    """Makes the feed of a run that continues at step ``start``.
+
+    Args:
+      run: what to feed.
+      start: step.
+      lookup: where batches find their targets, if they were computed before.
+    """
     tables = [draw.arrays for draw in run.draws if isinstance(draw, ArraySource)]
     if len(tables) == len(run.draws):
-        return _from_memory(run, tables)
+        return _from_memory(run, tables, lookup)
     return _from_files(run, start)
 
 
@@ -47,7 +54,9 @@ def _learning_rates(run: Run, start: int, count: int, padded: int) -> dict[str, 
     return {group.name: one(group) for group in run.groups}
 
 
-def _from_memory(run: Run, tables: Sequence[dict[str, np.ndarray]]) -> Inputs:
+def _from_memory(
+    run: Run, tables: Sequence[dict[str, np.ndarray]], lookup: Lookup | None
+) -> Inputs:
     info = run.dataset.info
     for table in tables:
         check_labels(table["label"], info.num_classes, info.name)
@@ -59,16 +68,26 @@ def _from_memory(run: Run, tables: Sequence[dict[str, np.ndarray]]) -> Inputs:
     chunk = run.config.steps_per_call
 
     def next_batches(start: int, count: int) -> dict[str, Any]:
+        batch = run.config.batch_size
         index = np.stack(
             [
-                pipeline.index_stream(size, run.config.batch_size, seed, start, count)
-                + size * draw
-                for draw, seed in enumerate(run.draw_seeds)
+                pipeline.index_stream(size, batch, seed, start, count)
+                for seed in run.draw_seeds
             ],
             axis=1,
         )
-        index = np.pad(index, ((0, chunk - count), (0, 0), (0, 0)))
-        data = {"index": sharding.put(index, sharding.batch(run.mesh, axis=2))}
+        data: dict[str, Any] = {
+            "index": index + size * np.arange(len(tables), dtype=np.int32)[:, None]
+        }
+        if visits := run.config.targets.visits:
+            visit = pipeline.epoch_stream(size, batch, start, count) % visits
+            data["visit"] = np.broadcast_to(visit[:, None], index.shape)
+            if lookup:
+                data["targets"] = lookup(index, data["visit"])
+        data = jax.tree.map(
+            lambda x: np.pad(x, [(0, chunk - count)] + [(0, 0)] * (x.ndim - 1)), data
+        )
+        data = sharding.put(data, sharding.batch(run.mesh, axis=2))
         rates = _learning_rates(run, start, count, chunk)
         return {"data": data, "lr": sharding.put(rates, sharding.replicated(run.mesh))}
 
@@ -113,7 +132,8 @@ def test_batches(run: Run) -> Iterator[dict[str, jax.Array]]:
     batches = pipeline.eval_batches(
         run.dataset.test,
         run.dataset.prepare_test,
-        run.config.eval_batch_size,
+        # Batches are padded anyway, so that the last is not short.
+        -(-run.config.eval_batch_size // run.mesh.size) * run.mesh.size,
         info=run.dataset.info,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

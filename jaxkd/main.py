@@ -10,6 +10,13 @@ The same command again resumes an interrupted run, or shows a finished one. Afte
     python -m jaxkd.main --mode=eval --workdir=runs/rld
     python -m jaxkd.main --mode=predict --workdir=runs/rld --inputs=photos/
 
+A run that is sent SIGTERM, or Ctrl-C, saves and ends with exit status 75; the same
+command resumes it. Mistakes on the command line or in the configuration end with 2.
+
+What the training step would take on a TPU (pip install 'jaxkd[tpu_aot]'):
+
+    python -m jaxkd.main --mode=compile --topology=v5e:2x4 --config=...
+
 configs/*.py say on top what they train, their variants (configs/rld.py:wrong_teacher)
 and how long it takes. Any key can be overridden: --config.batch_size=64.
 """
@@ -27,7 +34,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxkd import __version__
-from jaxkd.core.errors import UserError
+from jaxkd.core.errors import INTERRUPTED, Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, such as configs/rld.py or configs/rld.py:arg."
@@ -38,15 +45,21 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict"],
+    ["train", "eval", "predict", "compile"],
     "train: train or resume. eval: evaluate a trained run on its data set, or on the "
-    "one of --config. predict: classify image files.",
+    "one of --config. predict: classify image files. compile: tell what the training "
+    "step takes on the TPU of --topology, without one.",
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:2x4", "compile: kind of TPU and its chips, such as v5p:2x2x1."
 )
 _INPUTS = flags.DEFINE_multi_string(
     "inputs", [], "predict: image file or folder; may be given several times."
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "predict: a .csv or .json file; default: print CSV."
+    "output",
+    None,
+    "predict: a .csv or .json file; default: print CSV. compile: a .json file.",
 )
 _TOPK = flags.DEFINE_integer(
     "topk", None, "predict: classes to name per image; default: five at most."
@@ -82,6 +95,8 @@ def main(argv: list[str]) -> None:
         _run()
     except UserError as error:
         _exit(str(error))
+    except Interrupted as error:
+        _exit(str(error), INTERRUPTED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -98,6 +113,8 @@ def _run() -> None:
         distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == "train":
         _train()
+    elif _MODE.value == "compile":
+        _compile()
     elif _MODE.value == "eval":
         from jaxkd.evaluate import evaluate_run
 
@@ -128,16 +145,30 @@ def _train() -> None:
     import jax
 
     from jaxkd import report
-    from jaxkd.core import distributed
+    from jaxkd.core import distributed, preemption
     from jaxkd.train import train
 
     if not _DISTRIBUTED.value:
         distributed.split_cpu(*_sizes(config))
     print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
-    results = train(config, workdir)
+    with preemption.listen() as asked:
+        results = train(config, workdir, asked)
     if jax.process_index() == 0:
         print(report.format_table(results))
         print(f"Report: {workdir / 'report.html'}")
+
+
+def _compile() -> None:
+    config = _load_config()
+    if config is None:
+        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+    from jaxkd import aot
+    from jaxkd.core.writers import write_json
+
+    plan = aot.plan(config, _TOPOLOGY.value)
+    print(aot.format_plan(plan))
+    if _OUTPUT.value:
+        write_json(Path(_OUTPUT.value), plan)
 
 
 def _sizes(config: ConfigDict) -> list[int]:
@@ -145,7 +176,7 @@ def _sizes(config: ConfigDict) -> list[int]:
     members = len(config.students or [None]) * len(config.seeds)
     runs = [config, *config.needs.values()]
     micro = [run.batch_size // max(run.accumulate, 1) for run in runs]
-    return [members, *micro, *(run.eval_batch_size for run in runs)]
+    return [members, *micro]
 
 
 def _use_compile_cache() -> None:
@@ -199,9 +230,9 @@ def _last_line(error: Exception) -> str:
     return [line for line in text.splitlines() if line.strip()][-1].strip(" \"'")
 
 
-def _exit(message: str) -> NoReturn:
+def _exit(message: str, code: int = 2) -> NoReturn:
     print(f"\njaxkd: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def run() -> None:

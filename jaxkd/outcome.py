@@ -49,11 +49,13 @@ class End(NamedTuple):
     Attributes:
       last: group -> metric -> ``[members, ...]`` of the last evaluation.
       best: group -> (scores, steps) of each member's best evaluation, ``[members]``.
+      skipped: group -> steps that each member skipped since they were not finite.
       seconds: spent on training, over all sessions.
     """
 
     last: dict[str, dict[str, np.ndarray]]
     best: dict[str, tuple[np.ndarray, np.ndarray]]
+    skipped: dict[str, np.ndarray]
     seconds: float
 
 
@@ -83,21 +85,28 @@ def scalars(
     return named
 
 
-def check_finite(losses: Mapping[str, float], step: int, saved: int | None) -> None:
-    """Checks that training has not diverged.
+def check_finite(
+    run: Run, skipped: Mapping[str, np.ndarray], step: int, saved: int | None
+) -> None:
+    """Checks that no student has skipped too many steps that were not finite.
 
     Raises:
-      UserError: naming the students whose loss is not finite.
+      UserError: naming the students that have.
     """
+    limit = run.config.max_skipped
     wrong = [
-        name.removeprefix("train_loss/")
-        for name, value in losses.items()
-        if name.startswith("train_loss/") and not np.isfinite(value)
+        f"{student}/{seed} ({count:.0f} times)"
+        for group in run.groups
+        for (student, seed), count in zip(
+            group.members, skipped[group.name], strict=True
+        )
+        if count > limit
     ]
     if wrong:
         kept = "no checkpoint was saved" if saved is None else f"step {saved} is kept"
         raise UserError(
-            f"The loss is not finite after step {step} for {', '.join(wrong)} "
+            f"Up to step {step} the loss or the update was not finite for "
+            f"{', '.join(wrong)}, wanted at most config.max_skipped = {limit} times "
             f"({kept}). A lower learning rate or a longer warm-up usually helps: "
             "change the configuration and start in a new --workdir."
         )
@@ -200,6 +209,7 @@ def _describe_scores(run: Run, student: str, end: End) -> dict[str, Any]:
             if values.ndim == 1
         },
         "best": {"top1": scores[rows].tolist(), "step": steps[rows].tolist()},
+        "skipped": end.skipped[group.name][rows].astype(int).tolist(),
     }
 
 

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import outcome
+from jaxkd import offline, outcome, program
 from jaxkd import workdir as workdirs
 from jaxkd.build import Run, build, source_config
-from jaxkd.core import checkpoint, sharding, step, study
+from jaxkd.core import checkpoint, sharding, study
 from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
 from jaxkd.core.checkpoint import Checkpoints
-from jaxkd.core.errors import UserError
-from jaxkd.core.types import Best, Method, TrainState
+from jaxkd.core.errors import Interrupted, UserError
+from jaxkd.core.preemption import Asked, nobody
+from jaxkd.core.tally import Tally
+from jaxkd.core.types import Best, TrainState
 from jaxkd.core.writers import Progress, Writer, truncate
 from jaxkd.evaluate import Evaluator
 from jaxkd.inputs import make_inputs
@@ -34,9 +35,20 @@ class Position(NamedTuple):
     best: dict[str, Best]
     step: int
     elapsed: float
+    tally: Tally
 
 
-def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+class Outlets(NamedTuple):
+    """What a training loop talks to."""
+
+    checkpoints: Checkpoints
+    writer: Writer
+    asked: Asked
+
+
+def train(
+    config: ConfigDict, workdir: str | Path, asked: Asked = nobody
+) -> dict[str, Any]:
     """Trains what a configuration describes, or resumes, or returns what is there.
 
     Needed runs are trained first, each in its own folder below ``workdir``, exactly as
@@ -46,12 +58,15 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Args:
       config: see ``jaxkd.core.config``.
       workdir: folder of the run.
+      asked: tells at each step boundary who asks the run to stop, or None; see
+        ``jaxkd.core.preemption.listen``.
 
     Returns:
       The content of ``results.json``.
 
     Raises:
       UserError: for whatever the user can mend.
+      Interrupted: if it was asked to stop, after saving.
     """
     workdir = Path(workdir)
     configs.check(config)
@@ -59,11 +74,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if finished is not None:
         return finished
     run = build(config)
-    _check_losses(run)
+    offline.check(run)
+    program.check_losses(run)
     workdirs.open_for(workdir, config)
     _announce(run, workdir)
-    frozen = {name: _need(run, name, workdir) for name in config.needs}
-    end = _train_loop(run, frozen, workdir)
+    frozen = {name: _need(run, name, workdir, asked) for name in config.needs}
+    end = _train_loop(run, frozen, workdir, asked)
     return outcome.record(run, frozen, end, workdir)
 
 
@@ -79,16 +95,16 @@ def _announce(run: Run, workdir: Path) -> None:
         )
 
 
-def _need(run: Run, name: str, workdir: Path) -> Frozen:
+def _need(run: Run, name: str, workdir: Path, asked: Asked) -> Frozen:
     """Trains or loads a needed run and lays its network out over the devices."""
     need = run.config.needs[name]
     if need.init_from:
         source = recorded = Path(need.init_from)
     else:
         source, recorded = workdir / name, Path(name)
-        train(configs.alone(need), source)
+        train(configs.alone(need), source, asked)
     variables = checkpoint.load_member(source / "checkpoints", "last")
-    wanted = _abstract_variables(run, run.frozen[name])
+    wanted = program.abstract_network(run, run.frozen[name])
     checkpoint.compare(str(source), variables, wanted)
     return Frozen(
         network=run.frozen[name],
@@ -100,83 +116,20 @@ def _need(run: Run, name: str, workdir: Path) -> Frozen:
     )
 
 
-def _abstract_variables(run: Run, network: Any) -> Any:
-    image = jnp.zeros((1, *run.dataset.info.image_shape))
-    return jax.eval_shape(network.init, jax.random.key(0), image)
-
-
-def _make_call(run: Run) -> Any:
-    settings = step.Settings(
-        view=run.view.train,
-        draw_seeds=run.draw_seeds,
-        strong=run.view.strong,
-        accumulate=run.config.accumulate,
-        ema=run.config.ema,
-        loop=run.config.study_loop,
-        mesh=run.mesh,
-    )
-    return step.make_train_call(run.groups, settings)
-
-
-def _compile(run: Run, state: dict[str, TrainState]) -> Any:
-    layout = jax.tree.map(lambda x: x.sharding, state)
-    outputs = (layout, sharding.replicated(run.mesh))
-    return jax.jit(_make_call(run), donate_argnums=0, out_shardings=outputs)
-
-
-def _init(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
-    """Returns initial states and records of the best, by group; to be traced."""
-    ema = run.config.ema > 0
-    states = {group.name: study.init_group(group, ema) for group in run.groups}
-    return states, {name: study.init_best(state) for name, state in states.items()}
-
-
-def _check_losses(run: Run) -> None:
-    """Traces every student's loss: mistakes show before minutes of compiling.
-
-    Raises:
-      UserError: naming the student whose network or loss cannot be computed.
-    """
-    batch = run.spec.batch_shapes(run.config.batch_size)
-    frozen = {name: _abstract_variables(run, one) for name, one in run.frozen.items()}
-    for student in run.students:
-        try:
-            jax.eval_shape(
-                functools.partial(_trace_loss, student.method), batch, frozen
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"The student {student.name!r} cannot be trained as configured: {error}"
-            ) from error
-
-
-def _trace_loss(method: Method, batch: Any, frozen: Any) -> jax.Array:
-    key = jax.random.key(0)
-    params, extra = method.init(key)
-    targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
-    outputs, extra = method.forward(params, extra, batch, key)
-    step = jnp.zeros((), jnp.int32)
-    return method.loss(params, extra, outputs, batch, targets, key, step)[0]
-
-
 def _start(run: Run, checkpoints: Checkpoints, hashes: dict[str, str]) -> Position:
     """Initialises the state, or restores the newest checkpoint."""
-    init = functools.partial(_init, run)
-    abstract = jax.eval_shape(init)
-    shardings = sharding.state(run.mesh, abstract)
-    checkpoint.check_space(checkpoints.directory, abstract)
+    init = functools.partial(program.init, run)
+    wanted = program.abstract_state(run)
+    checkpoint.check_space(checkpoints.directory, wanted)
+    checkpoints.set_aside_damaged()
     if checkpoints.latest() is None:
         # Drawing weights is quick; optimising the program that does it on CPU is not.
         on_cpu = jax.default_backend() == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
-        make = jax.jit(init, out_shardings=shardings, compiler_options=options)
+        layout = jax.tree.map(lambda x: x.sharding, wanted)
+        make = jax.jit(init, out_shardings=layout, compiler_options=options)
         state, best = make()
-        return Position(state, best, 0, 0.0)
-    wanted = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract,
-        shardings,
-    )
+        return Position(state, best, 0, 0.0, Tally())
     state, best, meta = checkpoints.restore(*wanted)
     checkpoint.check_members(checkpoints.directory, meta, run.groups)
     if meta["frozen"] != hashes:
@@ -185,10 +138,13 @@ def _start(run: Run, checkpoints: Checkpoints, hashes: dict[str, str]) -> Positi
             f"hashes were {meta['frozen']} and are now {hashes}. Bring back the old "
             "ones, or choose another --workdir."
         )
-    return Position(state, best, meta["step"], meta["elapsed"])
+    tally = Tally(meta.get("tally"))
+    return Position(state, best, meta["step"], meta["elapsed"], tally)
 
 
-def _train_loop(run: Run, frozen: Mapping[str, Frozen], workdir: Path) -> outcome.End:
+def _train_loop(
+    run: Run, frozen: Mapping[str, Frozen], workdir: Path, asked: Asked
+) -> outcome.End:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
     hashes = {name: one.hash for name, one in frozen.items()}
@@ -197,82 +153,70 @@ def _train_loop(run: Run, frozen: Mapping[str, Frozen], workdir: Path) -> outcom
         if writes:
             truncate(workdir, position.step)
         with Writer(workdir, enabled=writes) as writer:
-            position, last = _loop(run, frozen, position, checkpoints, writer)
+            outlets = Outlets(checkpoints, writer, asked)
+            position, last = _loop(run, frozen, position, outlets)
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
     best = sharding.fetch(best, run.mesh)
-    return outcome.End(last, best, position.elapsed)
+    return outcome.End(last, best, position.tally.skipped(), position.elapsed)
 
 
 def _loop(
     run: Run,
     frozen: Mapping[str, Frozen],
     position: Position,
-    checkpoints: Checkpoints,
-    writer: Writer,
+    outlets: Outlets,
 ) -> tuple[Position, Any]:
-    state, best, now, elapsed = position
+    """Trains from a position to the end; returns that and the last evaluation.
+
+    Raises:
+      Interrupted: if asked to stop, with a checkpoint of where it stopped.
+    """
+    state, best, now, elapsed, tally = position
+    checkpoints, writer, asked = outlets
+    _give_way(run, asked(), now)
     began = time.monotonic() - elapsed
-    cadence, means, evaluator = _cadence(run), Means(), Evaluator(run)
+    cadence, evaluator = _cadence(run), Evaluator(run)
     variables = {name: one.variables for name, one in frozen.items()}
-    inputs = make_inputs(run, now)
-    call = _compile(run, state)
+    inputs = make_inputs(run, now, offline.prepare(run, frozen))
+    call = program.train_call(run)
     progress = _progress(run, now)
-    last = (
-        _evaluate(evaluator, state, _still_training(run, now))
-        if now == run.steps
-        else {}
-    )
+    last = {} if now < run.steps else _evaluate(evaluator, state, _training(run, now))
     for stop in cadence.stops(now, inputs.steps_per_call):
         batches = inputs.next(now, stop - now)
         state, metrics = call(state, variables, inputs.table, batches, stop - now)
-        means.add(metrics, stop - now)
+        tally.add(metrics, stop - now)
         progress.update(stop)
         if cadence.logs(stop):
-            scalars = outcome.scalars(run.groups, means.take(), "train", now)
-            outcome.check_finite(scalars, stop, checkpoints.latest())
-            writer.write_scalars(stop, scalars)
+            outcome.check_finite(run, tally.skipped(), stop, checkpoints.latest())
+            writer.write_scalars(
+                stop, outcome.scalars(run.groups, tally.take(), "train", now)
+            )
         if cadence.evaluates(stop):
-            training = _still_training(run, stop)
+            training = _training(run, stop)
             last = _evaluate(evaluator, state, training)
             best = _update_best(best, state, last, training)
             writer.write_scalars(
                 stop, outcome.scalars(run.groups, last, "test", stop - 1)
             )
-        if cadence.saves(stop):
+        asker = asked()
+        if cadence.saves(stop) or asker:
             elapsed = time.monotonic() - began
-            checkpoints.save(stop, state, best, _meta(run, frozen, stop, elapsed))
+            meta = _meta(run, frozen, stop, elapsed, tally)
+            checkpoints.save(stop, state, best, meta)
+        if stop < run.steps:
+            _give_way(run, asker, stop)
         now = stop
     progress.close()
-    return Position(state, best, now, time.monotonic() - began), last
+    return Position(state, best, now, time.monotonic() - began, tally), last
 
 
-class Means:
-    """Running means of the training metrics, kept on the devices."""
-
-    def __init__(self) -> None:
-        self._sums: Any = None
-        self._steps = 0
-        self._newest: Any = None
-
-    def add(self, metrics: Any, steps: int) -> None:
-        """Adds the means over some steps.
-
-        Waits for the call before this one, so that at most two are under way: the
-        devices always have work, and progress is not reported far ahead of them.
-        """
-        jax.block_until_ready(self._newest)
-        self._newest = metrics
-        sums = jax.tree.map(lambda x: x * steps, metrics)
-        if self._sums is not None:
-            sums = jax.tree.map(jnp.add, self._sums, sums)
-        self._sums, self._steps = sums, self._steps + steps
-
-    def take(self) -> Any:
-        """Returns the means on the host, and starts again."""
-        means = jax.tree.map(lambda x: x / self._steps, jax.device_get(self._sums))
-        self._sums, self._steps = None, 0
-        return means
+def _give_way(run: Run, asker: str | None, now: int) -> None:
+    if asker:
+        raise Interrupted(
+            f"{asker}: {run.config.name} stopped after step {now:,} of {run.steps:,}. "
+            "The same command resumes it there."
+        )
 
 
 def _cadence(run: Run) -> Cadence:
@@ -291,7 +235,7 @@ def _progress(run: Run, now: int) -> Progress:
     return Progress(run.steps, now, run.config.name, images, enabled=enabled)
 
 
-def _still_training(run: Run, step: int) -> dict[str, np.ndarray]:
+def _training(run: Run, step: int) -> dict[str, np.ndarray]:
     """Returns which members have not ended before ``step``; at the very end, all."""
     return {
         group.name: group.per_member([s.steps for s in group.students]) >= step
@@ -317,10 +261,11 @@ def _update_best(best: Any, state: Any, last: Any, training: Any) -> Any:
     }
 
 
-def _meta(run: Run, frozen: Mapping[str, Frozen], step_: int, elapsed: float) -> Any:
+def _meta(run: Run, frozen: Mapping[str, Frozen], step_: int, elapsed, tally) -> Any:
     return {
         "step": step_,
         "elapsed": elapsed,
         "members": checkpoint.member_table(run.groups),
         "frozen": {name: one.hash for name, one in frozen.items()},
+        "tally": tally.to_json(),
     }

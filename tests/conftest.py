@@ -1,12 +1,25 @@
 """What several test files share: a tiny data set, and one small finished run."""
 
+import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_cache(tmp_path_factory):
+    """Keeps what this session compiles: many tests start the same small run anew."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def write_squares(path: Path, shape=(8, 8, 3), train=64, test=50, seed=0) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +155,9 @@ def test_training_lowers_the_loss(data_file, tmp_path):
     assert results["students"]["supervised"]["last"]["top1"][0] > 0.6
 
 
-@pytest.mark.parametrize("calls", [1, 3, 4, 6])
+@pytest.mark.parametrize(
+    "calls", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3, 6))]
+)
 def test_interrupted_runs_end_as_the_uninterrupted(
     calls, finished, data_file, tmp_path, monkeypatch
 ):
@@ -227,8 +231,13 @@ def test_a_teacher_of_another_model_is_refused(data_file, tmp_path, finished):
 def test_diverging_training_stops_and_says_so(data_file, tmp_path):
     config = make_config(data_file)
     config.students.kd.optim = ConfigDict({"lr": 1e30})
-    with pytest.raises(UserError, match=r"not finite .* kd/1, kd/2"):
+    config.max_skipped = 3
+    with pytest.raises(UserError, match=r"not finite for kd/1 .*, kd/2 .*step 4 is"):
         train(config, tmp_path)
+    for leaf in jax.tree.leaves(
+        checkpoint.load_member(tmp_path / "checkpoints", "last")
+    ):
+        assert np.isfinite(leaf).all()
 
 
 CONFIG_FILE = """
@@ -256,33 +265,92 @@ def start(config_file: Path, workdir: Path, cache: Path) -> subprocess.Popen:
     )
 
 
-def kill_when(process: subprocess.Popen, folder: Path) -> None:
-    """Kills a run as soon as a checkpoint of ``folder`` is complete."""
+def stop_when(process: subprocess.Popen, folder: Path, how: int) -> str:
+    """Sends a signal as soon as a checkpoint of ``folder`` is complete.
+
+    Returns:
+      What the run wrote to standard error.
+    """
     deadline = time.monotonic() + 120
     while not any(p.name.isdigit() for p in folder.glob("*")):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
+    process.send_signal(how)
+    errors = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == (-how if how == signal.SIGKILL else 75), errors
+    return errors
 
 
-def test_killed_processes_resume_bit_for_bit(data_file, tmp_path):
-    config_file = tmp_path / "config.py"
+def finish(process: subprocess.Popen) -> str:
+    errors = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 0, errors
+    return errors
+
+
+@pytest.fixture(scope="module")
+def long_run(data_file, tmp_path_factory):
+    """A configuration file, a compile cache, and the uninterrupted run's folder."""
+    folder = tmp_path_factory.mktemp("long")
+    config_file = folder / "config.py"
     tests = str(Path(__file__).parent)
     config_file.write_text(CONFIG_FILE.format(tests=tests, data=str(data_file)))
-    cache, whole, killed = (tmp_path / n for n in ("cache", "whole", "killed"))
-    process = start(config_file, whole, cache)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+    finish(start(config_file, folder / "whole", folder / "cache"))
+    return config_file, folder / "cache", folder / "whole"
 
-    kill_when(start(config_file, killed, cache), killed / "teacher/checkpoints")
-    assert not (killed / "teacher/results.json").exists()
-    kill_when(start(config_file, killed, cache), killed / "checkpoints")
-    assert (killed / "teacher/results.json").exists()
-    assert not (killed / "results.json").exists()
-    process = start(config_file, killed, cache)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert_same(killed, whole)
+
+@pytest.mark.slow
+def test_killed_processes_resume_bit_for_bit(long_run, tmp_path):
+    config_file, cache, whole = long_run
+
+    def again():
+        return start(config_file, tmp_path, cache)
+
+    stop_when(again(), tmp_path / "teacher/checkpoints", signal.SIGKILL)
+    assert not (tmp_path / "teacher/results.json").exists()
+    stop_when(again(), tmp_path / "checkpoints", signal.SIGKILL)
+    assert (tmp_path / "teacher/results.json").exists()
+    assert not (tmp_path / "results.json").exists()
+    finish(again())
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_signals_save_and_the_run_resumes_bit_for_bit(long_run, tmp_path):
+    """SIGTERM while the teacher trains, SIGINT while the students do."""
+    config_file, cache, whole = long_run
+
+    def again():
+        return start(config_file, tmp_path, cache)
+
+    for folder, how in (("teacher/", signal.SIGTERM), ("", signal.SIGINT)):
+        errors = stop_when(again(), tmp_path / f"{folder}checkpoints", how)
+        name = signal.Signals(how).name
+        told = re.search(rf"{name}: \w+ stopped after step (\d+) of 400\.", errors)
+        saved = [p.name for p in (tmp_path / f"{folder}checkpoints").glob("*")]
+        assert told and told[1] in saved, errors
+        assert not (tmp_path / f"{folder}results.json").exists()
+    finish(again())
+    assert_same(tmp_path, whole)
+    for part in ("", "teacher"):
+        ours, theirs = read_metrics(tmp_path / part), read_metrics(whole / part)
+        assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            for key in one.keys() - {"time"}:
+                assert one[key] == pytest.approx(other[key], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_truncated_checkpoint_costs_only_the_steps_since_the_one_before(
+    long_run, tmp_path
+):
+    config_file, cache, whole = long_run
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "results.json").unlink()
+    newest = tmp_path / "checkpoints/400"
+    files = [p for p in (newest / "state").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    errors = finish(start(config_file, tmp_path, cache))
+    assert re.search(r"checkpoints/400 is damaged .* from the one before", errors)
+    assert_same(tmp_path, whole)

@@ -9,6 +9,7 @@ on other devices than it was started on.
 import contextlib
 import hashlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxkd.core.distributed import from_first
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import Group
 
@@ -78,6 +80,42 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
+    def set_aside_damaged(self) -> None:
+        """Makes the newest readable checkpoint the latest, with a warning for others.
+
+        Process 0 reads them before any process restores, so that all restore the same.
+        What cannot be read is renamed, not deleted.
+
+        Raises:
+          UserError: if there are checkpoints, but none can be read.
+        """
+        damaged = []
+        if jax.process_index() == 0:
+            for step in sorted(self._manager.all_steps(), reverse=True):
+                if problem := _damage(self.directory / str(step)):
+                    damaged.append((step, problem))
+                else:
+                    break
+        count = int(from_first(np.array(len(damaged))))
+        if count == len(self._manager.all_steps()) > 0:
+            raise UserError(
+                f"No checkpoint in {self.directory} can be read: {damaged}. Bring back "
+                "a copy, or delete the folder to start from the beginning."
+            )
+        for step, problem in damaged:
+            path = self.directory / str(step)
+            aside = self.directory.parent / "damaged" / path.name
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(_unused(aside))
+            warnings.warn(
+                f"The checkpoint {path} is damaged ({problem}) and was moved to "
+                f"{aside.parent}. Resuming from the one before it.",
+                stacklevel=2,
+            )
+        if count:
+            from_first(np.array(0))  # the others wait until all are moved
+            self._manager.reload()
+
     def restore(self, state: Any, best: Any) -> Restored:
         """Restores the newest checkpoint.
 
@@ -100,6 +138,24 @@ class Checkpoints:
             ),
         )
         return Restored(restored.state, restored.best, restored.meta)
+
+
+def _damage(path: Path) -> str:
+    """Reads a whole checkpoint; returns what is wrong with it, or an empty string."""
+    try:
+        _read_meta(path)
+        for item in ("state", "best"):
+            _read_arrays(path / item, _metadata(path / item))
+    except Exception as error:  # whatever a library makes of half a file
+        return str(error).splitlines()[0][:200] or type(error).__name__
+    return ""
+
+
+def _unused(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}-{number}")
+    return free
 
 
 @contextlib.contextmanager
@@ -279,15 +335,20 @@ def _load_group(path: Path, use: str, group: str) -> dict[str, Any]:
     averaged = tree.get("ema") is not None
     names = {"params": "ema" if averaged else "params", "extra": "extra"}
     wanted = {group: {name: tree[name] for name in names.values()}}
+    loaded = _read_arrays(item, wanted)[group]
+    return {name: loaded[saved] for name, saved in names.items()}
+
+
+def _read_arrays(path: Path, wanted: Any) -> Any:
+    """Reads a part of a saved tree, named by its metadata, as NumPy arrays."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), wanted)
     as_numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-    loaded = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-        item,
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+        path,
         args=ocp.args.PyTreeRestore(
             shapes, restore_args=as_numpy, partial_restore=True
         ),
-    )[group]
-    return {name: loaded[saved] for name, saved in names.items()}
+    )
 
 
 def _metadata(path: Path) -> Any:

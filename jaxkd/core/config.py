@@ -19,6 +19,7 @@ from jaxkd.core.errors import UserError
 RUNTIME_KEYS = (
     "checkpoint_every",
     "keep",
+    "max_skipped",
     "mesh",
     "steps_per_call",
     "study_loop",
@@ -60,8 +61,14 @@ def default() -> ConfigDict:
     config.view = ConfigDict({"name": "plain"})
     config.batches = "shared"
     config.batch_size = 128  # global, over all devices
-    config.eval_batch_size = 500
+    config.eval_batch_size = 500  # likewise; rounded up to divide over the devices
     config.workers = 8  # reader threads, for data that is read from files
+
+    # ``visits``: epochs after which the views of an example repeat; 0 makes new ones
+    # for ever. ``cache``: compute what needed networks say of those views before
+    # training, and keep it on disk beside them: logits of all classes, or of the
+    # ``top_k`` most probable ones.
+    config.targets = ConfigDict({"visits": 0, "cache": False, "top_k": 0})
 
     # How long, in units of "epochs" or "steps"; warm-ups, milestones and intervals
     # are counted in the same unit.
@@ -92,6 +99,7 @@ def default() -> ConfigDict:
     config.study_loop = "map"  # map: students in turn; vmap: side by side
     config.steps_per_call = 20  # steps per dispatch where the data is in memory
     config.keep = 2  # newest checkpoints to keep
+    config.max_skipped = 10  # steps that may be skipped since they were not finite
     return _lock(config)
 
 
@@ -152,6 +160,7 @@ def check(config: ConfigDict) -> None:
     known = default()
     _check_keys(config, known, "config", extra=("init_from",))
     _check_keys(config.mesh, known.mesh, "config.mesh")
+    _check_targets(config.targets)
     _check_training(config, "config")
     for name, overrides in config.students.items():
         _check_student(name, overrides)
@@ -171,6 +180,10 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{key} is {config[key]!r}, wanted a whole number >= 1."
             )
+    if not _is_whole(config.max_skipped):
+        raise UserError(
+            f"config.max_skipped is {config.max_skipped!r}, wanted a whole number."
+        )
     if not _is_number(config.ema) or not 0 <= config.ema < 1:
         raise UserError(f"config.ema is {config.ema}, wanted 0 (none) or a decay < 1.")
     seeds = list(config.seeds)
@@ -266,6 +279,20 @@ def _check_student(name: str, overrides: Any) -> None:
         )
     _check_keys(overrides, STUDENT_KEYS, where)
     _check_training(overrides, where)
+
+
+def _check_targets(targets: ConfigDict) -> None:
+    _check_keys(targets, default().targets, "config.targets")
+    for key in ("visits", "top_k"):
+        if not _is_whole(targets[key]):
+            raise UserError(
+                f"config.targets.{key} is {targets[key]!r}, wanted a whole number."
+            )
+    if targets.cache and not targets.visits:
+        raise UserError(
+            "config.targets.cache needs views that repeat, but config.targets.visits "
+            "is 0. Wanted the number of epochs after which they do."
+        )
 
 
 def _check_training(config: Mapping[str, Any], where: str) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 
 import jax
+import numpy as np
 
 from jaxkd.core.errors import UserError
 
@@ -38,6 +39,15 @@ def start(
             f"No cluster was detected ({error}). Give --coordinator=HOST:PORT, "
             "--num_processes and --process_id, or leave out --distributed."
         ) from error
+
+
+def from_first(array: np.ndarray) -> np.ndarray:
+    """Returns process 0's array on every process, which all wait for each other."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
 # Beyond this, splitting batches costs more than it saves.

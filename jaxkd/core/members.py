@@ -4,7 +4,26 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def split_batch(tree: Any, batch: int, mesh: Mesh | None) -> Any:
+    """Splits batches ``[draws, batch, ...]`` over the devices that share members.
+
+    Without being told, the compiler gives each device along ``seed`` whole batches,
+    which those along the other axes then all compute.
+    """
+    if mesh is None or mesh.shape["seed"] == 1:
+        return tree
+    rest = tuple(axis for axis in mesh.axis_names if axis != "seed")
+    split = NamedSharding(mesh, PartitionSpec(None, rest))
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if leaf.shape[1:2] != (batch,):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, split)
+
+    return jax.tree.map(one, tree)
 
 
 def over_members(

@@ -23,7 +23,11 @@ CHOSEN = {"seed": 0, "data": -1, "fsdp": 1}
 FSDP_MIN_SIZE = 2**16
 
 
-def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
+def make_mesh(
+    sizes: Mapping[str, int],
+    members: Sequence[int] = (1,),
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """Makes a mesh over all devices.
 
     ``CHOSEN`` leaves devices of a CPU idle to which no member falls: they share its
@@ -34,6 +38,7 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
         be 0, for as many as divide every group's members; one of "data" and "fsdp" may
         be -1, for the rest.
       members: number of members of each group of the study.
+      devices: instead of those that are there.
 
     Raises:
       UserError: if the sizes do not multiply to the number of devices, or the members
@@ -41,8 +46,9 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
     """
     wanted = {**CHOSEN, **sizes}
     shape = dict(wanted)
-    count = jax.device_count()
-    if wanted == CHOSEN and _is_one_cpu():
+    present = jax.devices() if devices is None else devices
+    count = len(present)
+    if wanted == CHOSEN and devices is None and _is_one_cpu():
         count = math.gcd(count, *members)
     if not shape["seed"]:
         others = max(shape["data"], 1) * max(shape["fsdp"], 1)
@@ -66,7 +72,7 @@ def make_mesh(sizes: Mapping[str, int], members: Sequence[int] = (1,)) -> Mesh:
         tuple(shape.values()),
         AXES,
         axis_types=(AxisType.Auto,) * len(AXES),
-        devices=jax.devices()[:count],
+        devices=present[:count],
     )
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxkd.core.members import over_members
+from jaxkd.core import batches as batching
+from jaxkd.core.members import over_members, split_batch
 from jaxkd.core.study import Group
 from jaxkd.core.types import Batch, Metrics, TrainState
 
@@ -75,16 +76,21 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
       ``(state, frozen, table, batches, count) -> (state, metrics)``. ``batches`` has
       the inputs of at least ``count`` steps on a leading axis: under ``"lr"``, group ->
       ``[steps, members]``; under ``"data"``, ``{"index": [steps, draws, batch]}`` into
-      ``table`` or, with an empty table, the examples themselves. ``metrics`` are means
-      over the steps: group -> name -> ``[members]``.
+      ``table`` or, with an empty table, the examples themselves; see
+      ``jaxkd.core.batches``. ``metrics`` are means over the steps: group -> name ->
+      ``[members]``. A member whose loss or update is not finite stays as it is for
+      that step; ``skipped`` counts these steps, and no mean holds them.
     """
     targets = collect_targets(groups)
     last = max(student.steps for group in groups for student in group.students)
 
     def gradients(state: State, frozen: Any, whole: Batch, data: Batch, keys):
         step = next(iter(state.values())).step
+        data, known = batching.split_targets(data)
         shared = {
-            name: _evaluate_target(target, frozen, data, keys, step, last)
+            name: known[name]
+            if name in known
+            else _evaluate_target(target, frozen, data, keys, step, last)
             for name, target in targets.items()
         }
         return {
@@ -95,33 +101,42 @@ def make_train_call(groups: Sequence[Group], settings: Settings) -> Callable:
         }
 
     def train_step(state: State, constants: Any, data: Batch, lr):
-        keys = _draw_keys(settings.draw_seeds, next(iter(state.values())).step)
-        data = _view(settings, keys, data)
+        step = next(iter(state.values())).step
+        keys = batching.step_keys(settings.draw_seeds, step)
+        data = batching.view(settings, keys, data)
         results = _accumulate(
             gradients, groups, settings.accumulate, state, constants, data, keys
         )
         new, metrics = {}, {}
         for group in groups:
             name = group.name
-            grads, extra, metrics[name] = results[name]
-            new[name] = _update(
-                group, state[name], grads, extra, lr[name], settings.ema
+            grads, extra, measured = results[name]
+            new[name], skipped = _update(
+                group, state[name], (grads, extra), measured, lr[name], settings.ema
             )
+            metrics[name] = {
+                key: jnp.where(skipped, 0, value) for key, value in measured.items()
+            } | {"skipped": skipped.astype(jnp.float32)}
         return new, metrics
 
     def call(state: State, frozen: Any, table: Batch, batches: Any, count: jax.Array):
-        whole = _whole(table, len(settings.draw_seeds))
+        whole = batching.whole(table, len(settings.draw_seeds))
 
         def body(index, carry):
             state, sums = carry
             now = jax.tree.map(lambda x: x[index], batches)
-            data = _look_up(table, now["data"], len(settings.draw_seeds))
+            data = batching.look_up(table, now["data"], len(settings.draw_seeds))
             state, metrics = train_step(state, (frozen, whole), data, now["lr"])
             return state, jax.tree.map(jnp.add, sums, metrics)
 
-        zeros = {group.name: _no_metrics(group, len(group.members)) for group in groups}
+        members = {group.name: len(group.members) for group in groups}
+        zeros = {
+            group.name: _no_metrics(group, members[group.name])
+            | {"skipped": jnp.zeros(members[group.name])}
+            for group in groups
+        }
         state, sums = jax.lax.fori_loop(0, count, body, (state, zeros))
-        return state, jax.tree.map(lambda x: x / count, sums)
+        return state, {name: _means(one, count) for name, one in sums.items()}
 
     return call
 
@@ -154,37 +169,20 @@ def make_evaluation(
     return evaluate
 
 
-def _look_up(table: Batch, data: Batch, draws: int) -> Batch:
-    """Fetches the examples ``[draws, batch, ...]``, and numbers them by draw."""
-    if not table:
-        return data
-    rows = {name: array[data["index"]] for name, array in table.items()}
-    return rows | {"index": data["index"] % (len(table["label"]) // draws)}
+def evaluate_target(function: Callable, frozen: Any, data: Batch, keys: jax.Array):
+    """Evaluates a target on ``[draws, batch]``, rounded alike in every program.
 
-
-def _whole(table: Batch, draws: int) -> Batch:
-    """Returns what batches say of the whole training set of each draw."""
-    return {"train_labels": table["label"].reshape(draws, -1)} if table else {}
-
-
-def _view(settings: Settings, keys: jax.Array, data: Batch) -> Batch:
-    views = {"image": jax.vmap(settings.view)(keys, data["image"])}
-    if settings.strong:
-        other = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
-        views["strong"] = jax.vmap(settings.strong)(other, data["image"])
-    return data | views
-
-
-def _draw_keys(seeds: tuple[int, ...], step: jax.Array) -> jax.Array:
-    def one(seed):
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
-
-    return jax.vmap(one)(jnp.asarray(seeds, jnp.uint32))
+    Nothing around it is fused with it.
+    """
+    inputs = jax.lax.optimization_barrier((frozen, data, keys))
+    return jax.lax.optimization_barrier(
+        jax.vmap(function, in_axes=(None, 0, 0))(*inputs)
+    )
 
 
 def _evaluate_target(target: Target, frozen, data, keys, step, last):
     def compute():
-        return jax.vmap(target.function, in_axes=(None, 0, 0))(frozen, data, keys)
+        return evaluate_target(target.function, frozen, data, keys)
 
     if target.until >= last:
         return compute()
@@ -224,7 +222,8 @@ def _group_gradients(group: Group, state: TrainState, data, targets, settings, l
         jnp.asarray(group.member_seeds),
         training,
     )
-    shared = (state.step, data, targets)
+    batch = len(data["label"][0])
+    shared = (state.step, *split_batch((data, targets), batch, settings.mesh))
     return over_members(member, stacked, shared, loop=settings.loop, mesh=settings.mesh)
 
 
@@ -259,6 +258,12 @@ def _metric_names(group: Group) -> list[str]:
 
 def _no_metrics(group: Group, *shape: int) -> Metrics:
     return {name: jnp.zeros(shape, jnp.float32) for name in _metric_names(group)}
+
+
+def _means(sums: Metrics, count: jax.Array) -> Metrics:
+    skipped = sums["skipped"]
+    kept = jnp.maximum(count - skipped, 1)
+    return {name: x / kept for name, x in sums.items()} | {"skipped": skipped}
 
 
 def _zeros_of(compute: Callable[[], Any]) -> Any:
@@ -301,12 +306,14 @@ def _accumulate(gradients, groups, parts: int, state: State, constants, data, ke
     return {name: (means[name][0], extra[name], means[name][1]) for name in sums}
 
 
-def _update(group: Group, state: TrainState, gradients, extra, lr, ema: float):
+def _update(group: Group, state: TrainState, changes, metrics: Metrics, lr, ema):
+    """Returns the next state, and which members' steps were not finite."""
     training = state.step < group.per_member([s.steps for s in group.students])
-    decay = group.per_member([s.weight_decay for s in group.students])
+    decays = group.per_member([s.weight_decay for s in group.students])
     optimizer = group.students[0].optimizer
 
-    def member(state, gradients, extra, lr, decay, training):
+    def member(state, changes, loss, lr, decay, training):
+        gradients, extra = changes
         updates, opt_state = optimizer(lr, decay).update(
             gradients, state.opt_state, state.params
         )
@@ -317,11 +324,24 @@ def _update(group: Group, state: TrainState, gradients, extra, lr, ema: float):
         new = state.replace(
             params=params, extra=extra, opt_state=opt_state, ema=average
         )
-        return jax.tree.map(lambda a, b: jnp.where(training, a, b), new, state)
+        finite = _all_finite((loss, updates, extra))
+        moved = training & finite
+        kept = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
+        return kept, training & ~finite
 
     # ``step`` is the one leaf without an axis over members.
     stacked = state.replace(step=jnp.zeros_like(training, jnp.int32))
-    new = jax.vmap(member)(
-        stacked, gradients, extra, lr, jnp.asarray(decay, jnp.float32), training
+    new, skipped = jax.vmap(member)(
+        stacked,
+        changes,
+        metrics["loss"],
+        lr,
+        jnp.asarray(decays, jnp.float32),
+        training,
     )
-    return new.replace(step=state.step + 1)
+    return new.replace(step=state.step + 1), skipped
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()

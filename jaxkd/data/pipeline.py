@@ -44,6 +44,18 @@ def index_stream(
     return stream[skipped : skipped + last - first].reshape(count, batch_size)
 
 
+def epoch_stream(
+    num_examples: int, batch_size: int, start: int, count: int
+) -> np.ndarray:
+    """Returns in which epoch each example of ``index_stream``'s batches stands.
+
+    Returns:
+      int32 ``[count, batch_size]``, counted from 0.
+    """
+    places = np.arange(start * batch_size, (start + count) * batch_size)
+    return (places // num_examples).astype(np.int32).reshape(count, batch_size)
+
+
 def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     # Philox is keyed, not seeded: any epoch's generator is made without the others'.
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))

@@ -374,3 +374,38 @@ def test_content_hash_does_not_depend_on_memory_layout():
     assert checkpoint.content_hash([kernel]) == checkpoint.content_hash([fortran])
     device = checkpoint.content_hash([jnp.asarray(kernel, jnp.float32)])
     assert device == checkpoint.content_hash([kernel.astype(np.float32)])
+
+
+def newest_data_file(directory, step):
+    """Returns the largest file of a checkpoint's state: the arrays themselves."""
+    files = [p for p in (directory / str(step) / "state").rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("harm", ["half", "gone", "meta"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, harm):
+    directory = tmp_path / "checkpoints"
+    save(directory, steps=(3, 5))
+    file = newest_data_file(directory, 5)
+    if harm == "half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif harm == "gone":
+        file.unlink()
+    else:
+        shutil.rmtree(directory / "5" / "meta")
+    with Checkpoints(directory, 2) as checkpoints:
+        with pytest.warns(UserWarning, match=r"checkpoints/5 is damaged .* before it"):
+            checkpoints.set_aside_damaged()
+        assert checkpoints.latest() == 3
+        checkpoints.set_aside_damaged()
+    assert (tmp_path / "damaged" / "5").exists()
+
+
+def test_damaged_checkpoints_alone_are_an_error_and_stay(tmp_path):
+    save(tmp_path / "checkpoints", steps=(3,))
+    file = newest_data_file(tmp_path / "checkpoints", 3)
+    file.write_bytes(b"")
+    unreadable = pytest.raises(UserError, match=r"No checkpoint in .* can be read")
+    with Checkpoints(tmp_path / "checkpoints", 2) as checkpoints, unreadable:
+        checkpoints.set_aside_damaged()
+    assert file.exists()

@@ -25,7 +25,7 @@ def devices(monkeypatch):
     )
 
     def pretend(count, backend="gpu"):
-        monkeypatch.setattr(jax, "device_count", lambda: count)
+        monkeypatch.setattr(jax, "devices", lambda: list(range(count)))
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     return pretend

@@ -243,6 +243,45 @@ def test_members_draw_their_own_numbers_at_every_step(float32_frozen):
                 np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_by_that_member_alone(
+    broken, float32_frozen
+):
+    """Member "b" fails at step 1: it is where it was, and at step 2 goes on."""
+    network, variables = float32_frozen
+    sound = tiny.make_student("a", Row("supervised", 9, 0.2), network)
+    plain = sound.method
+
+    def loss(params, extra, outputs, batch, targets, key, step):
+        total, aux = plain.loss(params, extra, outputs, batch, targets, key, step)
+        if broken == "loss":
+            return total + jnp.where(step == 1, jnp.inf, 0.0), aux
+        bias = params["student"]["last"]["bias"].sum()
+        harm = jnp.where(step == 1, jnp.nan, 0.0)
+        return total + harm * (bias - jax.lax.stop_gradient(bias)), aux
+
+    student = sound._replace(name="b", method=plain._replace(loss=loss))
+    groups = make_groups([sound, student], (5,), True)
+    table, index = tiny.make_table(EXAMPLES), make_index(3, 1)
+    study = tiny.Study(groups, variables, table, index)
+    seen = study.run([1, 2, 3], padded=1)
+    before, at, after = (tiny.member(s, groups, "b", 5) for s, _ in seen)
+    for state, other in ((before, at), (at, after)):
+        other_step = other.replace(step=state.step)
+        same = jax.tree.map(lambda a, b: (a == b).all(), state, other_step)
+        assert all(jax.tree.leaves(same)) == (other is at)
+    assert [tiny.member(m, groups, "b", 5)["skipped"] for _, m in seen] == [0, 1, 0]
+    assert tiny.member(seen[1][1], groups, "b", 5)["loss"] == 0
+    together = study.run([3], padded=3)[-1][1]
+    finite = [tiny.member(m, groups, "b", 5)["loss"] for _, m in (seen[0], seen[2])]
+    got = tiny.member(together, groups, "b", 5)
+    np.testing.assert_allclose(got["loss"], np.mean(finite), rtol=1e-6)
+    alone = tiny.Study(make_groups([sound], (5,), True), variables, table, index)
+    wanted = tiny.member(alone.run([3], padded=3)[-1][0], alone.groups, "a", 5)
+    got = tiny.member(seen[-1][0], groups, "a", 5)
+    assert_close(got.params, wanted.params, rtol=1e-5, atol=1e-6)
+
+
 def test_examples_may_be_given_instead_of_an_index(float32_frozen):
     network, variables = float32_frozen
     groups = tiny.make_study({"kd": Row("kd", 3)}, network, (1,))

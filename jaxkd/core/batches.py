@@ -1,0 +1,108 @@
+"""What a training step sees: examples out of a table, their views, their random keys.
+
+Views are new at every step, with keys of the run's seed and the step, unless the inputs
+say how often each example was seen before (``visit``): then keys are of the seed, the
+example and its visit, so that what frozen networks say of a view can be computed once,
+in any order, and looked up when it comes round again (``jaxkd.targets``).
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd.core.types import Batch, Targets
+
+# Fields of the inputs that steer a step and are not shown to methods.
+_VISIT, _TARGETS = "visit", "targets"
+
+
+class Views(Protocol):
+    """The part of the step's settings that tells how views are made."""
+
+    @property
+    def view(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The augmentation, ``(key, images) -> images``."""
+
+    @property
+    def strong(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """The second augmentation, or None."""
+
+    @property
+    def draw_seeds(self) -> tuple[int, ...]:
+        """The seed of each draw of a batch."""
+
+
+def look_up(table: Batch, data: Batch, draws: int) -> Batch:
+    """Fetches the examples ``[draws, batch, ...]``, and numbers them by draw."""
+    if not table:
+        return data
+    rows = {name: array[data["index"]] for name, array in table.items()}
+    return data | rows | {"index": data["index"] % (len(table["label"]) // draws)}
+
+
+def whole(table: Batch, draws: int) -> Batch:
+    """Returns what batches say of the whole training set of each draw."""
+    return {"train_labels": table["label"].reshape(draws, -1)} if table else {}
+
+
+def step_keys(seeds: tuple[int, ...], step: jax.Array | int) -> jax.Array:
+    """Returns the key of each draw at a step."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(_roots(seeds, 1), step)
+
+
+def _roots(seeds: tuple[int, ...], purpose: int) -> jax.Array:
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    return _fold(keys, purpose)
+
+
+def _fold(keys: jax.Array, number: Any) -> jax.Array:
+    """Folds numbers, or one for all, into an array of keys."""
+    numbers = jnp.broadcast_to(number, keys.shape)
+    fold = jax.random.fold_in
+    for _ in range(keys.ndim):
+        fold = jax.vmap(fold)
+    return fold(keys, numbers)
+
+
+def view(how: Views, keys: jax.Array, data: Batch) -> Batch:
+    """Adds the views of a batch.
+
+    Args:
+      how: the augmentations.
+      keys: one for each draw, of views that are new at every step.
+      data: ``image`` uint8 ``[draws, batch, H, W, C]``; with ``visit`` ``[draws,
+        batch]`` views depend on the seed, ``index`` and ``visit`` instead.
+
+    Returns:
+      The batch with ``image`` as seen, with ``strong`` where asked for, and without
+      ``visit``.
+    """
+    data = dict(data)
+    visit = data.pop(_VISIT, None)
+    if visit is None:
+        see: Callable = jax.vmap
+    else:
+        roots = jnp.broadcast_to(_roots(how.draw_seeds, 3)[:, None], visit.shape)
+        keys = _fold(_fold(roots, visit), data["index"])
+        see = _each_alone
+    views = {"image": see(how.view)(keys, data["image"])}
+    if how.strong:
+        views["strong"] = see(how.strong)(_fold(keys, 1), data["image"])
+    return data | views
+
+
+def _each_alone(function: Callable) -> Callable:
+    """Applies a view to every example by itself, with a key of its own."""
+
+    def one(key: jax.Array, image: jax.Array) -> jax.Array:
+        return function(key, image[None])[0]
+
+    return jax.vmap(jax.vmap(one))
+
+
+def split_targets(data: Batch) -> tuple[Batch, Targets]:
+    """Takes the targets that came with the inputs out of a batch."""
+    data = dict(data)
+    return data, data.pop(_TARGETS, {})

@@ -1,0 +1,125 @@
+"""The program of a run: its initial state, the layout of everything, the training call.
+
+Nothing here computes; what is traced or compiled here is run by ``jaxkd.train`` and
+only looked at by ``jaxkd.aot``.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkd.build import Run
+from jaxkd.core import sharding, step, study
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Best, Method, TrainState
+from jaxkd.data.source import ArraySource
+
+
+def init(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
+    """Returns initial states and records of the best, by group; to be traced."""
+    ema = run.config.ema > 0
+    states = {group.name: study.init_group(group, ema) for group in run.groups}
+    return states, {name: study.init_best(state) for name, state in states.items()}
+
+
+def abstract_state(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
+    """Returns the shapes, dtypes and shardings of what ``init`` returns."""
+    shapes = jax.eval_shape(functools.partial(init, run))
+    return _laid_out(shapes, sharding.state(run.mesh, shapes))
+
+
+def abstract_network(run: Run, network: Any) -> Any:
+    """Returns the shapes of a network's variables."""
+    image = jnp.zeros((1, *run.dataset.info.image_shape))
+    return jax.eval_shape(network.init, jax.random.key(0), image)
+
+
+def train_call(run: Run) -> Any:
+    """Returns the jitted training call (see ``step.make_train_call``)."""
+    state, _ = abstract_state(run)
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    call = step.make_train_call(run.groups, run.settings)
+    outputs = (layout, sharding.replicated(run.mesh))
+    return jax.jit(call, donate_argnums=0, out_shardings=outputs)
+
+
+def abstract_inputs(run: Run) -> tuple[Any, ...]:
+    """Returns the training call's arguments as shapes, dtypes and shardings."""
+    state, _ = abstract_state(run)
+    replicated = sharding.replicated(run.mesh)
+    frozen = {name: abstract_network(run, one) for name, one in run.frozen.items()}
+    draws, batch = len(run.draws), run.config.batch_size
+    in_memory = all(isinstance(draw, ArraySource) for draw in run.draws)
+    steps = run.config.steps_per_call if in_memory else 1
+    shape = run.dataset.info.image_shape
+    if in_memory:
+        table = _examples((draws * len(run.draws[0]),), shape)
+        data = {"index": jax.ShapeDtypeStruct((steps, draws, batch), np.int32)}
+    else:
+        table, data = {}, _examples((steps, draws, batch), shape)
+    rates = {
+        group.name: jax.ShapeDtypeStruct((steps, len(group.members)), np.float32)
+        for group in run.groups
+    }
+    batches = {
+        "data": _laid_out(data, sharding.batch(run.mesh, axis=2)),
+        "lr": _laid_out(rates, replicated),
+    }
+    frozen, table = _laid_out(frozen, replicated), _laid_out(table, replicated)
+    return state, frozen, table, batches, steps
+
+
+def _examples(leading: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "image": jax.ShapeDtypeStruct((*leading, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct(leading, np.int32),
+    }
+
+
+def _laid_out(shapes: Any, layout: Any) -> Any:
+    """Joins shapes with shardings, or with one for all."""
+    if isinstance(layout, jax.sharding.Sharding):
+        layout = jax.tree.map(lambda _: layout, shapes)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout
+    )
+
+
+def check_losses(run: Run) -> None:
+    """Traces every student's loss: mistakes show before minutes of compiling.
+
+    Raises:
+      UserError: naming the student whose network or loss cannot be computed.
+    """
+    batch = run.spec.batch_shapes(run.config.batch_size)
+    frozen = {name: abstract_network(run, one) for name, one in run.frozen.items()}
+    for student in run.students:
+        try:
+            jax.eval_shape(
+                functools.partial(_trace_loss, run, student.method), batch, frozen
+            )
+        except KeyError as error:
+            if not run.config.targets.cache:
+                raise
+            raise UserError(
+                f"The student {student.name!r} looks at the teacher's {error}, but "
+                "cached targets are logits alone. Set config.targets.cache = False."
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"The student {student.name!r} cannot be trained as configured: {error}"
+            ) from error
+
+
+def _trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
+    key = jax.random.key(0)
+    params, extra = method.init(key)
+    targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
+    if run.config.targets.cache:
+        targets = {name: {"logits": one["logits"]} for name, one in targets.items()}
+    outputs, extra = method.forward(params, extra, batch, key)
+    step = jnp.zeros((), jnp.int32)
+    return method.loss(params, extra, outputs, batch, targets, key, step)[0]
