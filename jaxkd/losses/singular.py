@@ -99,6 +99,15 @@ def _singular(x: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
 @jax.custom_jvp
 def _eigenvectors(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Decomposes symmetric matrices: ascending eigenvalues, eigenvectors as columns."""
+    # On CPU a batch of decompositions waits for threads of the pool that it runs on:
+    # where as many run at a time as there are threads, such as on two devices of two
+    # cores, they wait for ever. One at a time waits for nothing, and is as fast.
+    return jax.lax.platform_dependent(
+        matrix, cpu=lambda each: jax.lax.map(_decompose, each), default=_decompose
+    )
+
+
+def _decompose(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
 
