@@ -34,7 +34,7 @@ _LIMITS = (
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
+def plan(config: ConfigDict, topology: str, largest: bool = True) -> dict[str, Any]:
     """Compiles the training step of a configuration for a TPU topology.
 
     The runs it needs are not compiled: each is a configuration of its own. Data whose
@@ -43,6 +43,7 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     Args:
       config: of a run.
       topology: kind and chips, such as ``"v5e:2x4"`` or ``"v5p:2x2x1"``.
+      largest: whether to look for the largest batch that fits, by compiling others.
 
     Returns:
       What ``format_plan`` shows; bytes and operations are those of one device.
@@ -68,7 +69,10 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
         "capacity": capacity,
         **_compile(run),
     }
-    return plan | {"largest_batch_size": _largest_batch(config, dataset, devices, plan)}
+    if largest:
+        batch = _largest_batch(config, dataset, devices, plan)
+        plan["largest_batch_size"] = batch
+    return plan
 
 
 def _devices(topology: str) -> Sequence[Any]:
@@ -212,9 +216,10 @@ def format_plan(plan: dict[str, Any]) -> str:
         f"{plan['members']} (student, seed) pairs",
         f"  fits                 {'yes' if plan['fits'] else 'NO'}: "
         f"{_gigabytes(plan['peak'])} of {_gigabytes(plan['capacity'])} per device",
-        f"  largest batch        about {plan['largest_batch_size']}",
         f"  step                 {plan['flops'] / 1e9:,.1f} GFLOP per device",
     ]
+    if "largest_batch_size" in plan:
+        lines.append(f"  largest batch        about {plan['largest_batch_size']}")
     if plan["fits"]:
         lines += [
             f"  arguments            {_gigabytes(plan['arguments'])}",

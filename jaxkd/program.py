@@ -57,7 +57,7 @@ def abstract_inputs(run: Run) -> tuple[Any, ...]:
     shape = run.dataset.info.image_shape
     if in_memory:
         table = _examples((draws * len(run.draws[0]),), shape)
-        data = {"index": jax.ShapeDtypeStruct((steps, draws, batch), np.int32)}
+        data = _table_rows(run, (steps, draws, batch))
     else:
         table, data = {}, _examples((steps, draws, batch), shape)
     rates = {
@@ -70,6 +70,20 @@ def abstract_inputs(run: Run) -> tuple[Any, ...]:
     }
     frozen, table = _laid_out(frozen, replicated), _laid_out(table, replicated)
     return state, frozen, table, batches, steps
+
+
+def _table_rows(run: Run, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Returns what batches say of rows in a table, ``[steps, draws, batch]``."""
+    rows = jax.ShapeDtypeStruct(shape, np.int32)
+    data: dict[str, Any] = {"index": rows}
+    if run.config.targets.visits:
+        data["visit"] = rows
+    if run.config.targets.cache:
+        classes = run.dataset.info.num_classes
+        logits = jax.ShapeDtypeStruct((*shape, classes), np.float32)
+        names = step.collect_targets(run.groups)
+        data["targets"] = {name: {"logits": logits} for name in names}
+    return data
 
 
 def _examples(leading: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -92,9 +92,8 @@ def test_an_unknown_topology_is_told(topology):
 
 @COMPILER
 @pytest.mark.slow
-def test_a_step_is_compiled_for_a_slice(monkeypatch):
-    monkeypatch.setattr(aot, "_largest_batch", lambda *_: 0)
-    plan = aot.plan(make_config(), "v5e:2x4")
+def test_a_step_is_compiled_for_a_slice():
+    plan = aot.plan(make_config(), "v5e:2x4", largest=False)
     assert (plan["devices"], plan["mesh"]["seed"], plan["mesh"]["data"]) == (8, 4, 2)
     assert plan["fits"] and plan["peak"] < plan["capacity"] < 16 * 2**30
     assert plan["data"] == "cifar100 (assumed, files not found)"
@@ -106,7 +105,6 @@ def test_a_step_is_compiled_for_a_slice(monkeypatch):
 
 @COMPILER
 @pytest.mark.slow
-def test_a_batch_that_is_too_large_is_told(monkeypatch):
-    monkeypatch.setattr(aot, "_largest_batch", lambda *_: 0)
-    plan = aot.plan(make_config(50_000, seeds=(1,)), "v5e:1x1")
+def test_a_batch_that_is_too_large_is_told():
+    plan = aot.plan(make_config(50_000, seeds=(1,)), "v5e:1x1", largest=False)
     assert not plan["fits"] and plan["peak"] > plan["capacity"]

@@ -8,6 +8,10 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 
+# Seconds after which a process that is not heard of is taken for dead, which ends the
+# others where no exchange of data with it has failed before.
+HEARTBEAT = 60
+
 
 def start(
     coordinator: str | None = None,
@@ -33,7 +37,7 @@ def start(
             "three, or none to detect the cluster."
         )
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
         raise UserError(
             f"No cluster was detected ({error}). Give --coordinator=HOST:PORT, "
