@@ -45,7 +45,7 @@ def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigD
 
 def glyphs() -> ConfigDict:
     """All methods but ``mlkd``, whose strong view is made for photographs."""
-    config = recipes.glyphs(teacher_steps=960, student_steps=600, warmup=40)
+    config = recipes.glyphs(teacher_steps=960, student_steps=400, warmup=40)
     config.name = "kd-table"
     config.data.per_class = 10
     config.batches = "per_seed"
