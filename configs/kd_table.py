@@ -59,5 +59,6 @@ def glyphs() -> ConfigDict:
         "rld+crd", lr=0.3, rld=rows["rld"]["loss"], crd=rows["crd"]["loss"]
     )
     rows["mlkd-noaug"] = recipes.row("mlkd_noaug", lr=0.3)
+    rows["ce_double"]["duration"] = 2 * config.duration
     config.students = configs.rows(rows)
     return config

@@ -26,8 +26,10 @@ import logging
 import os
 import re
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -45,9 +47,11 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict", "compile"],
-    "train: train or resume. eval: evaluate a trained run on its data set, or on the "
-    "one of --config. predict: classify image files. compile: tell what the training "
+    ["train", "eval", "predict", "sample", "compile"],
+    "train: train or resume what --config describes, or run the pipeline that it is. "
+    "eval: evaluate a trained run on its data set, or on the "
+    "one of --config. predict: classify image files. sample: draw images, "
+    "one a seed, with what a pipeline has found. compile: tell what the training "
     "step takes on the TPU of --topology, without one.",
 )
 _TOPOLOGY = flags.DEFINE_string(
@@ -59,13 +63,15 @@ _INPUTS = flags.DEFINE_multi_string(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: a .csv or .json file; default: print CSV. compile: a .json file.",
+    "predict: a .csv or .json file; default: print CSV. compile: a .json file. "
+    "sample: a .png file; default: one in the workdir.",
 )
 _TOPK = flags.DEFINE_integer(
     "topk", None, "predict: classes to name per image; default: five at most."
 )
 _STUDENT = flags.DEFINE_string("student", None, "predict: which; default: the best.")
 _SEED = flags.DEFINE_integer("seed", None, "predict: which of its seeds.")
+_SAMPLES = flags.DEFINE_string("seeds", "0-63", "sample: from the first to the last.")
 _USE = flags.DEFINE_enum(
     "use", "last", ["last", "best"], "eval, predict: the last or best parameters."
 )
@@ -97,12 +103,20 @@ def main(argv: list[str]) -> None:
         _exit(str(error))
     except Interrupted as error:
         _exit(str(error), INTERRUPTED)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _exit(
+                f"no space left: {error}. Complete checkpoints are kept. Free some "
+                "space, or choose a --workdir on another disk, and run the same "
+                "command again."
+            )
+        if not _DISTRIBUTED.value:
             raise
+        traceback.print_exc()
         _exit(
-            f"no space left: {error}. Complete checkpoints are kept. Free some space, "
-            "or choose a --workdir on another disk, and run the same command again."
+            "this process cannot go on; if the error above is of a connection, another "
+            "one has died. All end; the same command resumes them.",
+            code=1,
         )
 
 
@@ -113,6 +127,8 @@ def _run() -> None:
         distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _MODE.value == "train":
         _train()
+    elif _MODE.value == "sample":
+        _sample()
     elif _MODE.value == "compile":
         _compile()
     elif _MODE.value == "eval":
@@ -134,9 +150,7 @@ def _run() -> None:
 
 
 def _train() -> None:
-    config = _load_config()
-    if config is None:
-        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+    config = _given_config()
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     stem = re.sub(r"[^\w.-]+", "-", Path(source.replace(".py", "")).name)
     workdir = Path(_WORKDIR.value or Path("runs") / stem)
@@ -144,24 +158,49 @@ def _train() -> None:
         config.name = stem
     import jax
 
+    from jaxkd.core import preemption
+
+    print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
+    run, format_table = _system(config)
+    with preemption.listen() as asked:
+        results = run(config, workdir, asked)
+    if jax.process_index() == 0:
+        print(format_table(results))
+        print(f"Report: {workdir / 'report.html'}")
+
+
+def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]:
+    """Returns what runs a configuration, and what shows its results."""
+    if "pipeline" in config:
+        from jaxkd import pipelines
+
+        return pipelines.run, pipelines.format_table
     from jaxkd import report
-    from jaxkd.core import distributed, preemption
+    from jaxkd.core import distributed
     from jaxkd.train import train
 
     if not _DISTRIBUTED.value:
         distributed.split_cpu(*_sizes(config))
-    print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
-    with preemption.listen() as asked:
-        results = train(config, workdir, asked)
-    if jax.process_index() == 0:
-        print(report.format_table(results))
-        print(f"Report: {workdir / 'report.html'}")
+    return train, report.format_table
+
+
+def _sample() -> None:
+    config, workdir = _given_config(), _given_workdir()
+    if "pipeline" not in config:
+        raise UserError("--mode=sample wants a pipeline, such as configs/gits.py.")
+    found = re.fullmatch(r"(\d+)-(\d+)", _SAMPLES.value)
+    if not found or int(found[2]) < int(found[1]):
+        raise UserError(f"--seeds is {_SAMPLES.value!r}, wanted a range such as 0-63.")
+    from jaxkd import pipelines
+
+    seeds = range(int(found[1]), int(found[2]) + 1)
+    print(pipelines.sample(config, workdir, seeds, _OUTPUT.value))
 
 
 def _compile() -> None:
-    config = _load_config()
-    if config is None:
-        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+    config = _given_config()
+    if "pipeline" in config:
+        raise UserError("--mode=compile wants a training run, such as configs/rld.py.")
     from jaxkd import aot
     from jaxkd.core.writers import write_json
 
@@ -191,6 +230,13 @@ def _use_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxkd"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _given_config() -> ConfigDict:
+    config = _load_config()
+    if config is None:
+        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+    return config
 
 
 def _given_workdir() -> Path:
@@ -231,7 +277,10 @@ def _last_line(error: Exception) -> str:
 
 
 def _exit(message: str, code: int = 2) -> NoReturn:
-    print(f"\njaxkd: {message}", file=sys.stderr)
+    print(f"\njaxkd: {message}", file=sys.stderr, flush=True)
+    if _DISTRIBUTED.value and code != INTERRUPTED:
+        # An orderly end would wait for the others, who may wait for this one.
+        os._exit(code)
     sys.exit(code)
 
 

@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,10 +196,17 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: if the folder holds no results.
     """
+    folder = Path(workdir)
+    page = render("report.html.j2", _content(folder, _read_results(folder)))
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Fills in one of the package's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    folder = Path(workdir)
-    results = _read_results(folder)
     environment = Environment(
         loader=PackageLoader("jaxkd"),
         autoescape=True,
@@ -207,10 +214,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(_content(folder, results))
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    return environment.get_template(template).render(content)
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
@@ -297,7 +301,7 @@ def _draw(
         )
     if counts is not None:
         jobs |= _class_figures(counts, results["data"]["class_names"])
-    return {name: _picture(folder, name, job) for name, job in jobs.items()}
+    return {name: picture(folder, name, job) for name, job in jobs.items()}
 
 
 def _class_figures(
@@ -326,14 +330,19 @@ def _levels(results: Results) -> dict[str, float]:
     }
 
 
-def _picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Picture:
+def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Picture:
     """Draws a figure for light and dark pages and embeds both."""
-    links = []
     (folder / "figures").mkdir(exist_ok=True)
     for suffix, theme in ("", LIGHT), ("-dark", DARK):
-        path = folder / "figures" / f"{name}{suffix}.png"
-        job(path, theme)
-        data = path.read_bytes()
+        job(folder / "figures" / f"{name}{suffix}.png", theme)
+    return drawn(folder, name)
+
+
+def drawn(folder: Path, name: str) -> Picture:
+    """Embeds a figure that was drawn before."""
+    links = []
+    for suffix in ("", "-dark"):
+        data = (folder / "figures" / f"{name}{suffix}.png").read_bytes()
         links.append("data:image/png;base64," + base64.b64encode(data).decode())
     # A PNG file states its width in bytes 16 to 20.
     width = int.from_bytes(data[16:20]) * 104 // DPI

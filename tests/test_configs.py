@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxkd import build, recipes
-from jaxkd import train as training
+from jaxkd import build, pipelines, program, recipes
 from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
 from jaxkd.data import cifar, folder, glyph100
 from jaxkd.data.source import ArraySource
 
@@ -38,6 +38,7 @@ def documented(name):
 
 
 VARIANTS = [(name, arg) for name in FILES for arg in documented(name)]
+TRAINED = [each for each in VARIANTS if "pipeline" not in MODULES[each[0]].get_config()]
 
 
 def test_the_documentation_is_read_right():
@@ -117,7 +118,7 @@ def stages(config):
 @pytest.mark.parametrize(
     ("name", "arg"),
     [
-        *VARIANTS,
+        *TRAINED,
         *(pytest.param("rld", arg, marks=pytest.mark.slow) for arg in RECIPES),
         pytest.param(
             "kd_table", "cifar100,ResNet50,MobileNetV2", marks=pytest.mark.slow
@@ -132,11 +133,25 @@ def test_every_variant_builds_and_traces(name, arg):
         run = build.build(stage)
         assert run.steps > 1
     # The run itself traces its teacher too.
-    training._check_losses(run)
+    program.check_losses(run)
     assert config.reference in ("", *config.students)
 
 
-@pytest.mark.parametrize(("name", "arg"), VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "arg"), [each for each in VARIANTS if each not in TRAINED]
+)
+def test_every_pipeline_is_checked_and_locked(name, arg):
+    config = MODULES[name].get_config(arg)
+    if "FILE" in arg:
+        with pytest.raises(UserError, match="FILE"):
+            pipelines.check(config)
+    else:
+        pipelines.check(config)
+    with pytest.raises((AttributeError, KeyError)):
+        config.learning_rat = 0.5
+
+
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_every_variant_is_locked(name, arg):
     for stage in stages(MODULES[name].get_config(arg)):
         for place in (stage, stage.optim, stage.mesh):
@@ -144,7 +159,7 @@ def test_every_variant_is_locked(name, arg):
                 place.learning_rat = 0.5
 
 
-@pytest.mark.parametrize(("name", "arg"), VARIANTS)
+@pytest.mark.parametrize(("name", "arg"), TRAINED)
 def test_a_variant_is_read_back_from_json(name, arg):
     config = MODULES[name].get_config(arg)
     again = configs.from_json(configs.resolved(config))

@@ -8,6 +8,8 @@
 - ``fit``: the schedule fitted to its solver by least squares.
 - ``denoisers``: preconditioning of networks, classifier-free guidance, call counting.
 - ``densities``: denoisers in closed form, to measure errors where truth is known.
+- ``geometry``: the shape of trajectories.
+- ``frechet``: the distance between samples' moments and the data's.
 - ``noise``: clocks of variance-preserving models.
 """
 
@@ -15,6 +17,8 @@ from jaxkd.diffusion import (
     denoisers,
     densities,
     fit,
+    frechet,
+    geometry,
     gits,
     noise,
     samplers,
@@ -30,6 +34,8 @@ __all__ = (
     "denoisers",
     "densities",
     "fit",
+    "frechet",
+    "geometry",
     "gits",
     "integrate",
     "latents",

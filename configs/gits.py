@@ -1,0 +1,75 @@
+"""Which sampler for few model calls: GITS beside fixed and fitted schedules.
+
+    python -m jaxkd.main --config=configs/gits.py
+
+runs seven solvers with 3 to 10 model calls on six schedules, on two densities whose
+denoiser is known in closed form, and names the best by their distance from the exact
+solution; five minutes on two CPU cores, no download. The schedules are fixed ones
+(polynomial, logsnr, time-uniform, time-quadratic), GITS (Chen et al., "On the
+Trajectory Regularity of ODE-based Diffusion Sampling", ICML 2024, arXiv:2405.11326)
+and ones fitted to the solver by least squares. Afterwards schedules/ in the folder of
+the run holds the best for each solver and number of calls. Variants:
+
+    configs/gits.py:quick            the ring, three solvers: under a minute
+    configs/gits.py:study            five densities, five warm-up seeds: the table of
+                                     what fitting gains; half an hour
+    configs/gits.py:edm,FILE         an EDM model (.pkl, .npz, .safetensors) of yours;
+                                     hours on CPU, minutes on an accelerator
+
+Draw samples with a schedule that was found:
+
+    python -m jaxkd.main --mode=sample --config=configs/gits.py --workdir=runs/gits
+"""
+
+from ml_collections import ConfigDict
+
+from jaxkd.pipelines import gits
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration of a variant; see above."""
+    variant, *rest = arg.split(",", 1)
+    variants = {"": gits.default, "quick": quick, "study": study, "edm": edm}
+    if variant not in variants:
+        raise ValueError(
+            f"configs/gits.py has no variant {variant!r}, wanted one of "
+            f"{', '.join(repr(name) for name in variants)}."
+        )
+    if variant == "edm" and not (rest and rest[0]):
+        raise ValueError("configs/gits.py:edm wants a file, as in :edm,model.pkl.")
+    return variants[variant](*rest)
+
+
+def quick() -> ConfigDict:
+    """Two dimensions, three solvers, three numbers of calls: a first look."""
+    config = gits.default()
+    config.name = "gits-quick"
+    config.densities = ("ring",)
+    config.solvers = ("ipndm", "dpmpp", "unipc")
+    config.nfe = (5, 8, 10)
+    return config
+
+
+def study() -> ConfigDict:
+    """What fitting gains, over densities and warm-up seeds."""
+    config = gits.default()
+    config.name = "gits-study"
+    config.densities = ("digits", "digits_kde", "glyphs", "ring", "gaussian")
+    config.seeds = (0, 1, 2, 3, 4)
+    config.solvers = ("ipndm", "dpmpp", "unipc")
+    config.nfe = (5, 6, 8, 10)
+    return config
+
+
+def edm(path: str) -> ConfigDict:
+    """A trained network: fewer latents, cells and stamps of the fine solution."""
+    config = gits.default()
+    config.name = "gits-edm"
+    config.densities = ()
+    config.edm.path = path
+    config.solvers = ("ipndm", "dpmpp", "unipc")
+    config.nfe = (5, 6, 8, 10)
+    config.batch, config.blocks, config.exact_stamps = 64, 2, 121
+    config.fit.starts = 1
+    config.geometry.update({"stamps": 121, "window": 11})
+    return config
