@@ -278,7 +278,7 @@ def _last_line(error: Exception) -> str:
 
 def _exit(message: str, code: int = 2) -> NoReturn:
     print(f"\njaxkd: {message}", file=sys.stderr, flush=True)
-    if _DISTRIBUTED.value and code != INTERRUPTED:
+    if flags.FLAGS.is_parsed() and _DISTRIBUTED.value and code != INTERRUPTED:
         # An orderly end would wait for the others, who may wait for this one.
         os._exit(code)
     sys.exit(code)

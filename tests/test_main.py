@@ -1,0 +1,47 @@
+"""The command line: what is wrong with it is said in a line, with status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RLD = "--config=configs/rld.py"
+
+
+def call(*arguments):
+    command = [sys.executable, "-m", "jaxkd.main", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--no_such_flag=1"], "wrong command line"),
+        ([RLD, "--config.no_such_key=1"], "no such key"),
+        ([RLD + ":no_such_variant"], "no variant 'no_such_variant'"),
+        ([RLD, "surplus"], "unexpected argument 'surplus'"),
+        (["--mode=train"], "--config is missing"),
+        ([RLD, "--mode=sample", "--workdir=w"], "wants a pipeline"),
+        (
+            ["--config=configs/gits.py", "--mode=sample", "--workdir=w", "--seeds=5-1"],
+            "--seeds is '5-1'",
+        ),
+        (["--config=configs/gits.py", "--mode=compile"], "wants a training run"),
+        (["--config=configs/gits.py", "--config.nfe=(0,)"], "config.nfe is (0,)"),
+    ],
+)
+def test_mistakes(arguments, said):
+    done = call(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_the_modes():
+    done = call("--help")
+    for mode in ("train", "eval", "predict", "sample", "compile"):
+        assert f"{mode}:" in done.stdout
