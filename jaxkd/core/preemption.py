@@ -1,7 +1,7 @@
 """Being asked to stop: SIGTERM of a scheduler or a spot machine, SIGINT of a keyboard.
 
 A run that is asked saves at its next step boundary and ends with ``INTERRUPTED``; the
-same command then resumes it. Asked by a keyboard a second time, it ends at once.
+same command then resumes it. Asked a second time, it ends at once.
 """
 
 import contextlib
@@ -34,8 +34,7 @@ def listen() -> Iterator[Asked]:
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        restore()
         if shared:
             os.kill(os.getpid(), signal.SIGTERM)
         name = signal.Signals(number).name
@@ -44,11 +43,15 @@ def listen() -> Iterator[Asked]:
 
     caught = [signal.SIGINT] if shared else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, note) for number in caught}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     try:
         yield _ask_all(signals) if shared else lambda: signals[0] if signals else None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def _ask_all(signals: list[str]) -> Asked:

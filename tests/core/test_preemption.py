@@ -1,0 +1,44 @@
+"""Signals, sent to this very process."""
+
+import os
+import signal
+
+import pytest
+
+from jaxkd.core import preemption
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_told_from_then_on(number, capsys):
+    with preemption.listen() as asked:
+        assert asked() is None
+        send(number)
+        assert asked() == asked() == signal.Signals(number).name
+    assert "saving at the next step" in capsys.readouterr().err
+
+
+def test_a_second_ends_at_once():
+    with pytest.raises(KeyboardInterrupt), preemption.listen() as asked:
+        send(signal.SIGTERM)
+        assert asked() == "SIGTERM"
+        send(signal.SIGINT)
+
+
+def test_afterwards_signals_do_what_they_did_before():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("before"))
+    try:
+        with preemption.listen():
+            pass
+        send(signal.SIGTERM)
+        assert seen == ["before"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_nobody_asks():
+    assert preemption.nobody() is None
