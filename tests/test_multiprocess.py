@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,19 +57,18 @@ def start_two(config_file: Path, workdir: Path, devices: int) -> list:
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled"),
     }
-    outputs = [config_file.parent / f"output{index}" for index in range(2)]
-    return [
-        (
-            subprocess.Popen(
+    running = []
+    for index in range(2):
+        output = config_file.parent / f"output{index}"
+        with output.open("w") as sink:
+            process = subprocess.Popen(
                 [*command, f"--process_id={index}"],
                 env=environment,
-                stdout=output.open("w"),
+                stdout=sink,
                 stderr=subprocess.STDOUT,
-            ),
-            output,
-        )
-        for index, output in enumerate(outputs)
-    ]
+            )
+        running.append((process, output))
+    return running
 
 
 def finish(running: list, codes: tuple[int, int], seconds: float = 600) -> list[str]:
@@ -91,26 +91,58 @@ def wait_for_checkpoint(running: list, folder: Path) -> None:
         time.sleep(0.01)
 
 
-def test_two_processes_of_two_devices_train_as_one(data_file, tmp_path):  # noqa: F811
+@pytest.fixture(scope="module")
+def alone(data_file, tmp_path_factory):  # noqa: F811
+    """Twenty steps on one device of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    config = make_config(data_file, steps=20)
+    for each in (config, config.needs.teacher):
+        each.eval_every = each.checkpoint_every = 10
+    train(config, workdir)
+    return workdir
+
+
+def test_two_processes_of_two_devices_train_as_one(
+    alone,
+    data_file,  # noqa: F811
+    tmp_path,
+):
     config_file = write_config(tmp_path, data_file, steps=20, every=10)
     texts = finish(start_two(config_file, tmp_path / "two", devices=2), (0, 0))
     assert "Report:" in texts[0]
     assert "Report:" not in texts[1]
-    config = make_config(data_file, steps=20)
-    for each in (config, config.needs.teacher):
-        each.eval_every = each.checkpoint_every = 10
-    train(config, tmp_path / "one")
 
     for part in ("teacher", ""):
-        one = read_metrics(tmp_path / "one" / part)
+        one = read_metrics(alone / part)
         two = read_metrics(tmp_path / "two" / part)
         assert [r["step"] for r in one] == [r["step"] for r in two]
         for ours, theirs in zip(one, two, strict=True):
             for key in ours.keys() - {"time", "step"}:
-                assert theirs[key] == pytest.approx(ours[key], rel=1e-6, abs=1e-6), key
-    ours, theirs = final_params(tmp_path / "one"), final_params(tmp_path / "two")
+                # RLD multiplies rounding where the teacher is all but certain.
+                close = 1e-5 if "rld" in key else 1e-6
+                wanted = pytest.approx(ours[key], rel=close, abs=close)
+                assert theirs[key] == wanted, key
+    assert_close(tmp_path / "two", alone)
+
+
+def assert_close(workdir: Path, other: Path) -> None:
+    ours, theirs = final_params(workdir), final_params(other)
     for name in ours:
-        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_resume_what_one_has_saved(
+    alone,
+    data_file,  # noqa: F811
+    tmp_path,
+):
+    config_file = write_config(tmp_path, data_file, steps=20, every=10)
+    workdir = tmp_path / "resumed"
+    shutil.copytree(alone, workdir)
+    (workdir / "results.json").unlink()
+    shutil.rmtree(workdir / "checkpoints/20")
+    finish(start_two(config_file, workdir, devices=2), (0, 0))
+    assert_close(workdir, alone)
 
 
 def test_a_signal_to_one_process_saves_and_ends_both(data_file, tmp_path):  # noqa: F811
@@ -137,12 +169,14 @@ def test_a_process_whose_peer_was_killed_ends_and_says_so(
     config_file = write_config(tmp_path, data_file, steps=100_000, every=50)
     running = start_two(config_file, tmp_path / "run", devices=1)
     wait_for_checkpoint(running, tmp_path / "run/teacher/checkpoints")
-    running[victim][0].send_signal(signal.SIGKILL)
+    running[victim][0].kill()
+    running[victim][0].wait()
     process, output = running[1 - victim]
     try:
         code = process.wait(timeout=120)
     finally:
         process.kill()
+        process.wait()
     text = output.read_text()
     assert code not in (0, 75), text
     assert re.search("another one has died|distributed service|coordination", text), (

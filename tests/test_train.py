@@ -145,6 +145,7 @@ def test_a_finished_run_is_only_read(finished, data_file, monkeypatch):
     assert train(make_config(data_file), workdir) == results
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(data_file, tmp_path):
     config = configs.alone(make_config(data_file, steps=60).needs.teacher)
     config.optim.lr = 0.05
@@ -195,6 +196,7 @@ def test_another_configuration_is_refused(finished, data_file):
         train(config, finished[0])
 
 
+@pytest.mark.slow
 def test_other_frozen_networks_are_refused(data_file, tmp_path, finished):
     config = make_config(data_file)
     config.needs.teacher.init_from = str(finished[0] / "teacher")
@@ -254,9 +256,14 @@ def get_config(arg=""):
 """
 
 
-def start(config_file: Path, workdir: Path, cache: Path) -> subprocess.Popen:
+def start(
+    config_file: Path, workdir: Path, cache: Path, devices: int = 1
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "jaxkd.main", f"--config={config_file}"]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
     return subprocess.Popen(
         [*command, f"--workdir={workdir}"],
         env=environment,
@@ -313,6 +320,19 @@ def test_killed_processes_resume_bit_for_bit(long_run, tmp_path):
     assert not (tmp_path / "results.json").exists()
     finish(again())
     assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_run_moves_to_other_numbers_of_devices(long_run, tmp_path):
+    """The teacher begins on eight and ends on four; students end on one."""
+    config_file, cache, whole = long_run
+    teacher, students = tmp_path / "teacher/checkpoints", tmp_path / "checkpoints"
+    stop_when(start(config_file, tmp_path, cache, 8), teacher, signal.SIGTERM)
+    stop_when(start(config_file, tmp_path, cache, 4), students, signal.SIGTERM)
+    finish(start(config_file, tmp_path, cache, 1))
+    ours, theirs = final_params(tmp_path), final_params(whole)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.05, atol=0.02)
 
 
 @pytest.mark.slow

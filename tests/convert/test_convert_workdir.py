@@ -62,6 +62,7 @@ def random_images():
     return np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_teacher_in_a_run(teacher, converted, squares_run, tmp_path):
     """The run's frozen teacher computes the logits of the torch network."""
     loaded = checkpoint.load_member(converted / "checkpoints", "last")

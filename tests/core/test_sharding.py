@@ -162,6 +162,7 @@ def test_fsdp_splits_the_largest_axis_that_divides(fsdp, shape, spec):
     assert np.prod(layout.shard_shape(shape)) * np.prod(parts) == np.prod(shape)
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_the_mesh(tmp_path):
     sizes = [(1, 4, 1), (1, 2, 2), (1, 1, 4), (4, 1, 1), (2, 2, 1), (2, 1, 2)]
     meshes = [dict(zip(sharding.AXES, each, strict=True)) for each in sizes]

@@ -273,6 +273,7 @@ for name in ("crop_flip", "randaugment", "glyph"):
 """
 
 
+@pytest.mark.slow
 def test_views_do_not_depend_on_the_sharding():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=120)
 

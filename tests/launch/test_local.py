@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_multiprocess import CONFIG_FILE
+from test_multiprocess import write_config
 from test_train import data_file  # noqa: F401
 
 from jaxkd.core.writers import read_metrics
@@ -157,9 +157,7 @@ def test_signals_are_passed_on(start, number):
 
 @pytest.mark.multiprocess
 def test_the_main_job_runs_on_two_processes(data_file, tmp_path):  # noqa: F811
-    config = tmp_path / "config.py"
-    tests = str(Path(__file__).parents[1])
-    config.write_text(CONFIG_FILE.format(tests=tests, data=str(data_file)))
+    config = write_config(tmp_path, data_file, steps=12, every=4)
     done = run("--devices=1", f"--config={config}", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

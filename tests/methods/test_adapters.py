@@ -113,6 +113,7 @@ def test_fitnets_transposed_convolution_is_torchs():
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_fitnet_compares_the_chosen_layer():
     for layer in ("stage2", "stage3"):
         seen = once("fitnet", (("layer", layer),) if layer != "stage2" else ())()
@@ -165,6 +166,7 @@ def test_vids_variance_is_per_channel_and_trained():
     assert all((own[f"pair{n}"]["rho"] != 0).all() for n in (1, 2, 3))
 
 
+@pytest.mark.slow
 def test_ofd_counts_each_stage_half_as_much_as_the_next():
     seen = once("ofd")()
     s, t = features_of(seen)
@@ -203,6 +205,7 @@ def drawn(shapes):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_margins_come_from_the_norm_that_precedes_each_tap(name):
     network = models.build(name, 3, **NETWORKS[name])
@@ -247,6 +250,7 @@ def test_students_share_the_target_of_the_margins():
     assert len({method.targets["ofd_margins"] for method in made}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preact", [False, True])
 def test_reviewkd_fuses_levels_from_the_deepest_up(preact):
     seen = once("reviewkd", (("student_preact", preact), ("warmup", 0.0)))()
