@@ -3,8 +3,7 @@
     pip install -e '.[tpu_aot]'
     python -m benchmarks.tpu_plans [--json FILE] [--only cifar100]
 
-Prints a Markdown table (about ten minutes on 2 cores), and checks that the batches
-given as too large are refused.
+Prints a Markdown table, in about ten minutes on 2 quiet cores.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 trains a teacher and 21 methods over two seeds on drawn characters, as configs/rld.py
 does for a few of them; 15 minutes on two CPU cores, no download. Only the logit methods
 were tuned for it (see configs/rld.py); the feature methods have the weights of
-mdistiller, made for other networks, and one learning rate: docs/recipes.md says how they
-fare. Variants:
+mdistiller, made for other networks, and one learning rate: docs/recipes.md says how
+they fare. Variants:
 
     configs/kd_table.py:cifar100,resnet32x4,resnet8x4
                                      all methods with the published weights, 240 epochs
