@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -129,20 +128,6 @@ def assert_close(workdir: Path, other: Path) -> None:
     ours, theirs = final_params(workdir), final_params(other)
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
-
-
-def test_two_processes_resume_what_one_has_saved(
-    alone,
-    data_file,  # noqa: F811
-    tmp_path,
-):
-    config_file = write_config(tmp_path, data_file, steps=20, every=10)
-    workdir = tmp_path / "resumed"
-    shutil.copytree(alone, workdir)
-    (workdir / "results.json").unlink()
-    shutil.rmtree(workdir / "checkpoints/20")
-    finish(start_two(config_file, workdir, devices=2), (0, 0))
-    assert_close(workdir, alone)
 
 
 def test_a_signal_to_one_process_saves_and_ends_both(data_file, tmp_path):  # noqa: F811
