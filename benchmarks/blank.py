@@ -1,6 +1,5 @@
 """A configuration's training step on blank data, which its time does not depend on."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,10 +30,11 @@ def make_step(config: ConfigDict) -> Step:
     """Compiles the step of a configuration on CIFAR-100, with ``steps_per_call`` 1."""
     run = build(config, outline.make("cifar"))
     shapes = program.abstract_inputs(run)
-    layout = jax.tree.map(lambda x: x.sharding, program.abstract_state(run))
-    state, _ = jax.jit(functools.partial(program.init, run), out_shardings=layout)()
+    layout = jax.tree.map(lambda x: x.sharding, shapes[0])
+    make = jax.jit(lambda: program.init(run)[0], out_shardings=layout)
+    state = make()
     inputs = jax.tree.map(zeros, shapes[1:])
-    compiled = program.train_call(run).lower(*shapes).compile()
+    compiled = program.train_call(run, shapes[0]).lower(*shapes).compile()
     holder = [state]
 
     def run_steps(count: int) -> None:

@@ -146,7 +146,8 @@ def _bytes(number: str, unit: str) -> int:
 
 def _compile(run: Run) -> dict[str, Any]:
     """Compiles a run's step; the memory alone is told where it does not fit."""
-    call, inputs = program.train_call(run), program.abstract_inputs(run)
+    inputs = program.abstract_inputs(run)
+    call = program.train_call(run, inputs[0])
     began = time.monotonic()
     traced = call.trace(*inputs)
     operations = flops.count(traced.jaxpr) // run.mesh.size

@@ -37,9 +37,13 @@ def abstract_network(run: Run, network: Any) -> Any:
     return jax.eval_shape(network.init, jax.random.key(0), image)
 
 
-def train_call(run: Run) -> Any:
-    """Returns the jitted training call (see ``step.make_train_call``)."""
-    state, _ = abstract_state(run)
+def train_call(run: Run, state: dict[str, TrainState]) -> Any:
+    """Returns the jitted training call (see ``step.make_train_call``).
+
+    Args:
+      run: what to train.
+      state: as the call will be given it, or its shapes and shardings.
+    """
     layout = jax.tree.map(lambda x: x.sharding, state)
     call = step.make_train_call(run.groups, run.settings)
     outputs = (layout, sharding.replicated(run.mesh))

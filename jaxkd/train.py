@@ -179,7 +179,7 @@ def _loop(
     cadence, evaluator = _cadence(run), Evaluator(run)
     variables = {name: one.variables for name, one in frozen.items()}
     inputs = make_inputs(run, now, offline.prepare(run, frozen))
-    call = program.train_call(run)
+    call = program.train_call(run, state)
     progress = _progress(run, now)
     last = {} if now < run.steps else _evaluate(evaluator, state, _training(run, now))
     for stop in cadence.stops(now, inputs.steps_per_call):

@@ -53,7 +53,7 @@ def test_two_steps(arg):
         "data": {"index": np.arange(8, dtype=np.int32).reshape(2, 1, 4)},
         "lr": {group.name: group.learning_rates(0, 2) for group in run.groups},
     }
-    call = program.train_call(run).lower(*shapes).compile(QUICK)
+    call = program.train_call(run, shapes[0]).lower(*shapes).compile(QUICK)
     state, metrics = call(state, networks, table, batches, 2)
     for group in run.groups:
         assert np.isfinite(metrics[group.name]["loss"]).all()
