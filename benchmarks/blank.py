@@ -31,9 +31,9 @@ def make_step(config: ConfigDict) -> Step:
     run = build(config, outline.make("cifar"))
     shapes = program.abstract_inputs(run)
     layout = jax.tree.map(lambda x: x.sharding, shapes[0])
-    make = jax.jit(lambda: program.init(run)[0], out_shardings=layout)
-    state = make()
-    inputs = jax.tree.map(zeros, shapes[1:])
+    frozen, *_ = inputs = jax.tree.map(zeros, shapes[1:])
+    make = jax.jit(lambda frozen: program.init(run, frozen)[0], out_shardings=layout)
+    state = make(frozen)
     compiled = program.train_call(run, shapes[0]).lower(*shapes).compile()
     holder = [state]
 

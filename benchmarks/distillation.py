@@ -161,6 +161,7 @@ def _student(name, kind, network, init, forward, teach) -> study.Student:
         name=name,
         method=method,
         network=network,
+        reads="image",
         steps=STEPS,
         schedule=optim.schedule(OPTIMIZER, STEPS, TRAINING_IMAGES / BATCH),
         weight_decay=OPTIMIZER["weight_decay"],
@@ -200,12 +201,12 @@ class Feed(NamedTuple):
 
     Attributes:
       table: examples that stay on the device.
-      view: ``(key, images) -> images``, the augmentation.
+      view: ``(key, batch) -> batch``, the augmentation.
       next: ``step -> batches`` of as many steps as one call covers.
     """
 
     table: dict[str, Any]
-    view: Callable[[jax.Array, jax.Array], jax.Array]
+    view: Callable[[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]
     next: Callable[[int], Any]
 
 

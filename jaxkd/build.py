@@ -1,7 +1,7 @@
 """Turns a configuration into data, networks and students, checking it on the way."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxkd.core import optim, sharding
 from jaxkd.core.errors import UserError
 from jaxkd.core.step import Settings
 from jaxkd.core.study import Group, Student, make_groups
-from jaxkd.core.types import Spec
+from jaxkd.core.types import FrozenNetwork, Score, Spec
 from jaxkd.data import views
 from jaxkd.data.source import ArraySource, Dataset, Info, Source
 from jaxkd.workdir import read_config
@@ -33,7 +33,7 @@ class Run(NamedTuple):
       view: augmentation and evaluation view.
       draws: one training source per draw of a batch.
       draw_seeds: the seed of each draw.
-      frozen: networks of the needed runs.
+      frozen: networks of the needed runs, and what they read.
       spec: what the methods were told, with the run's own network.
       students: rows of the study, in the order of the configuration.
       groups: the same, as they are compiled.
@@ -47,7 +47,7 @@ class Run(NamedTuple):
     view: views.View
     draws: tuple[Source, ...]
     draw_seeds: tuple[int, ...]
-    frozen: dict[str, nn.Module]
+    frozen: dict[str, FrozenNetwork]
     spec: Spec
     students: tuple[Student, ...]
     groups: tuple[Group, ...]
@@ -60,12 +60,16 @@ class Run(NamedTuple):
         return Settings(
             view=self.view.train,
             draw_seeds=self.draw_seeds,
-            strong=self.view.strong,
             accumulate=self.config.accumulate,
             ema=self.config.ema,
             loop=self.config.study_loop,
             mesh=self.mesh,
         )
+
+    @property
+    def score(self) -> Score:
+        """The metric by which all students are compared."""
+        return self.students[0].method.score
 
     def in_steps(self, units: float) -> int:
         """Converts a duration from the run's unit to steps, at least one."""
@@ -95,25 +99,27 @@ def build(
     draws = tuple(dataset.train(seed) for seed in draw_seeds)
     _check_draws(draws, draw_seeds, config.batch_size)
     per_unit = len(draws[0]) / config.batch_size if config.unit == "epochs" else 1.0
+    view = build_view(config, dataset.info)
+    fields = _seen(view, dataset.example(draws[0]))
     frozen = {
-        name: build_network(source_config(need), dataset.info.num_classes)
+        name: _frozen_network(config, source_config(need), dataset.info, fields)
         for name, need in config.needs.items()
     }
-    view = build_view(config, dataset.info)
     in_memory = all(isinstance(draw, ArraySource) for draw in draws)
     spec = Spec(
         network=build_network(config, dataset.info.num_classes),
         frozen=frozen,
         num_classes=dataset.info.num_classes,
-        image_shape=dataset.info.image_shape,
+        fields=fields,
         steps_per_unit=per_unit,
         num_examples=len(draws[0]) if in_memory else None,
-        strong_view=view.strong is not None,
+        reads=reads(config, fields),
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
         for name in (config.students or [config.method])
     )
+    _check_scores(students)
     groups = make_groups(students, config.seeds, shared)
     return Run(
         config=config,
@@ -129,6 +135,58 @@ def build(
         steps_per_unit=per_unit,
         steps=max(student.steps for student in students),
     )
+
+
+def _seen(view: views.View, example: dict[str, Any]) -> dict[str, Any]:
+    """Returns the shapes and dtypes of an example's fields as a view leaves them."""
+    batch = {
+        name: jax.ShapeDtypeStruct((2, *one.shape), one.dtype)
+        for name, one in example.items()
+    }
+    seen = jax.eval_shape(view.train, jax.random.key(0), batch)
+    return {
+        name: jax.ShapeDtypeStruct(one.shape[1:], one.dtype)
+        for name, one in seen.items()
+    }
+
+
+def reads(config: ConfigDict, fields: Collection[str]) -> str:
+    """Returns the field of the batch that the network of ``config.model`` sees.
+
+    Raises:
+      UserError: if the view does not make it.
+    """
+    name = config.model.get("view", "image")
+    if name not in fields:
+        raise UserError(
+            f"{config.name or 'config'}: config.model.view is {name!r}, but "
+            f"config.view makes {', '.join(sorted(fields))}. Choose one of these, or a "
+            "view that makes it."
+        )
+    return name
+
+
+def _frozen_network(
+    config: ConfigDict, need: ConfigDict, info: Info, fields
+) -> FrozenNetwork:
+    """Builds the network of a needed run.
+
+    Where both runs draw their own batches for each of the same seeds, each seed is
+    taught by the network of its own; otherwise all are by that of the first.
+    """
+    seeds = [tuple(one.seeds) for one in (config, need)]
+    own = "per_seed" == config.batches == need.batches and seeds[0] == seeds[1]
+    return FrozenNetwork(
+        build_network(need, info.num_classes),
+        reads(need, fields),
+        per_seed=own and len(seeds[0]) > 1,
+    )
+
+
+def _check_scores(students: Sequence[Student]) -> None:
+    names = {student.name: student.method.score.name for student in students}
+    if len(set(names.values())) > 1:
+        raise UserError(f"The students cannot be compared, their scores are {names}.")
 
 
 def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:
@@ -194,6 +252,7 @@ def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
         for key, value in config.model.items()
     }
     name = str(options.pop("name", ""))
+    options.pop("view", None)
     if "dtype" in options:
         raise UserError("config.model has no key dtype: set config.dtype instead.")
     try:
@@ -224,13 +283,14 @@ def describe_network(
 def _build_student(name: str, config: ConfigDict, spec: Spec) -> Student:
     """Builds one row of the study; ``spec`` is the run's, with another network."""
     network = build_network(config, spec.num_classes)
-    spec = spec._replace(network=network)
+    spec = spec._replace(network=network, reads=reads(config, spec.fields))
     steps = max(round(config.duration * spec.steps_per_unit), 1)
     structure = [config.optim[key] for key in ("name", "momentum", "nesterov")]
     return Student(
         name=name,
         method=methods.make(config.method, spec, config.loss),
         network=network,
+        reads=spec.reads,
         steps=steps,
         schedule=optim.schedule(config.optim, steps, spec.steps_per_unit),
         weight_decay=config.optim.weight_decay,

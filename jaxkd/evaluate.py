@@ -122,15 +122,25 @@ def _scores(run: build.Run, metrics: Mapping[str, Results], student: str) -> Res
 
 
 def _format(run: build.Run, scores: Mapping[str, Results], use: str) -> str:
+    by = run.score
+    metrics = list(next(iter(scores.values())))
+    metrics.sort(key=lambda name: (name != by.name, name == "loss"))
+    # Losses are no fractions, whatever the score is.
+    scales = {m: 100 if by.percent and m != "loss" else 1 for m in metrics}
+    heads = [f"{name} %" if scales[name] > 1 else name for name in metrics]
     lines = [
         f"{len(run.dataset.test):,} test examples of {run.dataset.info.name}, {use} "
         f"parameters, {len(run.config.seeds)} seeds:",
-        f"{'student':<16}{'top-1 %':>16}{'top-5 %':>16}{'loss':>10}",
+        f"{'student':<16}" + "".join(f"{head:>18}" for head in heads),
     ]
-    for name, metrics in scores.items():
-        top1, top5 = (
-            report.percent(statistics.estimate(metrics[key].tolist()), 2)
-            for key in ("top1", "top5")
+    for name, values in scores.items():
+        cells = (
+            report.percent(
+                statistics.estimate(values[metric].tolist()),
+                2 if scale > 1 else 4,
+                scale=scale,
+            )
+            for metric, scale in scales.items()
         )
-        lines.append(f"{name:<16}{top1:>16}{top5:>16}{metrics['loss'].mean():>10.4f}")
+        lines.append(f"{name:<16}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)

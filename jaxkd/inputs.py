@@ -61,8 +61,7 @@ def _from_memory(
     for table in tables:
         check_labels(table["label"], info.num_classes, info.name)
     table = {
-        name: np.concatenate([table[name] for table in tables])
-        for name in ("image", "label")
+        name: np.concatenate([table[name] for table in tables]) for name in tables[0]
     }
     size = len(run.draws[0])
     chunk = run.config.steps_per_call
@@ -114,10 +113,7 @@ def _from_files(run: Run, start: int) -> Inputs:
     def next_batches(start: int, count: int) -> dict[str, Any]:
         del count
         rows = [next(stream) for stream in streams]
-        data = {
-            name: np.stack([row[name] for row in rows])[None]
-            for name in ("image", "label")
-        }
+        data = {name: np.stack([row[name] for row in rows])[None] for name in rows[0]}
         rates = _learning_rates(run, start, 1, 1)
         return {
             "data": sharding.put_local(data, sharding.batch(run.mesh, axis=2)),

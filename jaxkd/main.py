@@ -9,6 +9,8 @@ The same command again resumes an interrupted run, or shows a finished one. Afte
 
     python -m jaxkd.main --mode=eval --workdir=runs/rld
     python -m jaxkd.main --mode=predict --workdir=runs/rld --inputs=photos/
+    python -m jaxkd.main --mode=predict --workdir=runs/defi --inputs=photos/ \\
+        --output=found/
 
 A run that is sent SIGTERM, or Ctrl-C, saves and ends with exit status 75; the same
 command resumes it. Mistakes on the command line or in the configuration end with 2.
@@ -63,11 +65,21 @@ _INPUTS = flags.DEFINE_multi_string(
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: a .csv or .json file; default: print CSV. compile: a .json file. "
+    "predict: a .csv or .json file; default: print CSV; a folder for predictors that "
+    "write more. compile: a .json file. "
     "sample: a .png file; default: one in the workdir.",
 )
 _TOPK = flags.DEFINE_integer(
     "topk", None, "predict: classes to name per image; default: five at most."
+)
+_PREDICTOR = flags.DEFINE_string(
+    "predictor",
+    None,
+    "predict: what to make of the files, a file of jaxkd/predictors, such as "
+    "embeddings; default: what the run's method names, or classes.",
+)
+_OPTIONS = flags.DEFINE_multi_string(
+    "option", [], "predict: name=value, of the predictor; may be given several times."
 )
 _STUDENT = flags.DEFINE_string("student", None, "predict: which; default: the best.")
 _SEED = flags.DEFINE_integer("seed", None, "predict: which of its seeds.")
@@ -136,17 +148,7 @@ def _run() -> None:
 
         print(evaluate_run(_given_workdir(), _load_config(), _USE.value))
     else:
-        from jaxkd.predict import predict_files
-
-        predict_files(
-            _given_workdir(),
-            _INPUTS.value,
-            _OUTPUT.value,
-            topk=_TOPK.value,
-            student=_STUDENT.value,
-            seed=_SEED.value,
-            use=_USE.value,
-        )
+        _predict()
 
 
 def _train() -> None:
@@ -182,6 +184,25 @@ def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]
     if not _DISTRIBUTED.value:
         distributed.split_cpu(*_sizes(config))
     return train, report.format_table
+
+
+def _predict() -> None:
+    from jaxkd import predictors
+
+    workdir = _given_workdir()
+    chosen = {"student": _STUDENT.value, "seed": _SEED.value, "use": _USE.value}
+    options = predictors.parse_options(_OPTIONS.value)
+    name = _PREDICTOR.value or predictors.name_of(workdir)
+    if name != predictors.CLASSES:
+        files = workdir, _INPUTS.value, _OUTPUT.value
+        print(predictors.predict(name, *files, {**chosen, **options}))
+        return
+    if options:
+        raise UserError("--option is for predictors other than the one of classes.")
+    from jaxkd.predict import predict_files
+
+    files = workdir, _INPUTS.value, _OUTPUT.value
+    predict_files(*files, topk=_TOPK.value, **chosen)
 
 
 def _sample() -> None:

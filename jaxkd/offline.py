@@ -104,10 +104,11 @@ def _look_up(stores, index: np.ndarray, visit: np.ndarray) -> Targets:
 def _key(run: Run, frozen: Mapping[str, Frozen], names: list[str], draw: int) -> str:
     """Returns a name for all that the targets of a draw depend on."""
     info = run.dataset.info
-    images = run.draws[draw].arrays["image"]  # type: ignore[attr-defined]
+    examples = dict(run.draws[draw].arrays)  # type: ignore[attr-defined]
+    del examples["label"]
     facts = {
         "frozen": {name: one.hash for name, one in frozen.items()},
-        "images": checkpoint.content_hash({"image": images}),
+        "images": checkpoint.content_hash(examples),
         "normalised by": [np.asarray(x).tolist() for x in (info.mean, info.std)],
         "view": configs.resolved(run.config.view),
         "seed": run.draw_seeds[draw],
@@ -181,12 +182,14 @@ def _make_compute(run: Run, frozen: Mapping[str, Frozen], names: list[str]):
     targets = step.collect_targets(run.groups)
     draws, batch = len(run.draws), _batch(run)
     variables = {name: one.variables for name, one in frozen.items()}
-    images = np.stack([draw.arrays["image"] for draw in run.draws])  # type: ignore[attr-defined]
-    images = sharding.put(images, sharding.replicated(run.mesh))
+    tables = [draw.arrays for draw in run.draws]  # type: ignore[attr-defined]
+    table = jax.tree.map(lambda *rows: np.stack(rows), *tables)
+    table = sharding.put(table, sharding.replicated(run.mesh))
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
-    def evaluate(variables, images, index, visit):
-        data = {"image": jax.vmap(lambda rows, at: rows[at])(images, index)}
+    def evaluate(variables, table, index, visit):
+        fetch = jax.vmap(lambda rows, at: rows[at])
+        data = {name: fetch(rows, index) for name, rows in table.items()}
         keys = batches.step_keys(run.draw_seeds, 0)
         data = batches.view(run.settings, keys, data | {"index": index, "visit": visit})
 
@@ -199,12 +202,12 @@ def _make_compute(run: Run, frozen: Mapping[str, Frozen], names: list[str]):
     def compute(visit: int, calls: int) -> Iterator[dict[str, np.ndarray]]:
         for call in range(calls):
             # The last batch is filled up with the first examples.
-            rows = np.arange(call * batch, (call + 1) * batch) % images.shape[1]
+            rows = np.arange(call * batch, (call + 1) * batch) % len(run.draws[0])
             index = np.broadcast_to(rows.astype(np.int32), (draws, batch))
             inputs = sharding.put(
                 (index, np.full_like(index, visit)), sharding.batch(run.mesh, axis=1)
             )
-            yield jax.device_get(evaluate(variables, images, *inputs))
+            yield jax.device_get(evaluate(variables, table, *inputs))
 
     return compute
 

@@ -12,6 +12,7 @@ import numpy as np
 
 import jaxkd
 from jaxkd import report
+from jaxkd.assess import Findings
 from jaxkd.build import Run, describe_network, student_config
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
@@ -28,6 +29,7 @@ class Frozen(NamedTuple):
 
     Attributes:
       network: its module.
+      reads: the field of a batch that it sees.
       variables: ``params`` and the other collections.
       hash: of their content.
       source: the run's folder.
@@ -36,6 +38,7 @@ class Frozen(NamedTuple):
     """
 
     network: nn.Module
+    reads: str
     variables: Any
     hash: str
     source: Path
@@ -51,12 +54,14 @@ class End(NamedTuple):
       best: group -> (scores, steps) of each member's best evaluation, ``[members]``.
       skipped: group -> steps that each member skipped since they were not finite.
       seconds: spent on training, over all sessions.
+      findings: of the methods' ``assess``.
     """
 
     last: dict[str, dict[str, np.ndarray]]
     best: dict[str, tuple[np.ndarray, np.ndarray]]
     skipped: dict[str, np.ndarray]
     seconds: float
+    findings: Findings
 
 
 def scalars(
@@ -121,6 +126,7 @@ def record(
         "name": run.config.name,
         "version": jaxkd.__version__,
         "data": _describe_data(run),
+        "score": run.score._asdict(),
         "seeds": list(run.config.seeds),
         "reference": run.config.reference or None,
         "unit": run.config.unit,
@@ -130,6 +136,8 @@ def record(
         "environment": _environment(run),
         "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
         "students": _describe_students(run, end, workdir),
+        "figures": [figure._asdict() for figure in end.findings.figures],
+        "tables": [table._asdict() for table in end.findings.tables],
     }
     if jax.process_index() == 0:
         confusions: dict[str, Any] = _confusions(run, end)
@@ -169,7 +177,7 @@ def _environment(run: Run) -> dict[str, Any]:
 def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
     described = {
         "model": frozen.model,
-        **describe_network(frozen.network, run.dataset.info.image_shape),
+        **_describe_network(run, frozen.network, frozen.reads),
         "path": frozen.recorded,
         "hash": frozen.hash,
     }
@@ -178,6 +186,10 @@ def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
         student = next(iter(read_json(path)["students"].values()))
         described |= {name: values[0] for name, values in student["last"].items()}
     return described
+
+
+def _describe_network(run: Run, network: nn.Module, reads: str) -> dict[str, Any]:
+    return describe_network(network, run.spec.fields[reads].shape)
 
 
 def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
@@ -189,7 +201,7 @@ def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
             "method": config.method,
             "options": configs.resolved(config.loss),
             "model": config.model.name,
-            **describe_network(student.network, run.dataset.info.image_shape),
+            **_describe_network(run, student.network, student.reads),
             "steps": student.steps,
             "optim": configs.resolved(config.optim),
             **_describe_scores(run, student.name, end),
@@ -202,13 +214,17 @@ def _describe_scores(run: Run, student: str, end: End) -> dict[str, Any]:
     group = next(g for g in run.groups if student in [s.name for s in g.students])
     rows = [i for i, (name, _) in enumerate(group.members) if name == student]
     scores, steps = end.best[group.name]
+    scores = -scores if run.score.lower else scores
+    last = {
+        name: values[rows].tolist()
+        for name, values in end.last[group.name].items()
+        if values.ndim == 1
+    }
+    found = end.findings.scores.get(student, {})
     return {
-        "last": {
-            name: values[rows].tolist()
-            for name, values in end.last[group.name].items()
-            if values.ndim == 1
-        },
-        "best": {"top1": scores[rows].tolist(), "step": steps[rows].tolist()},
+        "last": last
+        | {name: list(map(float, values)) for name, values in found.items()},
+        "best": {run.score.name: scores[rows].tolist(), "step": steps[rows].tolist()},
         "skipped": end.skipped[group.name][rows].astype(int).tolist(),
     }
 

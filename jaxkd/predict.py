@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd import build
+from jaxkd import build, statistics
 from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
@@ -96,7 +96,9 @@ def _classifier(
 
     @jax.jit
     def forward(batch: jax.Array) -> jax.Array:
-        logits, _ = network.apply(variables, view.evaluate(batch), train=False)
+        seen = view.evaluate({"image": batch})
+        images = seen[build.reads(own, seen)]
+        logits, _ = network.apply(variables, images, train=False)
         return jax.nn.softmax(logits)
 
     def classify(batch: np.ndarray) -> np.ndarray:
@@ -109,8 +111,11 @@ def _classifier(
 
 
 def _best_student(results: dict[str, Any]) -> str:
+    by = statistics.score(results)
+
     def score(name: str) -> float:
-        return float(np.mean(results["students"][name]["last"]["top1"]))
+        mean = float(np.mean(results["students"][name]["last"][by.name]))
+        return -mean if by.lower else mean
 
     return max(results["students"], key=score)
 

@@ -14,27 +14,45 @@ import numpy as np
 from jaxkd.build import Run
 from jaxkd.core import sharding, step, study
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Best, Method, TrainState
+from jaxkd.core.frozen import PerSeed, of_seed
+from jaxkd.core.types import Best, FrozenNetwork, Method, TrainState
 from jaxkd.data.source import ArraySource
 
 
-def init(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
-    """Returns initial states and records of the best, by group; to be traced."""
+def init(run: Run, frozen: Any) -> tuple[dict[str, TrainState], dict[str, Best]]:
+    """Returns initial states and records of the best, by group; to be traced.
+
+    Args:
+      run: what to train.
+      frozen: variables of the needed runs' networks, by name.
+    """
     ema = run.config.ema > 0
-    states = {group.name: study.init_group(group, ema) for group in run.groups}
+    states = {group.name: study.init_group(group, frozen, ema) for group in run.groups}
     return states, {name: study.init_best(state) for name, state in states.items()}
 
 
 def abstract_state(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
     """Returns the shapes, dtypes and shardings of what ``init`` returns."""
-    shapes = jax.eval_shape(functools.partial(init, run))
+    shapes = jax.eval_shape(functools.partial(init, run), abstract_frozen(run))
     return _laid_out(shapes, sharding.state(run.mesh, shapes))
 
 
-def abstract_network(run: Run, network: Any) -> Any:
-    """Returns the shapes of a network's variables."""
-    image = jnp.zeros((1, *run.dataset.info.image_shape))
-    return jax.eval_shape(network.init, jax.random.key(0), image)
+def abstract_frozen(run: Run) -> dict[str, Any]:
+    """Returns the shapes of the needed runs' networks' variables, by name."""
+    fields, key = run.spec.batch_shapes(1), jax.random.key(0)
+    seeds = len(run.config.seeds)
+
+    def shapes(one: FrozenNetwork) -> Any:
+        single = jax.eval_shape(one.network.init, key, fields[one.reads])
+        if not one.per_seed:
+            return single
+        return PerSeed(
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), single
+            )
+        )
+
+    return {name: shapes(one) for name, one in run.frozen.items()}
 
 
 def train_call(run: Run, state: dict[str, TrainState]) -> Any:
@@ -54,16 +72,16 @@ def abstract_inputs(run: Run) -> tuple[Any, ...]:
     """Returns the training call's arguments as shapes, dtypes and shardings."""
     state, _ = abstract_state(run)
     replicated = sharding.replicated(run.mesh)
-    frozen = {name: abstract_network(run, one) for name, one in run.frozen.items()}
+    frozen = abstract_frozen(run)
     draws, batch = len(run.draws), run.config.batch_size
     in_memory = all(isinstance(draw, ArraySource) for draw in run.draws)
     steps = run.config.steps_per_call if in_memory else 1
-    shape = run.dataset.info.image_shape
+    example = run.dataset.example(run.draws[0])
     if in_memory:
-        table = _examples((draws * len(run.draws[0]),), shape)
+        table = _examples((draws * len(run.draws[0]),), example)
         data = _table_rows(run, (steps, draws, batch))
     else:
-        table, data = {}, _examples((steps, draws, batch), shape)
+        table, data = {}, _examples((steps, draws, batch), example)
     rates = {
         group.name: jax.ShapeDtypeStruct((steps, len(group.members)), np.float32)
         for group in run.groups
@@ -90,10 +108,10 @@ def _table_rows(run: Run, shape: tuple[int, int, int]) -> dict[str, Any]:
     return data
 
 
-def _examples(leading: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, Any]:
+def _examples(leading: tuple[int, ...], example: dict[str, Any]) -> dict[str, Any]:
     return {
-        "image": jax.ShapeDtypeStruct((*leading, *shape), np.uint8),
-        "label": jax.ShapeDtypeStruct(leading, np.int32),
+        name: jax.ShapeDtypeStruct((*leading, *one.shape), one.dtype)
+        for name, one in example.items()
     }
 
 
@@ -113,7 +131,7 @@ def check_losses(run: Run) -> None:
       UserError: naming the student whose network or loss cannot be computed.
     """
     batch = run.spec.batch_shapes(run.config.batch_size)
-    frozen = {name: abstract_network(run, one) for name, one in run.frozen.items()}
+    frozen = abstract_frozen(run)
     for student in run.students:
         try:
             jax.eval_shape(
@@ -134,7 +152,10 @@ def check_losses(run: Run) -> None:
 
 def _trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
     key = jax.random.key(0)
+    frozen = of_seed(frozen, 0)
     params, extra = method.init(key)
+    if method.adopt:
+        params, extra = method.adopt(params, extra, frozen)
     targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
     if run.config.targets.cache:
         targets = {name: {"logits": one["logits"]} for name, one in targets.items()}

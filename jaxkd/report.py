@@ -1,6 +1,7 @@
 """The report of a finished run: a table for the terminal and one HTML page.
 
-Accuracies are fractions in ``results.json`` and percent where people read them.
+Accuracies are fractions in ``results.json`` and percent where people read them; of
+scores that are no percentages both are the same.
 """
 
 import base64
@@ -25,6 +26,7 @@ from jaxkd.statistics import (
     class_accuracies,
     learning_curves,
     networks,
+    score,
     study_rows,
     worst_classes,
 )
@@ -34,34 +36,53 @@ PLAIN = ("ce", "supervised")
 
 
 def digits(results: Results) -> int:
-    """Returns how many decimals of a percent the size of the test set supports."""
+    """Returns how many decimals of the score are shown.
+
+    Of a percentage, as many as the size of the test set supports.
+    """
+    if not score(results).percent:
+        return 4
     return 2 if results["data"]["test_examples"] >= 5000 else 1
 
 
-def percent(value: Estimate | float | None, places: int, sign: bool = False) -> str:
+def _scale(results: Results) -> int:
+    return 100 if score(results).percent else 1
+
+
+def percent(
+    value: Estimate | float | None, places: int, sign: bool = False, scale: int = 100
+) -> str:
     """Formats a fraction, or a mean with its standard error, in percent.
 
     Args:
       value: fraction; None and NaN give a dash.
       places: decimals.
       sign: whether to write a plus before positive numbers.
+      scale: 100, or 1 for what is no fraction.
     """
     mean = value.mean if isinstance(value, Estimate) else value
     if mean is None or math.isnan(mean):
         return "–"
-    text = f"{100 * mean:{'+' if sign else ''}.{places}f}".replace("-", "−")
+    text = f"{scale * mean:{'+' if sign else ''}.{places}f}".replace("-", "−")
     if isinstance(value, Estimate) and value.error is not None:
-        text += f" ± {100 * value.error:.{places}f}"
+        text += f" ± {scale * value.error:.{places}f}"
     return text
+
+
+def _label(results: Results) -> str:
+    by = score(results)
+    return f"test {by.label} in %" if by.percent else f"test {by.label}"
 
 
 def notes(results: Results) -> list[str]:
     """Returns what a reader must know to read the study table."""
     reference, seeds = results.get("reference"), len(results["seeds"])
-    lines = ["last: test top-1 accuracy in % after the final step."]
+    lower = score(results).lower
+    extreme = "lowest" if lower else "highest"
+    lines = [f"last: {_label(results)} after the final step."]
     if any(student.get("best") for student in results["students"].values()):
         lines.append(
-            "best: the highest of all evaluations. It is chosen on the test set "
+            f"best: the {extreme} of all evaluations. It is chosen on the test set "
             "itself and therefore too optimistic; compare students by last."
         )
     if seeds > 1:
@@ -71,7 +92,7 @@ def notes(results: Results) -> list[str]:
     if reference is not None and len(results["students"]) > 1:
         lines.append(
             f"last − {reference}: mean difference between students of the same seed; "
-            "wins: seeds in which it is positive."
+            f"wins: seeds in which it is {'negative' if lower else 'positive'}."
         )
     return lines
 
@@ -81,23 +102,23 @@ def table(results: Results) -> list[list[str]]:
 
     Columns for which there is nothing to say are left out.
     """
-    places, reference = digits(results), results.get("reference")
+    reference, by = results.get("reference"), score(results).name
+    show = partial(percent, places=digits(results), scale=_scale(results))
     heading = ["", "last", "best", f"last − {reference}", "wins", "steps", "parameters"]
     lines = [heading]
     for name, network in results["frozen"].items():
-        top1 = percent(network.get("top1"), places)
-        count = f"{network['parameters']:,}"
-        lines.append([f"{name} ({network['model']})", top1, "", "", "", "", count])
+        last, count = show(network.get(by)), f"{network['parameters']:,}"
+        lines.append([f"{name} ({network['model']})", last, "", "", "", "", count])
     for row in study_rows(results):
         difference = wins = ""
         if row.difference is not None:
-            difference = percent(row.difference, places, sign=True)
+            difference = show(row.difference, sign=True)
             wins = f"{row.wins} of {len(row.last.values)}"
         lines.append(
             [
                 f"{row.name} (reference)" if row.name == reference else row.name,
-                percent(row.last, places),
-                "" if row.best is None else percent(row.best, places),
+                show(row.last),
+                "" if row.best is None else show(row.best),
                 difference,
                 wins,
                 f"{row.steps:,}",
@@ -118,16 +139,24 @@ def format_table(results: Results) -> str:
     Returns:
       A heading, aligned columns with the networks of earlier runs first, and notes.
     """
-    lines = table(results)
+    heading = f"{results['name']}: {setting(results)}"
+    text = [heading, "", *_aligned(table(results)), "", *notes(results), ""]
+    for one in results.get("tables", ()):
+        text += [one["title"], "", *_aligned(one["rows"]), ""]
+        text += [one["note"], ""] if one["note"] else []
+    return "\n".join(text)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [f"{results['name']}: {setting(results)}", ""]
+    text = []
     for first, *rest in lines:
         cells = [first.ljust(widths[0])]
         cells += [
             cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)
         ]
         text.append(("  " + "  ".join(cells)).rstrip())
-    return "\n".join([*text, "", *notes(results), ""])
+    return text
 
 
 def setting(results: Results) -> str:
@@ -231,7 +260,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
 def _content(folder: Path, results: Results) -> dict[str, Any]:
     """Collects everything that the template shows."""
     rows, places = study_rows(results), digits(results)
-    best = max(rows, key=lambda row: np.nan_to_num(row.last.mean, nan=-1.0))
+    best = _best(rows, score(results).lower)
     counts = _read_confusion(folder, best.name)
     config = folder / "config.json"
     names = results["data"]["class_names"]
@@ -242,7 +271,14 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "notes": notes(results),
         "rows": rows,
         "best": best,
-        "percent": lambda value: percent(value, places),
+        "label": _label(results),
+        "extreme": "lowest" if score(results).lower else "highest",
+        "show": partial(percent, places=places, scale=_scale(results)),
+        "percent": partial(percent, places=places),
+        "figures": [
+            {**one, "picture": drawn(folder, one["name"])}
+            for one in results.get("figures", ())
+        ],
         "magnitude": magnitude,
         "factor": lambda value: "" if value is None else f"{value:.1f}×",
         "pairs": lambda tree: ", ".join(f"{k}={v}" for k, v in tree.items()),
@@ -251,6 +287,11 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "pictures": _draw(folder, results, rows, counts),
         "config": config.read_text(encoding="utf-8") if config.exists() else None,
     }
+
+
+def _best(rows: Sequence[Row], lower: bool) -> Row:
+    sign = -1 if lower else 1
+    return max(rows, key=lambda row: np.nan_to_num(sign * row.last.mean, nan=-np.inf))
 
 
 def _read_confusion(folder: Path, student: str) -> np.ndarray | None:
@@ -268,22 +309,25 @@ def _draw(
     metrics, names = read_metrics(folder), [row.name for row in rows]
     jobs: dict[str, Callable[[Path, Theme], None]] = {}
     cast, levels = _cast(results, rows), _levels(results)
+    scale, label = _scale(results), _label(results)
     if len(rows) * len(results["seeds"]) > 1:
         jobs["final"] = partial(
             figures.final_values,
-            values={row.name: [100 * v for v in row.last.values] for row in rows},
-            errors={row.name: row.last.error and 100 * row.last.error for row in rows},
-            xlabel="test top-1 accuracy after the final step (%)",
+            values={row.name: [scale * v for v in row.last.values] for row in rows},
+            errors={
+                row.name: row.last.error and scale * row.last.error for row in rows
+            },
+            xlabel=f"{label} after the final step",
             cast=cast,
             levels=levels,
         )
-    accuracies = learning_curves(metrics, "test_top1", names)
-    if any(len(curve.steps) > 1 for curve in accuracies):
+    scores = learning_curves(metrics, f"test_{score(results).name}", names)
+    if any(len(curve.steps) > 1 for curve in scores):
         jobs["accuracy"] = partial(
             figures.curves,
-            data=[curve._replace(values=100 * curve.values) for curve in accuracies],
-            ylabel="test top-1 accuracy (%)",
-            number=".1f",
+            data=[curve._replace(values=scale * curve.values) for curve in scores],
+            ylabel=label,
+            number=".1f" if scale > 1 else ".3g",
             band=True,
             cast=cast,
             levels=levels,
@@ -322,11 +366,12 @@ def _cast(results: Results, rows: Sequence[Row]) -> Cast:
 
 
 def _levels(results: Results) -> dict[str, float]:
-    """Returns the top-1 accuracies of the networks of earlier runs in percent."""
+    """Returns the scores of the networks of earlier runs, as they are drawn."""
+    by = score(results).name
     return {
-        name: 100 * network["top1"]
+        name: _scale(results) * network[by]
         for name, network in results["frozen"].items()
-        if network.get("top1") is not None
+        if network.get(by) is not None
     }
 
 
@@ -339,10 +384,12 @@ def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Pict
 
 
 def drawn(folder: Path, name: str) -> Picture:
-    """Embeds a figure that was drawn before."""
+    """Embeds a figure that was drawn before; a light one serves for both."""
     links = []
     for suffix in ("", "-dark"):
-        data = (folder / "figures" / f"{name}{suffix}.png").read_bytes()
+        path = folder / "figures" / f"{name}{suffix}.png"
+        if path.exists():
+            data = path.read_bytes()
         links.append("data:image/png;base64," + base64.b64encode(data).decode())
     # A PNG file states its width in bytes 16 to 20.
     width = int.from_bytes(data[16:20]) * 104 // DPI

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core.types import TOP1, Score
+
 Results = Mapping[str, Any]
 
 
@@ -34,11 +36,11 @@ class Row(NamedTuple):
     Attributes:
       name: of the student.
       method: the file in ``jaxkd/methods`` that trained it.
-      last: test top-1 after the final step, a fraction.
-      best: the highest test top-1 of all evaluations; None if not recorded.
+      last: test score after the final step; of accuracies, a fraction.
+      best: the best test score of all evaluations; None if not recorded.
       difference: ``last`` minus the reference's, seed by seed; None without a
         reference and for the reference itself.
-      wins: seeds in which the difference is positive; None like ``difference``.
+      wins: seeds in which it is better than the reference; None like ``difference``.
       steps: optimiser steps.
       parameters: of the trained network.
     """
@@ -71,28 +73,34 @@ def study_rows(results: Results) -> list[Row]:
     Returns:
       One row per student, in the order of the configuration.
     """
-    reference = results.get("reference")
+    reference, by = results.get("reference"), score(results)
     base = None
     if reference is not None:
-        base = estimate(results["students"][reference]["last"]["top1"])
+        base = estimate(results["students"][reference]["last"][by.name])
     return [
-        _row(name, student, None if name == reference else base)
+        _row(name, student, by, None if name == reference else base)
         for name, student in results["students"].items()
     ]
 
 
-def _row(name: str, student: Results, base: Estimate | None) -> Row:
-    last = estimate(student["last"]["top1"])
+def score(results: Results) -> Score:
+    """Returns the metric by which the students of a run are compared."""
+    return Score(**results["score"]) if "score" in results else TOP1
+
+
+def _row(name: str, student: Results, by: Score, base: Estimate | None) -> Row:
+    last = estimate(student["last"][by.name])
     difference = wins = None
     if base is not None:
         pairs = zip(last.values, base.values, strict=True)
         difference = estimate([value - other for value, other in pairs])
-        wins = sum(value > 0 for value in difference.values)
+        sign = -1 if by.lower else 1
+        wins = sum(sign * value > 0 for value in difference.values)
     return Row(
         name=name,
         method=student["method"],
         last=last,
-        best=estimate(student["best"]["top1"]) if student.get("best") else None,
+        best=estimate(student["best"][by.name]) if student.get("best") else None,
         difference=difference,
         wins=wins,
         steps=student["steps"],

@@ -1,6 +1,8 @@
 """The one train loop: needed runs first, then all students of the study together."""
 
 import functools
+import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import offline, outcome, program
+from jaxkd import assess, offline, outcome, program, teachers
 from jaxkd import workdir as workdirs
 from jaxkd.build import Run, build, source_config
 from jaxkd.core import checkpoint, sharding, study
@@ -19,6 +21,7 @@ from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
 from jaxkd.core.checkpoint import Checkpoints
 from jaxkd.core.errors import Interrupted, UserError
+from jaxkd.core.frozen import PerSeed
 from jaxkd.core.preemption import Asked, nobody
 from jaxkd.core.tally import Tally
 from jaxkd.core.types import Best, TrainState
@@ -46,20 +49,29 @@ class Outlets(NamedTuple):
     asked: Asked
 
 
+# Folders of the runs that were needed so far, by their configurations as JSON.
+Known = dict[str, Path]
+
+
 def train(
-    config: ConfigDict, workdir: str | Path, asked: Asked = nobody
+    config: ConfigDict,
+    workdir: str | Path,
+    asked: Asked = nobody,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """Trains what a configuration describes, or resumes, or returns what is there.
 
     Needed runs are trained first, each in its own folder below ``workdir``, exactly as
-    if they had been started by hand. Running the same configuration again continues
-    after the newest checkpoint; a finished run is only read.
+    if they had been started by hand; one that several runs need is trained once.
+    Running the same configuration again continues after the newest checkpoint; a
+    finished run is only read.
 
     Args:
       config: see ``jaxkd.core.config``.
       workdir: folder of the run.
       asked: tells at each step boundary who asks the run to stop, or None; see
         ``jaxkd.core.preemption.listen``.
+      known: runs that were trained for a run that needs this one.
 
     Returns:
       The content of ``results.json``.
@@ -78,7 +90,7 @@ def train(
     program.check_losses(run)
     workdirs.open_for(workdir, config)
     _announce(run, workdir)
-    frozen = {name: _need(run, name, workdir, asked) for name in config.needs}
+    frozen = _needs(run, workdir, asked, Known() if known is None else known)
     end = _train_loop(run, frozen, workdir, asked)
     return outcome.record(run, frozen, end, workdir)
 
@@ -95,19 +107,38 @@ def _announce(run: Run, workdir: Path) -> None:
         )
 
 
-def _need(run: Run, name: str, workdir: Path, asked: Asked) -> Frozen:
+def _needs(run: Run, workdir: Path, asked: Asked, known: Known) -> dict[str, Frozen]:
+    """Trains or loads the needed runs.
+
+    Those that need none themselves come first, since others may need the same.
+    """
+    needs = run.config.needs
+    order = sorted(needs, key=lambda name: _depth(needs[name]))
+    found = {name: _need(run, name, workdir, asked, known) for name in order}
+    teachers.check(run, found)
+    return {name: found[name] for name in needs}
+
+
+def _depth(config: ConfigDict) -> int:
+    return max((1 + _depth(need) for need in config.needs.values()), default=0)
+
+
+def _need(run: Run, name: str, workdir: Path, asked: Asked, known: Known) -> Frozen:
     """Trains or loads a needed run and lays its network out over the devices."""
     need = run.config.needs[name]
     if need.init_from:
         source = recorded = Path(need.init_from)
     else:
-        source, recorded = workdir / name, Path(name)
-        train(configs.alone(need), source, asked)
-    variables = checkpoint.load_member(source / "checkpoints", "last")
-    wanted = program.abstract_network(run, run.frozen[name])
-    checkpoint.compare(str(source), variables, wanted)
+        alone = configs.alone(need)
+        key = json.dumps(configs.resolved(alone), sort_keys=True)
+        source = known.setdefault(key, workdir / name)
+        recorded = Path(os.path.relpath(source, workdir))
+        train(alone, source, asked, known)
+    variables = _load(run, name, source / "checkpoints")
+    checkpoint.compare(str(source), variables, program.abstract_frozen(run)[name])
     return Frozen(
-        network=run.frozen[name],
+        network=run.frozen[name].network,
+        reads=run.frozen[name].reads,
         variables=sharding.put(variables, sharding.replicated(run.mesh)),
         hash=checkpoint.content_hash(variables),
         source=source,
@@ -116,9 +147,23 @@ def _need(run: Run, name: str, workdir: Path, asked: Asked) -> Frozen:
     )
 
 
-def _start(run: Run, checkpoints: Checkpoints, hashes: dict[str, str]) -> Position:
+def _load(run: Run, name: str, checkpoints: Path) -> Any:
+    """Loads a needed run's network, or those of all seeds."""
+    if not run.frozen[name].per_seed:
+        return checkpoint.load_member(checkpoints, "last")
+    members = [
+        checkpoint.load_member(checkpoints, "last", seed=seed)
+        for seed in run.config.seeds
+    ]
+    return PerSeed(jax.tree.map(lambda *rows: np.stack(rows), *members))
+
+
+def _start(
+    run: Run, checkpoints: Checkpoints, frozen: Mapping[str, Frozen]
+) -> Position:
     """Initialises the state, or restores the newest checkpoint."""
     init = functools.partial(program.init, run)
+    hashes = {name: one.hash for name, one in frozen.items()}
     wanted = program.abstract_state(run)
     checkpoint.check_space(checkpoints.directory, wanted)
     checkpoints.set_aside_damaged()
@@ -128,7 +173,7 @@ def _start(run: Run, checkpoints: Checkpoints, hashes: dict[str, str]) -> Positi
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
         layout = jax.tree.map(lambda x: x.sharding, wanted)
         make = jax.jit(init, out_shardings=layout, compiler_options=options)
-        state, best = make()
+        state, best = make({name: one.variables for name, one in frozen.items()})
         return Position(state, best, 0, 0.0, Tally())
     state, best, meta = checkpoints.restore(*wanted)
     checkpoint.check_members(checkpoints.directory, meta, run.groups)
@@ -147,9 +192,8 @@ def _train_loop(
 ) -> outcome.End:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
-    hashes = {name: one.hash for name, one in frozen.items()}
     with Checkpoints(workdir / "checkpoints", run.config.keep) as checkpoints:
-        position = _start(run, checkpoints, hashes)
+        position = _start(run, checkpoints, frozen)
         if writes:
             truncate(workdir, position.step)
         with Writer(workdir, enabled=writes) as writer:
@@ -158,7 +202,9 @@ def _train_loop(
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
     best = sharding.fetch(best, run.mesh)
-    return outcome.End(last, best, position.tally.skipped(), position.elapsed)
+    findings = assess.assess(run, position.state, workdir)
+    skipped, elapsed = position.tally.skipped(), position.elapsed
+    return outcome.End(last, best, skipped, elapsed, findings)
 
 
 def _loop(
@@ -195,7 +241,7 @@ def _loop(
         if cadence.evaluates(stop):
             training = _training(run, stop)
             last = _evaluate(evaluator, state, training)
-            best = _update_best(best, state, last, training)
+            best = _update_best(best, state, _scores(run, last), training)
             writer.write_scalars(
                 stop, outcome.scalars(run.groups, last, "test", stop - 1)
             )
@@ -251,12 +297,15 @@ def _evaluate(evaluator: Evaluator, state: Any, training: Any) -> Any:
     return evaluator(params, extra, training)
 
 
+def _scores(run: Run, last: Any) -> dict[str, np.ndarray]:
+    sign = -1 if run.score.lower else 1
+    return {name: sign * metrics[run.score.name] for name, metrics in last.items()}
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def _update_best(best: Any, state: Any, last: Any, training: Any) -> Any:
+def _update_best(best: Any, state: Any, scores: Any, training: Any) -> Any:
     return {
-        name: study.update_best(
-            best[name], state[name], last[name]["top1"], training[name]
-        )
+        name: study.update_best(best[name], state[name], scores[name], training[name])
         for name in best
     }
 

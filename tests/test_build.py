@@ -171,7 +171,7 @@ def test_a_teacher_from_elsewhere_is_built_as_it_was_trained(squares_run, tmp_pa
     there.model.widths = (3, 5, 7)
     (tmp_path / "config.json").write_text(json.dumps(configs.resolved(there)))
     run = build.build(with_teacher(squares_run, str(tmp_path)))
-    assert run.frozen["teacher"].widths == (3, 5, 7)
+    assert run.frozen["teacher"].network.widths == (3, 5, 7)
     assert run.students[0].network.widths == (2, 3, 4)
 
 

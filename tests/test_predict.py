@@ -152,7 +152,9 @@ def untrained(workdir, shape, tmp_path):
     run = build.build(config)
     workdirs.open_for(workdir, config)
     init = jax.jit(
-        lambda: {group.name: study.init_group(group, False) for group in run.groups},
+        lambda: {
+            group.name: study.init_group(group, {}, False) for group in run.groups
+        },
         compiler_options={"xla_backend_optimization_level": 0},
     )
     state = init()

@@ -40,14 +40,14 @@ def test_two_steps(arg):
     program.check_losses(run)
     shapes = program.abstract_inputs(run)
     init = functools.partial(program.init, run)
-    state, _ = jax.jit(init, compiler_options=QUICK)()
-    before = jax.device_get(state)
     networks = {
-        name: jax.jit(network.init, compiler_options=QUICK)(
+        name: jax.jit(one.network.init, compiler_options=QUICK)(
             jax.random.key(1), np.zeros((1, *run.dataset.info.image_shape), np.float32)
         )
-        for name, network in run.frozen.items()
+        for name, one in run.frozen.items()
     }
+    state, _ = jax.jit(init, compiler_options=QUICK)(networks)
+    before = jax.device_get(state)
     table = run.draws[0].arrays
     batches = {
         "data": {"index": np.arange(8, dtype=np.int32).reshape(2, 1, 4)},

@@ -16,18 +16,16 @@ from jaxkd.core.types import Batch, Targets
 
 # Fields of the inputs that steer a step and are not shown to methods.
 _VISIT, _TARGETS = "visit", "targets"
+# What the examples do not hold and views do not see.
+_NOT_SEEN = ("index", _TARGETS)
 
 
 class Views(Protocol):
     """The part of the step's settings that tells how views are made."""
 
     @property
-    def view(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """The augmentation, ``(key, images) -> images``."""
-
-    @property
-    def strong(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-        """The second augmentation, or None."""
+    def view(self) -> Callable[[jax.Array, Batch], Batch]:
+        """The augmentation, ``(key, batch) -> batch``."""
 
     @property
     def draw_seeds(self) -> tuple[int, ...]:
@@ -70,14 +68,13 @@ def view(how: Views, keys: jax.Array, data: Batch) -> Batch:
     """Adds the views of a batch.
 
     Args:
-      how: the augmentations.
+      how: the augmentation.
       keys: one for each draw, of views that are new at every step.
-      data: ``image`` uint8 ``[draws, batch, H, W, C]``; with ``visit`` ``[draws,
+      data: the examples, ``[draws, batch, ...]`` each field; with ``visit`` ``[draws,
         batch]`` views depend on the seed, ``index`` and ``visit`` instead.
 
     Returns:
-      The batch with ``image`` as seen, with ``strong`` where asked for, and without
-      ``visit``.
+      The batch as seen, without ``visit``.
     """
     data = dict(data)
     visit = data.pop(_VISIT, None)
@@ -87,17 +84,16 @@ def view(how: Views, keys: jax.Array, data: Batch) -> Batch:
         roots = jnp.broadcast_to(_roots(how.draw_seeds, 3)[:, None], visit.shape)
         keys = _fold(_fold(roots, visit), data["index"])
         see = _each_alone
-    views = {"image": see(how.view)(keys, data["image"])}
-    if how.strong:
-        views["strong"] = see(how.strong)(_fold(keys, 1), data["image"])
-    return data | views
+    examples = {name: x for name, x in data.items() if name not in _NOT_SEEN}
+    return data | see(how.view)(keys, examples)
 
 
 def _each_alone(function: Callable) -> Callable:
     """Applies a view to every example by itself, with a key of its own."""
 
-    def one(key: jax.Array, image: jax.Array) -> jax.Array:
-        return function(key, image[None])[0]
+    def one(key: jax.Array, example: Batch) -> Batch:
+        batch = function(key, jax.tree.map(lambda x: x[None], example))
+        return jax.tree.map(lambda x: x[0], batch)
 
     return jax.vmap(jax.vmap(one))
 

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxkd.core import batches as batching
+from jaxkd.core.frozen import any_per_seed, of_seed
 from jaxkd.core.members import over_members, split_batch
 from jaxkd.core.study import Group
 from jaxkd.core.types import Batch, Metrics, TrainState
@@ -24,18 +25,16 @@ class Settings(NamedTuple):
     """How a step is computed.
 
     Attributes:
-      view: ``(key, images) -> images``, the augmentation.
+      view: ``(key, batch) -> batch``, the augmentation.
       draw_seeds: the seed of each draw of a batch.
-      strong: a second augmentation, for methods that compare two; or None.
       accumulate: micro-batches per step.
       ema: decay of the moving average of the parameters, or 0.
       loop: "map" or "vmap", see ``over_members``.
       mesh: of the devices that members are spread over, or None.
     """
 
-    view: Callable[[jax.Array, jax.Array], jax.Array]
+    view: Callable[[jax.Array, Batch], Batch]
     draw_seeds: tuple[int, ...]
-    strong: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     accumulate: int = 1
     ema: float = 0.0
     loop: str = "map"
@@ -153,7 +152,7 @@ def make_evaluation(
     method = group.students[0].method
 
     def evaluate(params: Any, extra: Any, batch: Batch, training: jax.Array):
-        batch = {**batch, "image": view(batch["image"])}
+        batch = view(batch)
 
         def member(one, batch):
             params, extra, training = one
@@ -174,10 +173,16 @@ def evaluate_target(function: Callable, frozen: Any, data: Batch, keys: jax.Arra
 
     Nothing around it is fused with it.
     """
-    inputs = jax.lax.optimization_barrier((frozen, data, keys))
-    return jax.lax.optimization_barrier(
-        jax.vmap(function, in_axes=(None, 0, 0))(*inputs)
-    )
+    frozen, *by_draw = jax.lax.optimization_barrier((frozen, data, keys))
+    if any_per_seed(frozen):
+        # In turn, because side by side their convolutions would be grouped ones.
+        result = jax.lax.map(
+            lambda one: function(of_seed(frozen, one[0]), *one[1:]),
+            (jnp.arange(len(keys)), *by_draw),
+        )
+    else:
+        result = jax.vmap(function, in_axes=(None, 0, 0))(frozen, *by_draw)
+    return jax.lax.optimization_barrier(result)
 
 
 def _evaluate_target(target: Target, frozen, data, keys, step, last):

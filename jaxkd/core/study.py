@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxkd.core.frozen import of_seed
 from jaxkd.core.optim import Optimizer
 from jaxkd.core.types import Best, Method, TrainState
 
@@ -26,6 +27,7 @@ class Student(NamedTuple):
       name: of the row.
       method: the training system.
       network: the network that is trained.
+      reads: the field of the batch that it sees.
       steps: length of its training; a study lasts as long as its longest student.
       schedule: learning rate as a function of the step.
       weight_decay: strength of weight decay.
@@ -36,6 +38,7 @@ class Student(NamedTuple):
     name: str
     method: Method
     network: nn.Module
+    reads: str
     steps: int
     schedule: optax.Schedule
     weight_decay: float
@@ -113,7 +116,7 @@ def make_groups(
     alike: dict[Any, list[Student]] = {}
     for student in students:
         method = student.method
-        key = (method.init, method.forward, student.optimizer_key)
+        key = (method.init, method.adopt, method.forward, student.optimizer_key)
         alike.setdefault(key, []).append(student)
     return tuple(
         Group(f"group{number}", tuple(rows), tuple(seeds), shared_batches)
@@ -121,14 +124,25 @@ def make_groups(
     )
 
 
-def init_group(group: Group, ema: bool) -> TrainState:
-    """Initialises the stacked state: every student of a seed starts from one draw."""
+def init_group(group: Group, frozen: Any, ema: bool) -> TrainState:
+    """Initialises the stacked state: every student of a seed starts from one draw.
+
+    Args:
+      group: students of one network.
+      frozen: variables of the needed runs' networks, which it may start from.
+      ema: whether to keep an average of the parameters.
+    """
     method = group.students[0].method
 
-    def init_one(seed):
-        return method.init(jax.random.fold_in(jax.random.key(seed), 0))
+    def init_one(one):
+        index, seed = one
+        params, extra = method.init(jax.random.fold_in(jax.random.key(seed), 0))
+        if method.adopt is None:
+            return params, extra
+        return method.adopt(params, extra, of_seed(frozen, index))
 
-    keys = jnp.asarray(group.seeds, jnp.uint32)
+    seeds = jnp.asarray(group.seeds, jnp.uint32)
+    keys = jnp.arange(len(seeds)), seeds
     params, extra = jax.tree.map(
         lambda x: jnp.repeat(x, len(group.students), axis=0),
         jax.lax.map(init_one, keys),
@@ -162,7 +176,7 @@ def update_best(
     Args:
       best: the record so far.
       state: the state that was evaluated.
-      scores: of this evaluation, ``[members]``; higher is better.
+      scores: of this evaluation, ``[members]``; higher is better (negate others).
       training: False for members that had ended before, ``[members]``.
     """
     better = training & (scores > best.score)

@@ -16,6 +16,36 @@ Targets = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
+class FrozenNetwork(NamedTuple):
+    """A network of a needed run, and which view of the batch it reads.
+
+    With ``per_seed``, each seed of the run has its own, of its needed run's same seed.
+    """
+
+    network: nn.Module
+    reads: str = "image"
+    per_seed: bool = False
+
+
+class Score(NamedTuple):
+    """The metric by which networks are compared.
+
+    Attributes:
+      name: of the metric in the method's evaluation.
+      label: for tables and axes.
+      percent: whether people read it in percent.
+      lower: whether lower is better.
+    """
+
+    name: str
+    label: str
+    percent: bool = True
+    lower: bool = False
+
+
+TOP1 = Score("top1", "top-1 accuracy")
+
+
 class Spec(NamedTuple):
     """What a method is told about the run it is made for.
 
@@ -23,28 +53,34 @@ class Spec(NamedTuple):
       network: the network to train.
       frozen: the networks of the needed runs, by name (``"teacher"``).
       num_classes: number of labels.
-      image_shape: ``(height, width, channels)`` of what the network sees.
+      fields: name -> shape and dtype of one example's field, as the training view
+        leaves it: ``image``, ``label``, further views.
       steps_per_unit: training steps per unit of ``config.unit`` (epochs or steps).
       num_examples: training examples that a student draws from; None where they are
         read from files as training goes on.
-      strong_view: whether batches hold a second, stronger view.
+      reads: the field that the network sees.
     """
 
     network: nn.Module
-    frozen: Mapping[str, nn.Module]
+    frozen: Mapping[str, FrozenNetwork]
     num_classes: int
-    image_shape: tuple[int, int, int]
+    fields: Mapping[str, jax.ShapeDtypeStruct]
     steps_per_unit: float
     num_examples: int | None = None
-    strong_view: bool = False
+    reads: str = "image"
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one example as the network sees it."""
+        return self.fields[self.reads].shape
 
     def batch_shapes(self, size: int) -> Batch:
         """Returns the shapes and dtypes of a training batch of ``size`` examples."""
-        image = jax.ShapeDtypeStruct((size, *self.image_shape), jnp.float32)
         rows = jax.ShapeDtypeStruct((size,), jnp.int32)
-        batch = {"image": image, "label": rows}
-        if self.strong_view:
-            batch["strong"] = image
+        batch: Batch = {
+            name: jax.ShapeDtypeStruct((size, *one.shape), one.dtype)
+            for name, one in self.fields.items()
+        }
         if self.num_examples is not None:
             labels = jax.ShapeDtypeStruct((self.num_examples,), jnp.int32)
             batch |= {"index": rows, "train_labels": labels}
@@ -75,8 +111,8 @@ class Method(NamedTuple):
     whatever else a method trains or remembers stands beside it, and is dropped when
     the network is exported.
 
-    A training ``batch`` holds ``image`` (as the view left it) and ``label``; a second
-    view, ``strong``, where ``config.view`` makes one; and, where the examples are in
+    A training ``batch`` holds the examples' fields as the view left them: ``image``,
+    ``label``, further views that ``config.view`` makes; and, where the examples are in
     memory, ``index`` ``[batch]``, their rows in the student's training set, and
     ``train_labels`` ``[num_examples]``, the labels of all of it.
 
@@ -92,6 +128,11 @@ class Method(NamedTuple):
       predict: ``(params, extra, batch) -> outputs``, in evaluation mode.
       evaluate: ``(outputs, batch) -> clu.metrics.Collection``; ``batch["mask"]`` is
         False on padding.
+      score: the evaluation's metric by which networks are compared.
+      adopt: ``(params, extra, frozen) -> (params, extra)``: starts from variables of
+        the needed runs' networks, by name; None keeps the initial ones.
+      assess: ``(jaxkd.assess.Trained) -> jaxkd.assess.Findings``: what is computed once
+        after training, on the host; None for nothing.
     """
 
     init: Callable[[jax.Array], tuple[Params, Extra]]
@@ -101,6 +142,9 @@ class Method(NamedTuple):
     metrics: tuple[str, ...]
     predict: Callable[[Params, Extra, Batch], Outputs]
     evaluate: Callable[[Outputs, Batch], Any]
+    score: Score = TOP1
+    adopt: Callable[[Params, Extra, Any], tuple[Params, Extra]] | None = None
+    assess: Callable[[Any], Any] | None = None
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
@@ -16,7 +17,7 @@ class Info(NamedTuple):
     Attributes:
       name: for people to read.
       num_classes: number of labels; labels are ``0 .. num_classes - 1``.
-      image_shape: ``(height, width, channels)`` as the model sees it.
+      image_shape: of an example's image, such as ``(height, width, channels)``.
       mean: of each channel, of images scaled to [0, 1].
       std: likewise the standard deviation.
       class_names: one per label.
@@ -24,14 +25,18 @@ class Info(NamedTuple):
 
     name: str
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
 
 
 class Source(Protocol):
-    """Random access to examples: ``image`` uint8 ``[h, w, c]`` and ``label`` int32."""
+    """Random access to examples.
+
+    Their fields: ``image``, mostly uint8 ``[h, w, c]``; ``label`` int32; any others,
+    such as a mask of the same size. The name ``mask`` is taken: it tells padding apart.
+    """
 
     def __len__(self) -> int: ...
 
@@ -93,6 +98,8 @@ class Dataset(NamedTuple):
       prepare_train: host-side preparation of one example, with a random generator:
         only for data that is not yet of ``info.image_shape``, such as photographs.
       prepare_test: the same for evaluation, without randomness.
+      fields: shapes and dtypes of a prepared example, for data that is not in memory
+        and has other fields than ``image`` uint8 and ``label``.
     """
 
     info: Info
@@ -100,6 +107,19 @@ class Dataset(NamedTuple):
     test: Source
     prepare_train: Callable[[Example, np.random.Generator], Example] = _unchanged
     prepare_test: Callable[[Example], Example] = _unchanged
+    fields: Mapping[str, jax.ShapeDtypeStruct] | None = None
+
+    def example(self, source: Source) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of one prepared training example."""
+        if isinstance(source, ArraySource):
+            return {
+                name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+                for name, array in source.arrays.items()
+            }
+        return dict(self.fields or {}) or {
+            "image": jax.ShapeDtypeStruct(self.info.image_shape, np.uint8),
+            "label": jax.ShapeDtypeStruct((), np.int32),
+        }
 
 
 def check_labels(labels: np.ndarray, num_classes: int, origin: str) -> np.ndarray:

@@ -1,11 +1,18 @@
 """Views of images, on the device: augmentation and normalisation inside the step.
 
-A view is a pure function of a key and uint8 images, so that teacher and student can see
-the very same view, and a run that resumes sees what it would have seen. Random numbers
-are drawn for the whole batch at once: with JAX's partitionable generator the numbers of
-an example depend on the key and its place in the batch, not on the devices.
+A view is a pure function of a key and a batch of examples, so that teacher and student
+can see the very same view, and a run that resumes sees what it would have seen. It maps
+the examples' fields (``image`` uint8, ``label``, ...) to what networks see, and may add
+fields, such as a second view. Most change the images alone, and are made of functions
+of images by ``of_images``.
+
+Random numbers are drawn for the whole batch at once: with JAX's partitionable generator
+the numbers of an example depend on the key and its place in the batch, not on the
+devices.
 """
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core import lookup
+from jaxkd.core.types import Batch
 from jaxkd.data import randaugment as augment
 from jaxkd.data.source import Info
 
@@ -21,15 +29,29 @@ class View(NamedTuple):
     """What the network sees.
 
     Attributes:
-      train: ``(key, uint8 [b, h, w, c]) -> float32 [b, h, w, c]``.
+      train: ``(key, batch) -> batch``; ``image`` uint8 ``[b, h, w, c]`` becomes
+        float32, and fields that it does not know are left as they are.
       evaluate: the same without key and randomness.
-      strong: as ``train``, but stronger: a second view of the same images, for methods
-        that compare two; or None.
     """
 
-    train: Callable[[jax.Array, jax.Array], jax.Array]
-    evaluate: Callable[[jax.Array], jax.Array]
-    strong: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    train: Callable[[jax.Array, Batch], Batch]
+    evaluate: Callable[[Batch], Batch]
+
+
+def of_images(
+    train: Callable[[jax.Array, jax.Array], jax.Array],
+    evaluate: Callable[[jax.Array], jax.Array],
+) -> View:
+    """Makes a view of functions of images alone.
+
+    Args:
+      train: ``(key, uint8 [b, h, w, c]) -> float32 [b, h, w, c]``.
+      evaluate: the same without key and randomness.
+    """
+    return View(
+        lambda key, batch: batch | {"image": train(key, batch["image"])},
+        lambda batch: batch | {"image": evaluate(batch["image"])},
+    )
 
 
 def build(name: str, info: Info, **options: Any) -> View:
@@ -40,6 +62,9 @@ def build(name: str, info: Info, **options: Any) -> View:
         those that there are.
     """
     factory = lookup.choose(name, VIEWS, what="view")
+    if isinstance(factory, str):
+        module, _, function = factory.partition(":")
+        factory = getattr(importlib.import_module(module), function)
     return lookup.call(factory, options, what=f"view {name!r}", info=info)
 
 
@@ -49,7 +74,7 @@ def plain(info: Info) -> View:
     def evaluate(images: jax.Array) -> jax.Array:
         return normalize(images, info)
 
-    return View(lambda key, images: evaluate(images), evaluate)
+    return of_images(lambda key, images: evaluate(images), evaluate)
 
 
 def flip(info: Info) -> View:
@@ -58,7 +83,7 @@ def flip(info: Info) -> View:
     def train(key: jax.Array, images: jax.Array) -> jax.Array:
         return normalize(random_flip(key, images), info)
 
-    return View(train, plain(info).evaluate)
+    return of_images(train, functools.partial(normalize, info=info))
 
 
 def crop_flip(info: Info, *, pad: int = 4, flip: bool = True) -> View:
@@ -76,7 +101,7 @@ def crop_flip(info: Info, *, pad: int = 4, flip: bool = True) -> View:
     def train(key: jax.Array, images: jax.Array) -> jax.Array:
         return normalize(_crop_flip(key, images, pad, flip), info)
 
-    return View(train, plain(info).evaluate)
+    return of_images(train, functools.partial(normalize, info=info))
 
 
 def randaugment(
@@ -103,7 +128,7 @@ def randaugment(
             images = augment.cutout(cutout_key, images, side=cutout)
         return normalize(images, info)
 
-    return View(train, plain(info).evaluate)
+    return of_images(train, functools.partial(normalize, info=info))
 
 
 def weak_strong(
@@ -111,7 +136,8 @@ def weak_strong(
 ) -> View:
     """Makes two views of each training image: ``crop_flip``, and ``randaugment``.
 
-    Each crops and flips on its own. For methods that compare them, such as MLKD.
+    The second is the batch's field ``strong``. Each crops and flips on its own. For
+    methods that compare them, such as MLKD.
 
     Args:
       info: of the data set.
@@ -120,8 +146,14 @@ def weak_strong(
       ops: as in ``randaugment``.
       cutout: as in ``randaugment``.
     """
+    weak = crop_flip(info, pad=pad, flip=flip)
     strong = randaugment(info, pad=pad, flip=flip, ops=ops, cutout=cutout)
-    return crop_flip(info, pad=pad, flip=flip)._replace(strong=strong.train)
+
+    def train(key: jax.Array, batch: Batch) -> Batch:
+        second = strong.train(jax.random.fold_in(key, 1), batch)
+        return weak.train(key, batch) | {"strong": second["image"]}
+
+    return View(train, weak.evaluate)
 
 
 def glyph(
@@ -158,16 +190,25 @@ def glyph(
         grain = jax.random.normal(noise_key, images.shape, jnp.float32)
         return standardize(sign * images + level * grain)
 
-    return View(train, lambda images: standardize(_scale(images)))
+    return of_images(train, lambda images: standardize(_scale(images)))
 
 
-VIEWS = {
+# Views of other files are named ``"module:function"``, since those import this one.
+VIEWS: dict[str, Callable[..., View] | str] = {
     "plain": plain,
     "flip": flip,
     "crop_flip": crop_flip,
     "randaugment": randaugment,
     "weak_strong": weak_strong,
     "glyph": glyph,
+    "recolour": "jaxkd.data.lowres_views:recolour",
+    "low": "jaxkd.data.lowres_views:low",
+    "noisy": "jaxkd.data.lowres_views:noisy",
+    "mixed_low": "jaxkd.data.mixed_views:mixed_low",
+    "ct": "jaxkd.data.ct_views:ct",
+    "mask_dihedral": "jaxkd.data.mask_views:dihedral",
+    "mask_crop_rotate": "jaxkd.data.mask_views:crop_rotate",
+    "signed": "jaxkd.data.signed:signed",
 }
 
 

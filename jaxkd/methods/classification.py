@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from clu import metrics
 
-from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Spec
+from jaxkd.core.types import Aux, Batch, Extra, FrozenNetwork, Method, Params, Spec
 
 
 @flax.struct.dataclass
@@ -80,7 +80,7 @@ class _Network(NamedTuple):
 
 
 @functools.cache
-def _network(network: nn.Module, image_shape: tuple[int, int, int]) -> _Network:
+def _network(network: nn.Module, image_shape: tuple[int, ...], reads: str) -> _Network:
     def init(key: jax.Array) -> tuple[Params, Extra]:
         variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
         params = variables.pop("params")
@@ -90,25 +90,37 @@ def _network(network: nn.Module, image_shape: tuple[int, int, int]) -> _Network:
         del key
         variables = {"params": params["student"], **extra["student"]}
         (logits, features), updated = network.apply(
-            variables, batch["image"], train=True, mutable=list(extra["student"])
+            variables, batch[reads], train=True, mutable=list(extra["student"])
         )
         return {"logits": logits, "features": features}, {**extra, "student": updated}
 
     def predict(params: Params, extra: Extra, batch: Batch):
         variables = {"params": params["student"], **extra["student"]}
-        logits, features = network.apply(variables, batch["image"], train=False)
+        logits, features = network.apply(variables, batch[reads], train=False)
         return {"logits": logits, "features": features}
 
     return _Network(init, forward, predict)
 
 
-@functools.cache
-def teacher_outputs(network: nn.Module) -> Callable[..., Any]:
-    """Returns the target function of a frozen classifier: its logits and features."""
+def frozen_outputs(frozen: FrozenNetwork, name: str = "teacher") -> Callable[..., Any]:
+    """Returns the target function of a frozen classifier: its logits and features.
 
-    def targets(frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
+    Args:
+      frozen: the network, and what it reads.
+      name: of the needed run that trained it.
+    """
+    return _frozen_outputs(frozen, name)
+
+
+# Cached, so that all students of a run share one evaluation of it.
+@functools.cache
+def _frozen_outputs(frozen: FrozenNetwork, name: str) -> Callable[..., Any]:
+
+    def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
         del key
-        logits, features = network.apply(frozen["teacher"], batch["image"], train=False)
+        logits, features = frozen.network.apply(
+            variables[name], batch[frozen.reads], train=False
+        )
         return jax.lax.stop_gradient({"logits": logits, "features": features})
 
     return targets
@@ -128,7 +140,7 @@ def classifier(
       metrics: the names among the loss's metrics.
       targets: as in ``Method``.
     """
-    functions = _network(spec.network, spec.image_shape)
+    functions = _network(spec.network, spec.image_shape, spec.reads)
     return Method(
         targets=targets or {},
         loss=loss,

@@ -19,6 +19,7 @@ from jaxkd.core.types import (
     Aux,
     Batch,
     Extra,
+    FrozenNetwork,
     Method,
     Metrics,
     Outputs,
@@ -130,6 +131,18 @@ def with_adapter(
         return value, {**extra, name: updated}
 
     method = distiller(spec, name, term, targets=targets, **weights)
+    return with_variables(method, spec, name, adapter)
+
+
+def with_variables(method: Method, spec: Spec, name: str, adapter: nn.Module) -> Method:
+    """Adds an adapter's variables, under ``name``, to those that a method begins with.
+
+    Args:
+      method: whose loss applies the adapter; its forward and targets tell the shapes.
+      spec: the run.
+      name: of the variables.
+      adapter: see ``with_adapter``.
+    """
     init = _init_with_adapter(
         name,
         adapter,
@@ -149,17 +162,17 @@ def _init_with_adapter(
     init: Callable,
     forward: Callable,
     targets: tuple[tuple[str, Callable], ...],
-    frozen: tuple[tuple[str, nn.Module], ...],
+    frozen: tuple[tuple[str, FrozenNetwork], ...],
     batch: tuple[tuple[str, Any], ...],
 ) -> Callable[[jax.Array], tuple[Params, Extra]]:
     """Adds an adapter's variables to those of the student; cached, as its others."""
     key = jax.random.key(0)
     shapes = dict(batch)
 
-    def variables(network: nn.Module):
-        return jax.eval_shape(network.init, key, shapes["image"])
-
-    networks = {each: variables(network) for each, network in frozen}
+    networks = {
+        each: jax.eval_shape(one.network.init, key, shapes[one.reads])
+        for each, one in frozen
+    }
 
     def see(params, extra):
         """Returns zeros in the shape of all that the adapter will be shown."""
@@ -240,7 +253,7 @@ def distiller(
         spec,
         loss,
         ("ce", "top1", "teacher_top1", name),
-        {"teacher": classification.teacher_outputs(teacher), **(targets or {})},
+        {"teacher": classification.frozen_outputs(teacher), **(targets or {})},
     )
 
 
@@ -323,8 +336,8 @@ def paired_stages(
     return list(pairs)[::-1]
 
 
-def require(spec: Spec, frozen: str, method: str) -> nn.Module:
-    """Returns the network of a needed run.
+def require(spec: Spec, frozen: str, method: str) -> FrozenNetwork:
+    """Returns the network of a needed run, and what it reads.
 
     Raises:
       UserError: if the configuration does not name that run.

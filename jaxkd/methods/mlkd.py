@@ -49,7 +49,7 @@ def make(
     """
     teacher = distillation.require(spec, "teacher", "mlkd")
     lookup.choose(masked, dict.fromkeys(MASKED), what="masked")
-    if not spec.strong_view:
+    if "strong" not in spec.fields:
         raise UserError(
             "Method 'mlkd' compares two views of an image, of which config.view makes "
             "one. Set config.view.name = 'weak_strong', or choose method 'mlkd_noaug'."
@@ -75,7 +75,7 @@ def make(
         weight=weight,
         warmup=warmup,
         targets={
-            "teacher_strong": _strong_logits(classification.teacher_outputs(teacher))
+            "teacher_strong": _strong_logits(classification.frozen_outputs(teacher))
         },
     )
 

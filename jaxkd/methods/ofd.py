@@ -38,7 +38,7 @@ def make(
         spec,
         "ofd",
         Connectors(),
-        targets={"ofd_margins": _margins(teacher)},
+        targets={"ofd_margins": _margins(teacher.network)},
         ce_weight=ce_weight,
         weight=weight,
         warmup=warmup,

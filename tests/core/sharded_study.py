@@ -51,7 +51,7 @@ def train(sizes, groups, variables):
 
 def init(groups):
     """Returns the initial state of all groups."""
-    return {group.name: init_group(group, ema=False) for group in groups}
+    return {group.name: init_group(group, {}, ema=False) for group in groups}
 
 
 def main():

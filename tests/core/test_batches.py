@@ -9,22 +9,26 @@ import numpy as np
 from jaxkd.core import batches
 
 
-def noise(key, images):
-    return images + jax.random.uniform(key, images.shape)
+def noise(key, batch):
+    assert set(batch) == {"image"}  # no more than the examples hold
+    other = jax.random.fold_in(key, 1)
+    seen = [
+        batch["image"] + jax.random.uniform(k, batch["image"].shape)
+        for k in (key, other)
+    ]
+    return dict(zip(("image", "strong"), seen, strict=True))
 
 
-def see(index, visit=None, seeds=(3, 4), strong=None, step=0):
+def see(index, visit=None, seeds=(3, 4), step=0):
     """Returns views of zeros, ``[draws, batch]`` when there is one pixel."""
-    how = SimpleNamespace(view=noise, strong=strong, draw_seeds=seeds)
+    how = SimpleNamespace(view=noise, draw_seeds=seeds)
     index = jnp.asarray(index)
     data = {"image": jnp.zeros((*index.shape, 1, 1, 1)), "index": index}
     if visit is not None:
         data["visit"] = jnp.asarray(visit)
     seen = batches.view(how, batches.step_keys(seeds, step), data)
     assert "visit" not in seen
-    return {
-        k: np.asarray(seen[k])[..., 0, 0, 0] for k in ("image", "strong") if k in seen
-    }
+    return {k: np.asarray(seen[k])[..., 0, 0, 0] for k in ("image", "strong")}
 
 
 def test_a_repeated_view_depends_on_seed_example_and_visit_alone():
@@ -45,9 +49,9 @@ def test_endless_views_are_new_at_every_step():
     assert len(np.unique([one, other])) == 8
 
 
-def test_the_strong_view_is_another():
+def test_fields_that_a_view_adds_join_the_batch():
     for visit in (None, [[0, 0], [0, 0]]):
-        seen = see([[5, 6], [5, 6]], visit, strong=noise)
+        seen = see([[5, 6], [5, 6]], visit)
         assert len(np.unique([seen["image"], seen["strong"]])) == 8
 
 

@@ -321,7 +321,7 @@ def test_accumulation_updates_batch_statistics_by_each_part(frozen):
         start = tiny.member(study.init(), groups, "ce", 1)
         state, _ = study.run([1], padded=1)[-1]
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), 1), 0)
-        images = tiny.view(key, table["image"][index[0, 0]])
+        images = tiny.see(key, table["image"][index[0, 0]])
         kernel, bias = (start.params["student"]["first"][k] for k in ("kernel", "bias"))
         hidden = np.asarray(images.reshape(len(images), -1) @ kernel + bias)
     mean = np.zeros(hidden.shape[-1])
@@ -403,7 +403,7 @@ def trace(groups, variables, **changes):
     """Returns the train call's jaxpr, without compiling anything."""
     index = make_index(1, len(tiny.draw_seeds(groups)))
     study = tiny.Study(groups, variables, tiny.make_table(EXAMPLES), index)
-    state = jax.eval_shape(lambda: {g.name: init_group(g, False) for g in groups})
+    state = jax.eval_shape(lambda: {g.name: init_group(g, {}, False) for g in groups})
     call = make_train_call(groups, tiny.settings(groups, **changes))
     arguments = (state, study.frozen, study.table, study.batches(0, 1, 1), 1)
     return jax.make_jaxpr(call)(*arguments).jaxpr

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from fields import fields
 
 from jaxkd.core import config as configs
 from jaxkd.core import optim
 from jaxkd.core.step import Settings, make_train_call
 from jaxkd.core.study import Student, init_group, make_groups
-from jaxkd.core.types import Spec, TrainState
+from jaxkd.core.types import FrozenNetwork, Spec, TrainState
 from jaxkd.methods import make
 
 SHAPE, CLASSES, MOMENTUM, BATCH = (3, 3, 2), 5, 0.8, 12
@@ -73,10 +74,15 @@ def teacher_of(network, seed=77):
     return network, jax.device_get(jit(network.init)(jax.random.key(seed), images))
 
 
-def view(key, images):
+def see(key, images):
     """Scales and adds noise, so that a wrong key shows."""
     noise = jax.random.normal(key, images.shape, jnp.float32)
     return images.astype(jnp.float32) / 255 + 0.1 * noise
+
+
+def view(key, batch):
+    """The same, of a batch."""
+    return batch | {"image": see(key, batch["image"])}
 
 
 def make_table(examples, seed=0):
@@ -93,11 +99,13 @@ def make_student(name, row, frozen):
     chosen = configs.default().optim
     chosen.update(lr=row.lr, schedule="cosine", momentum=MOMENTUM)
     chosen.nesterov = row.nesterov
-    spec = Spec(row.network, {"teacher": frozen}, CLASSES, SHAPE, 1.0)
+    teacher = FrozenNetwork(frozen)
+    spec = Spec(row.network, {"teacher": teacher}, CLASSES, fields(SHAPE), 1.0)
     return Student(
         name=name,
         method=make(row.method, spec, row.loss),
         network=row.network,
+        reads="image",
         steps=row.steps,
         schedule=optim.schedule(chosen, row.steps, 1.0),
         weight_decay=row.weight_decay,
@@ -137,7 +145,7 @@ class Study:
     def init(self):
         if self._start is None:
             self._start = jit(
-                lambda: {g.name: init_group(g, self.ema) for g in self.groups}
+                lambda: {g.name: init_group(g, {}, self.ema) for g in self.groups}
             )()
         return self._start
 
@@ -184,7 +192,7 @@ class Alone:
 
         def gradient(params, variables, images, labels, draw_seed, step):
             key = jax.random.fold_in(jax.random.key(draw_seed), 1)
-            seen = view(jax.random.fold_in(key, step), images)
+            seen = see(jax.random.fold_in(key, step), images)
             target, _ = teacher.apply(teacher_variables, seen)
 
             def objective(params):

@@ -39,25 +39,34 @@ def standardized(images):
     return (images - mean) / (std + 0.1)
 
 
+def train(view, images, key=KEY):
+    """Returns what a view makes of images in training."""
+    return jax.jit(view.train)(key, {"image": images})["image"]
+
+
+def evaluate(view, images):
+    return view.evaluate({"image": images})["image"]
+
+
 @pytest.mark.parametrize(
     "name", ["plain", "flip", "crop_flip", "randaugment", "weak_strong"]
 )
 def test_evaluation_only_normalises(name):
     images = random_images()
-    ours = views.build(name, INFO).evaluate(images)
+    ours = evaluate(views.build(name, INFO), images)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, normalized(images), atol=1e-5)
 
 
 def test_plain_view_is_the_same_in_training():
     images = random_images()
-    ours = views.plain(INFO).train(KEY, images)
+    ours = train(views.plain(INFO), images)
     np.testing.assert_allclose(ours, normalized(images), atol=1e-5)
 
 
 def test_half_of_the_images_are_flipped():
     images = np.repeat(random_images(1), 400, 0)
-    ours = denormalized(views.flip(INFO).train(KEY, images))
+    ours = denormalized(train(views.flip(INFO), images))
     same = (ours == images).all((1, 2, 3))
     mirrored = (ours == images[:, :, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
@@ -68,8 +77,8 @@ def test_half_of_the_images_are_flipped():
 def test_crops_are_windows_of_the_padded_image(flip):
     pad, count = 2, 600
     images = np.repeat(random_images(1), count, 0)
-    train = jax.jit(views.crop_flip(INFO, pad=pad, flip=flip).train)
-    ours = denormalized(train(KEY, images))
+    view = views.crop_flip(INFO, pad=pad, flip=flip)
+    ours = denormalized(train(view, images))
     padded = np.pad(images[0], ((pad, pad), (pad, pad), (0, 0)))
     windows = {}
     for row, column in itertools.product(range(2 * pad + 1), repeat=2):
@@ -89,11 +98,11 @@ def test_crops_are_windows_of_the_padded_image(flip):
 
 def test_images_of_a_batch_are_cropped_independently():
     images = np.repeat(random_images(1), 20, 0)
-    ours = np.asarray(views.crop_flip(INFO).train(KEY, images))
+    ours = np.asarray(train(views.crop_flip(INFO), images))
     assert len({image.tobytes() for image in ours}) > 10
-    again = np.asarray(views.crop_flip(INFO).train(KEY, images))
+    again = np.asarray(train(views.crop_flip(INFO), images))
     np.testing.assert_array_equal(ours, again)
-    other = np.asarray(views.crop_flip(INFO).train(jax.random.key(1), images))
+    other = np.asarray(train(views.crop_flip(INFO), images, jax.random.key(1)))
     assert (other != ours).any()
 
 
@@ -101,9 +110,10 @@ def test_randaugment_without_operations_is_crop_flip():
     images = random_images(30)
     view = views.build("randaugment", INFO, pad=2, flip=True, ops=0, cutout=0.0)
     move_key = jax.random.split(KEY, 3)[0]
-    wanted = views.crop_flip(INFO, pad=2).train(move_key, images)
-    np.testing.assert_allclose(view.train(KEY, images), wanted, atol=1e-5)
-    assert view.strong is None
+    wanted = train(views.crop_flip(INFO, pad=2), images, move_key)
+    np.testing.assert_allclose(train(view, images), wanted, atol=1e-5)
+    seen = view.train(KEY, {"image": images, "label": 7})
+    assert set(seen) == {"image", "label"} and seen["label"] == 7
 
 
 def test_randaugment_works_on_levels_after_cropping(monkeypatch):
@@ -121,7 +131,8 @@ def test_randaugment_works_on_levels_after_cropping(monkeypatch):
 
     monkeypatch.setattr(randaugment, "randaugment", darken)
     monkeypatch.setattr(randaugment, "cutout", paint)
-    ours = views.randaugment(INFO, ops=3, cutout=0.25).train(KEY, images)
+    view = views.randaugment(INFO, ops=3, cutout=0.25)
+    ours = view.train(KEY, {"image": images})["image"]
     assert seen[0].dtype == np.uint8 and (seen[0] != images).any()
     wanted = np.asarray(seen[0]) // 2 + 7
     np.testing.assert_allclose(ours, normalized(wanted), atol=1e-5)
@@ -130,8 +141,9 @@ def test_randaugment_works_on_levels_after_cropping(monkeypatch):
 def test_weak_and_strong_views_move_independently():
     images = np.repeat(random_images(1), 400, 0)
     view = views.build("weak_strong", INFO, pad=1, flip=True, ops=0, cutout=0.0)
-    weak, strong = (np.asarray(f(KEY, images)) for f in (view.train, view.strong))
-    np.testing.assert_array_equal(weak, views.crop_flip(INFO, pad=1).train(KEY, images))
+    seen = view.train(KEY, {"image": images})
+    weak, strong = np.asarray(seen["image"]), np.asarray(seen["strong"])
+    np.testing.assert_array_equal(weak, train(views.crop_flip(INFO, pad=1), images))
     # 9 crops, flipped or not: equal once in 18.
     equal = (weak == strong).all((1, 2, 3)).mean()
     assert abs(equal - 1 / 18) < 4 * np.sqrt(1 / 18 / 400)
@@ -139,13 +151,13 @@ def test_weak_and_strong_views_move_independently():
 
 def test_strong_views_repeat_by_key_and_differ_by_image():
     images = np.repeat(random_images(1, 16, 16), 40, 0)
-    view = views.weak_strong(INFO)
-    strong = jax.jit(view.strong)
-    ours = np.asarray(strong(KEY, images))
+    see = jax.jit(views.weak_strong(INFO).train)
+    ours = np.asarray(see(KEY, {"image": images})["strong"])
     assert ours.dtype == np.float32
     assert len({image.tobytes() for image in ours}) > 38
-    np.testing.assert_array_equal(strong(KEY, images), ours)
-    alone = jax.jit(views.randaugment(INFO).train)(KEY, images)
+    again = see(KEY, {"image": images})["strong"]
+    np.testing.assert_array_equal(again, ours)
+    alone = train(views.randaugment(INFO), images, jax.random.fold_in(KEY, 1))
     np.testing.assert_array_equal(alone, ours)
 
 
@@ -225,7 +237,7 @@ def test_glyph_view_without_motion_permutes_and_inverts():
 
 def test_glyph_view_standardises_test_images():
     images = random_images(5, 16, 16)
-    ours = views.glyph(INFO).evaluate(images)
+    ours = evaluate(views.glyph(INFO), images)
     wanted = standardized((images / 255 - 0.5) * 4)
     np.testing.assert_allclose(ours, wanted, atol=1e-4)
 
@@ -233,7 +245,7 @@ def test_glyph_view_standardises_test_images():
 def test_noise_has_a_uniform_level_per_image():
     grey = np.full((800, 16, 16, 3), 128, np.uint8)
     view = views.glyph(INFO, rotation=0, zoom=0, shift=0, noise=0.16)
-    ours = np.asarray(view.train(KEY, grey))
+    ours = np.asarray(train(view, grey))
     # A deviation s becomes s / (s + 0.1) by the standardisation.
     ratio = ours.std((1, 2)).mean(-1)
     level = 0.1 * ratio / (1 - ratio)
@@ -245,13 +257,16 @@ def test_noise_has_a_uniform_level_per_image():
 
 def test_full_glyph_view_repeats_by_key_and_stays_finite():
     view = views.glyph(INFO)
-    train = jax.jit(view.train)
     images = random_images(7, 16, 16)
     images[3] = 255
-    ours = np.asarray(train(KEY, images))
+    ours = np.asarray(train(view, images))
     assert ours.dtype == np.float32 and np.isfinite(ours).all()
-    np.testing.assert_array_equal(train(KEY, images), ours)
-    assert (np.asarray(train(jax.random.key(1), images)) != ours).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(train(view, images), ours)
+    assert (
+        (np.asarray(train(view, images, jax.random.key(1))) != ours)
+        .any((1, 2, 3))
+        .all()
+    )
 
 
 SHARDED = """
@@ -267,7 +282,9 @@ mesh = Mesh(np.array(jax.devices()), ("data",))
 split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
 for name in ("crop_flip", "randaugment", "glyph"):
     train = jax.jit(views.build(name, info).train)
-    one, many = (train(jax.random.key(3), x) for x in (images, split))
+    one, many = (
+        train(jax.random.key(3), {"image": x})["image"] for x in (images, split)
+    )
     assert len(many.sharding.device_set) == 4, many.sharding
     np.testing.assert_allclose(one, many, atol=1e-5)
 """

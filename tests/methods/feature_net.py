@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from fields import fields
 
 from jaxkd import losses, methods
-from jaxkd.core.types import Method, Spec
+from jaxkd.core.types import FrozenNetwork, Method, Spec
 
 SHAPE, CLASSES, EXAMPLES = (8, 8, 3), 5, 20
 # Every image has this many training examples of other classes.
@@ -68,8 +69,9 @@ TEACHER = Net(widths=(4, 5, 7), sizes=(8, 2, 4))
 
 def spec(teacher=TEACHER, **changes):
     """Describes a run with both networks."""
-    fields = Spec(STUDENT, {"teacher": teacher}, CLASSES, SHAPE, 10.0, EXAMPLES)
-    return fields._replace(**changes)
+    frozen = {"teacher": FrozenNetwork(teacher)}
+    plain = Spec(STUDENT, frozen, CLASSES, fields(SHAPE), 10.0, EXAMPLES)
+    return plain._replace(**changes)
 
 
 def make(name, options=None, **changes):

@@ -3,9 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fields import fields
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
-from jaxkd.core.types import Spec
+from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods import classification
 
 CLASSES, SHAPE = 7, (2, 2, 1)
@@ -154,7 +155,7 @@ def test_no_ramp():
 
 
 def spec_of(network, frozen=None):
-    return Spec(network, frozen or {}, network.num_classes, SHAPE, 1.0)
+    return Spec(network, frozen or {}, network.num_classes, fields(SHAPE), 1.0)
 
 
 def make_method(spec):
@@ -198,8 +199,8 @@ def test_the_teacher_is_evaluated_without_gradient():
     network = Net()
     variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     variables = jax.tree.map(lambda x: x + 0.5, variables)
-    function = classification.teacher_outputs(network)
-    assert classification.teacher_outputs(Net()) is function
+    function = classification.frozen_outputs(FrozenNetwork(network))
+    assert classification.frozen_outputs(FrozenNetwork(Net()), "teacher") is function
     batch = {"image": jax.random.normal(jax.random.key(1), (5, *SHAPE))}
     got = function({"teacher": variables}, batch, jax.random.key(2))
     logits, features = network.apply(variables, batch["image"], train=False)

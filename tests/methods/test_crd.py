@@ -158,7 +158,7 @@ def test_a_study_trains_adapters_and_keeps_memories():
     rows = [student_row("at", {}), student_row("crd", {"negatives": 3})]
     groups = make_groups(rows, (5, 6), shared_batches=True)
     assert len(groups) == 2
-    start = {g.name: jit(functools.partial(init_group, g, False))() for g in groups}
+    start = {g.name: jit(functools.partial(init_group, g, {}, False))() for g in groups}
     table = batch(EXAMPLES)
     order = np.argsort(table["index"])
     table = {name: table[name][order] for name in ("image", "label")}

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from fields import fields
 
 from jaxkd import methods
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Spec
+from jaxkd.core.types import FrozenNetwork, Spec
 
 CLASSES, ROWS = 6, 40
 DISTILLERS = ("kd", "dkd", "rld", "la", "rc", "lr")
@@ -112,8 +113,8 @@ def fixed():
 
 
 def make(name, options=None, per_unit=10.0, teacher=True):
-    frozen = {"teacher": Net()} if teacher else {}
-    spec = Spec(Net(), frozen, CLASSES, (8, 8, 3), per_unit)
+    frozen = {"teacher": FrozenNetwork(Net())} if teacher else {}
+    spec = Spec(Net(), frozen, CLASSES, fields((8, 8, 3)), per_unit)
     return methods.make(name, spec, options or {})
 
 

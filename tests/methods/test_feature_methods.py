@@ -13,6 +13,7 @@ from feature_net import (
     make,
     once,
 )
+from fields import fields
 
 from jaxkd import losses, methods
 from jaxkd.core.errors import UserError
@@ -122,7 +123,7 @@ def test_weights_are_options_and_warmup_scales_the_term_alone(name):
 def test_wrong_options_and_a_missing_teacher_are_refused(name):
     with pytest.raises(UserError, match=r"no option 'wieght'.*did you mean 'weight'"):
         make(name, {"wieght": 1.0})
-    alone = Spec(Net(), {}, CLASSES, SHAPE, 10.0)
+    alone = Spec(Net(), {}, CLASSES, fields(SHAPE), 10.0)
     with pytest.raises(UserError, match=r"config\.needs\.teacher"):
         methods.make(name, alone, {})
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fields import fields
 
 from jaxkd import methods
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Spec
+from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.losses.multilevel import TEMPERATURES
 
 CLASSES, ROWS, SHAPE, STEPS_PER_UNIT = 5, 12, (2, 3, 1), 10.0
@@ -38,8 +39,9 @@ class Teacher(Net):
 
 
 def make(name, options=None, teacher=True, strong=True):
-    frozen = {"teacher": Teacher()} if teacher else {}
-    spec = Spec(Net(), frozen, CLASSES, SHAPE, STEPS_PER_UNIT, strong_view=strong)
+    frozen = {"teacher": FrozenNetwork(Teacher())} if teacher else {}
+    more = {"strong": jax.ShapeDtypeStruct(SHAPE, jnp.float32)} if strong else {}
+    spec = Spec(Net(), frozen, CLASSES, fields(SHAPE, **more), STEPS_PER_UNIT)
     return methods.make(name, spec, options or {})
 
 
