@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxkd.convert import defi_names
 from jaxkd.core.errors import UserError
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
@@ -75,6 +76,7 @@ FAMILIES: Mapping[str, Rules] = {
     r"MobileNetV2": _MOBILENET_V2,
     r"MobileNetV1": _MOBILENET_V1,
     r"ShuffleV[12]": _SHUFFLENET,
+    r"defi_net(_\w+)?": defi_names.RULES,
 }
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}

@@ -111,6 +111,7 @@ def test_half_precision_stays_inside(name):
 
 def test_names_are_unique():
     files = [
+        models.defi_net,
         models.mobilenet,
         models.resnet,
         models.shufflenet_v1,
