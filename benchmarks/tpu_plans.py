@@ -48,6 +48,9 @@ CASES = (
         "imagenet,resnet34_imagenet,resnet18_imagenet", ("rld",), (1,), 16384, "v5e:2x4"
     ),
     Case(
+        "imagenet,resnet34_imagenet,resnet18_imagenet", ("rld",), (1,), 32768, "v5e:2x4"
+    ),
+    Case(
         "imagenet,resnet34_imagenet,resnet18_imagenet",
         ("rld",),
         (1,),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,6 +123,19 @@ def test_two_processes_of_two_devices_train_as_one(
                 wanted = pytest.approx(ours[key], rel=close, abs=close)
                 assert theirs[key] == wanted, key
     assert_close(tmp_path / "two", alone)
+
+
+def test_two_processes_go_on_where_one_stopped(alone, data_file, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    shutil.copytree(alone, workdir)
+    (workdir / "results.json").unlink()
+    shutil.rmtree(workdir / "checkpoints/20")
+    config_file = write_config(tmp_path, data_file, steps=20, every=10)
+    texts = finish(start_two(config_file, workdir, devices=2), (0, 0))
+    assert "Report:" in texts[0]
+    first = [r["step"] for r in read_metrics(workdir) if "train_loss/kd/1" in r]
+    assert first == [r["step"] for r in read_metrics(alone) if "train_loss/kd/1" in r]
+    assert_close(workdir, alone)
 
 
 def assert_close(workdir: Path, other: Path) -> None:

@@ -484,7 +484,11 @@ def test_evaluation_of_members(float32_frozen, loop):
     )
     table = tiny.make_table(9, seed=5)
     batch = {**table, "mask": np.arange(9) < 7}
-    evaluate = make_evaluation(group, lambda images: images / 255.0, loop)
+
+    def scale(batch):
+        return batch | {"image": batch["image"] / 255.0}
+
+    evaluate = make_evaluation(group, scale, loop)
     training = np.array([True, True, False, True])
     got = tiny.jit(evaluate)(params, state.extra, batch, training)
     for place in range(4):
