@@ -70,26 +70,18 @@ def load(
         for_test = _some_images(counts, test_share, rng)
     else:
         for_test = np.isin(labels, _some_identities(len(names), test_share, rng))
-    least = 1 if enlarge else size
     drawn = draw_pairs(labels[for_test], pairs, folds, seed) if pairs else None
-    train, test = (
-        ImageFiles(
-            [paths[i] for i in np.flatnonzero(part)],
-            labels[part],
-            least=least,
-            pairs=its_pairs,
-        )
-        for part, its_pairs in ((~for_test, None), (for_test, drawn))
-    )
-    info = Info(
-        f"{folder.absolute().name}-{split}",
-        len(names),
-        (size, size, 3),
-        MEAN,
-        STD,
-        names,
-    )
+    least = 1 if enlarge else size
+    train = _part_of(paths, labels, ~for_test, least, None)
+    test = _part_of(paths, labels, for_test, least, drawn)
+    title, shape = f"{folder.absolute().name}-{split}", (size, size, 3)
+    info = Info(title, len(names), shape, MEAN, STD, names)
     return Dataset(info, lambda seed: train, test, *resize_only(size))
+
+
+def _part_of(paths, labels, part: np.ndarray, least: int, pairs) -> ImageFiles:
+    chosen = [paths[i] for i in np.flatnonzero(part)]
+    return ImageFiles(chosen, labels[part], least=least, pairs=pairs)
 
 
 def list_identities(folder: Path) -> dict[str, list[str]]:

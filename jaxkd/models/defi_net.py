@@ -168,7 +168,7 @@ class DefiNet(nn.Module):
             modules=self.modules,
             blocks=self.blocks,
             momentum=self.backbone_momentum,
-            init=NARROW if self.backbone_init == "narrow" else layers.HE_FAN_OUT,
+            kernel_init=NARROW if self.backbone_init == "narrow" else layers.HE_FAN_OUT,
             dtype=self.dtype,
             name="hrnet",
         )

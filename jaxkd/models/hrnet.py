@@ -60,7 +60,7 @@ class SlowBatchNorm(nn.Module):
         return ((x - now_mean) * factor + bias).astype(self.dtype)
 
 
-def resize_corners(x: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def resize_corners(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Resizes ``[b, h, w, c]`` bilinearly, corner pixels on corner pixels.
 
     Output position ``i`` samples the input at ``i (n_in - 1) / (n_out - 1)``, as torch
@@ -145,7 +145,7 @@ class HRNet(nn.Module):
       modules: of stages 2, 3 and 4.
       blocks: basic blocks of each branch in each module.
       momentum: of the running statistics.
-      init: distribution of the initial kernels.
+      kernel_init: distribution of the initial kernels.
       dtype: of the computation.
     """
 
@@ -157,7 +157,7 @@ class HRNet(nn.Module):
     modules: Sequence[int] = (1, 1, 1)
     blocks: int = 2
     momentum: float = 0.99
-    init: nn.initializers.Initializer = NARROW
+    kernel_init: nn.initializers.Initializer = NARROW
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -172,7 +172,7 @@ class HRNet(nn.Module):
           Maps of ``widths`` channels, each half as high and wide as the one before it;
           the first is as large as the images if ``stem_stride`` is 1.
         """
-        conv = partial(layers.conv, init=self.init, dtype=self.dtype)
+        conv = partial(layers.conv, init=self.kernel_init, dtype=self.dtype)
         norm = partial(
             SlowBatchNorm, train=train, momentum=self.momentum, dtype=self.dtype
         )

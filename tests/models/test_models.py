@@ -111,8 +111,10 @@ def test_half_precision_stays_inside(name):
 
 def test_names_are_unique():
     files = [
+        models.covnet,
         models.defi_net,
         models.mobilenet,
+        models.nlran,
         models.resnet,
         models.shufflenet_v1,
         models.shufflenet_v2,
