@@ -313,7 +313,7 @@ def _newest(directory: Path) -> Path:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(path / "meta")
+    return _reader(ocp.JsonCheckpointHandler).restore(path / "meta")
 
 
 def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
@@ -343,7 +343,7 @@ def _read_arrays(path: Path, wanted: Any) -> Any:
     """Reads a part of a saved tree, named by its metadata, as NumPy arrays."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), wanted)
     as_numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
+    return _reader(ocp.PyTreeCheckpointHandler).restore(
         path,
         args=ocp.args.PyTreeRestore(
             shapes, restore_args=as_numpy, partial_restore=True
@@ -352,8 +352,18 @@ def _read_arrays(path: Path, wanted: Any) -> Any:
 
 
 def _metadata(path: Path) -> Any:
-    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    return handler.metadata(path).item_metadata.tree
+    return _reader(ocp.PyTreeCheckpointHandler).metadata(path).item_metadata.tree
+
+
+def _reader(handler: Any) -> ocp.Checkpointer:
+    """Makes a reader that waits for no other process, since not all may read."""
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"read{own}"
+    )
+    return ocp.Checkpointer(
+        handler(multiprocessing_options=options), multiprocessing_options=options
+    )
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
