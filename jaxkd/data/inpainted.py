@@ -325,7 +325,7 @@ def load(
     """Makes the data set.
 
     Examples have, beside ``image`` and ``label`` (1 where any pixel was filled in),
-    ``target_mask`` and ``kind`` (see ``Crops``).
+    ``target_mask``, ``kind`` and ``origin`` (see ``Crops``).
 
     Args:
       size: side of the crops, a multiple of 8.
@@ -346,16 +346,14 @@ def load(
     mixed = [([*kinds, *[AUTHENTIC] * untouched])[i] for i in order]
     wanted = [kind for kind in (*test_methods, AUTHENTIC) for _ in range(test)]
     sources = []
-    for names, kinds, number in (
+    for part, chosen, number in (
         (TRAIN, mixed, 2 * seed),
         (TEST, wanted, 2 * seed + 1),
     ):
-        pictures = list(photographs(names).values())
-        crops = make(pictures, kinds, size, number)._asdict()
-        crops.pop("origin")
-        sources.append(ArraySource(crops))
+        pictures = list(photographs(part).values())
+        crops = make(pictures, chosen, size, number)
+        sources.append(ArraySource(crops._asdict()))
     mean, std = statistics(sources[0].arrays["image"], "inpainted")
-    info = Info(
-        *("inpainted", 2, (size, size, 3)), *(mean, std, (AUTHENTIC, "inpainted"))
-    )
+    names = (AUTHENTIC, "inpainted")
+    info = Info("inpainted", 2, (size, size, 3), mean, std, names)
     return Dataset(info, lambda _: sources[0], sources[1])

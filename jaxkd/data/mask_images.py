@@ -154,17 +154,25 @@ def load(
         )
     )
     _check_apart(train.pairs, test.pairs)
-    info = Info(
-        *(top.absolute().name, 2, (size, size, 3)),
-        *(tuple(mean), tuple(std), ("authentic", "inpainted")),
-    )
-    fields = {
+    info, fields = describe_examples(top.absolute().name, size, mean, std)
+    prepare_train, prepare_test = _preparations(size, fit)
+    return Dataset(info, lambda seed: train, test, prepare_train, prepare_test, fields)
+
+
+def describe_examples(
+    title: str,
+    size: int,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> tuple[Info, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns what a set of such images is like, and the fields of an example."""
+    names = ("authentic", "inpainted")
+    info = Info(title, 2, (size, size, 3), tuple(mean), tuple(std), names)
+    return info, {
         "image": jax.ShapeDtypeStruct((size, size, 3), np.uint8),
         "target_mask": jax.ShapeDtypeStruct((size, size), np.uint8),
         "label": jax.ShapeDtypeStruct((), np.int32),
     }
-    prepare_train, prepare_test = _preparations(size, fit)
-    return Dataset(info, lambda seed: train, test, prepare_train, prepare_test, fields)
 
 
 _TESTS = ("val", "test")

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.data import mask_images
 from jaxkd.data.cifar import COUNTS, STATISTICS
 from jaxkd.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxkd.data.source import ArraySource, Dataset, Example, Info
 
 _IMAGENET = (1_281_167, 50_000)
+_PHOTOGRAPHS = (25_000, 1_000)
 
 
 class _Unread:
@@ -29,13 +31,16 @@ def make(name: str, **options: Any) -> Dataset | None:
     """Returns what a data set is like, or None where only its files tell.
 
     Args:
-      name: "cifar", or "folder", which is taken for ImageNet-1k.
+      name: "cifar", "folder", which is taken for ImageNet-1k, or "mask_images", of
+        which as many are assumed as a large set of inpainted photographs has.
       **options: as for loading it.
     """
     if name == "cifar":
         return _cifar(options.get("classes", 100))
     if name == "folder":
         return _imagenet(options.get("size", 224))
+    if name == "mask_images":
+        return _mask_images(options.get("size", 352))
     return None
 
 
@@ -58,3 +63,9 @@ def _imagenet(size: int) -> Dataset:
     info = Info("imagenet", 1000, (size, size, 3), *statistics, names)
     train, test = (_Unread(count) for count in _IMAGENET)
     return Dataset(info, lambda seed: train, test)
+
+
+def _mask_images(size: int) -> Dataset:
+    info, fields = mask_images.describe_examples("mask_images", size)
+    train, test = (_Unread(count) for count in _PHOTOGRAPHS)
+    return Dataset(info, lambda seed: train, test, fields=fields)

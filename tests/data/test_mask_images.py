@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import mask_files, mask_images, mask_pairs
+from jaxkd.data import mask_files, mask_images, mask_pairs, outline
 
 SIZE = (48, 56)  # height, width
 
@@ -291,6 +291,15 @@ def test_loading(root, capsys):
     np.testing.assert_array_equal(middle["target_mask"], hole()[8:40, 12:44])
     np.testing.assert_array_equal(middle["image"], picture(10)[8:40, 12:44])
     assert dataset.train(0)[4]["label"] == 0 and dataset.train(0)[0]["label"] == 1
+
+
+def test_the_outline_is_like_the_data(root):
+    real, known = (
+        mask_images.load(str(root), size=32),
+        outline.make("mask_images", size=32),
+    )
+    assert known.info.image_shape == real.info.image_shape
+    assert known.example(known.train(0)) == real.example(real.train(0))
 
 
 def test_crops_hold_what_they_say(root):

@@ -1,0 +1,281 @@
+"""Marks the inpainted part of photographs of any size.
+
+What is marked is what a network holds for inpainted, with its mistakes: it is a reason
+to look closer and no proof.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd import build
+from jaxkd import workdir as workdirs
+from jaxkd.core import checkpoint
+from jaxkd.core.errors import UserError
+from jaxkd.data import folder, mask_files
+from jaxkd.metrics import localization
+from jaxkd.predictors import localization_sheet
+
+INFERENCES = ("tile", "resize")
+
+_BATCH = 16
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+class Reading(NamedTuple):
+    """What was found out about one image.
+
+    Attributes:
+      file: that was read.
+      name: of the files that were written.
+      width: in pixels.
+      height: in pixels.
+      score: mean probability of the top 1 % of pixels.
+      marked: fraction of pixels at or above the threshold.
+      notes: what a reader should know.
+      error: why it could not be read, or nothing.
+    """
+
+    file: str
+    name: str = ""
+    width: int = 0
+    height: int = 0
+    score: float = float("nan")
+    marked: float = float("nan")
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    inference: str = "tile",
+    overlap: float = 0.5,
+    threshold: float = 0.5,
+) -> str:
+    """Marks images and writes what is found into a folder.
+
+    ``masks/``, ``maps/`` (probabilities as grey) and ``overlays/``, PNG files of the
+    images' own sizes and names; ``scores.csv`` and ``scores.json``; and ``index.html``,
+    which shows them all. An image that cannot be read has a line that says why, and no
+    files.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      inference: "tile" looks at windows as large as the training crops, at full
+        resolution; "resize" squeezes the whole image into one, as the official code
+        does.
+      overlap: of neighbouring windows, a fraction.
+      threshold: probability from which a pixel is marked.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if there are no images, none can be read, or an option is impossible.
+    """
+    if inference not in INFERENCES or not 0 <= overlap < 1 or not 0 < threshold < 1:
+        raise UserError(
+            f"inference is {inference!r}, overlap {overlap} and threshold {threshold}; "
+            f"wanted one of {', '.join(INFERENCES)}, a fraction below 1, and a "
+            "probability."
+        )
+    results = workdirs.read_results(workdir)
+    student = student or _best_student(results)
+    info = workdirs.read_info(results)
+    classify = _classifier(workdir, info, student, seed, use)
+    window = info.image_shape[0]
+    localize = {
+        "tile": lambda image: tiled(image, classify, window, overlap),
+        "resize": lambda image: squeezed(image, classify, window),
+    }[inference]
+    files = _named(list(_find(inputs)))
+    for part in ("masks", "maps", "overlays"):
+        (output / part).mkdir(parents=True, exist_ok=True)
+    readings = [
+        _read(path, name, localize, output, threshold)
+        for name, path in tqdm(files.items(), unit="image", disable=None)
+    ]
+    good = [reading for reading in readings if not reading.error]
+    if not good:
+        raise UserError(f"No image could be read, such as: {readings[0].error}")
+    _write_tables(readings, output)
+    title = f"{results['name']}, {student}"
+    page = localization_sheet.page(readings, title, threshold)
+    (output / "index.html").write_text(page, encoding="utf-8")
+    bad = [f"\n  {reading.error}" for reading in readings if reading.error]
+    failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
+    return f"{len(good)} images -> {output / 'index.html'}{failed}"
+
+
+def tiled(
+    image: np.ndarray, classify: Classify, window: int, overlap: float = 0.5
+) -> np.ndarray:
+    """Looks at an image through overlapping windows and blends what is seen.
+
+    Each window counts most in its middle and fades as a cosine towards its border,
+    where a network sees least. An image smaller than a window is mirrored.
+
+    Args:
+      image: uint8 ``[h, w, 3]``.
+      classify: uint8 ``[n, window, window, 3]`` to probabilities without the last axis.
+      window: side, in pixels.
+      overlap: of neighbours, a fraction; the last of a line may overlap more.
+
+    Returns:
+      Probabilities ``[h, w]``.
+    """
+    size = image.shape[:2]
+    short = [max(window - side, 0) for side in size]
+    pad = ((0, short[0]), (0, short[1]), (0, 0))
+    image = np.pad(image, pad, mode="symmetric") if any(short) else image
+    corners = [
+        (top, left)
+        for top in _starts(image.shape[0], window, overlap)
+        for left in _starts(image.shape[1], window, overlap)
+    ]
+    total, weights = np.zeros((2, *image.shape[:2]))
+    fade = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
+    weight = np.outer(fade, fade) + 1e-6  # corners are seen by one window alone
+    for start in range(0, len(corners), _BATCH):
+        part = corners[start : start + _BATCH]
+        seen = classify(
+            np.stack([image[y : y + window, x : x + window] for y, x in part])
+        )
+        for (y, x), probabilities in zip(part, seen, strict=True):
+            total[y : y + window, x : x + window] += weight * probabilities
+            weights[y : y + window, x : x + window] += weight
+    return (total / weights)[: size[0], : size[1]]
+
+
+def _starts(side: int, window: int, overlap: float) -> list[int]:
+    """Returns where windows begin, the last at the far border."""
+    step = max(round(window * (1 - overlap)), 1)
+    return [*range(0, side - window, step), side - window]
+
+
+def squeezed(image: np.ndarray, classify: Classify, window: int) -> np.ndarray:
+    """Looks at the whole image in one window; the map is enlarged to its size."""
+    from PIL import Image
+
+    bilinear = Image.Resampling.BILINEAR
+    small = np.array(Image.fromarray(image).resize((window, window), bilinear))
+    probabilities = classify(small[None])[0].astype(np.float32)
+    large = Image.fromarray(probabilities).resize(image.shape[1::-1], bilinear)
+    return np.array(large, np.float64)
+
+
+def _classifier(workdir: Path, info, student: str, seed: int | None, use: str):
+    """Returns ``uint8 [n, h, w, 3] -> probabilities [n, h, w]``."""
+    config = workdirs.read_config(workdir)
+    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
+    own = build.student_config(config, student)
+    network = build.build_network(own, info.num_classes)
+    view = build.build_view(config, info)
+    field = own.model.get("view", "image")
+
+    @jax.jit
+    def forward(images: jax.Array) -> jax.Array:
+        seen = view.evaluate({"image": images})[field]
+        logits, _ = network.apply(variables, seen, train=False)
+        return jax.nn.sigmoid(logits[..., 0])
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        # Padded to one size, so that the network is compiled once.
+        padded = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        return np.asarray(forward(jnp.asarray(padded)))[: len(images)]
+
+    return classify
+
+
+def _best_student(results: dict[str, Any]) -> str:
+    def score(name: str) -> float:
+        return float(np.mean(results["students"][name]["last"]["iou"]))
+
+    return max(results["students"], key=score)
+
+
+def _find(inputs: Sequence[Path]) -> Iterator[Path]:
+    for path in map(Path, inputs):
+        if path.is_file():
+            yield path
+            continue
+        found = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in folder.SUFFIXES
+        )
+        if not found:
+            raise UserError(
+                f"{path} holds no image files, wanted some of "
+                f"{', '.join(sorted(folder.SUFFIXES))}."
+            )
+        yield from found
+
+
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """Names what is written of each file: as the file, numbered where that is taken."""
+    named: dict[str, Path] = {}
+    for path in files:
+        number, name = 1, path.stem
+        while name in named:
+            number, name = number + 1, f"{path.stem}-{number + 1}"
+        named[name] = path
+    return named
+
+
+def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Reading:
+    notes: list[str] = []
+    try:
+        image = mask_files.read_image(path, notes.append).pixels
+    except UserError as error:
+        print(f"jaxkd: {error}", file=sys.stderr)
+        return Reading(str(path), error=str(error))
+    probabilities = localize(image)
+    marked = probabilities >= threshold
+    localization_sheet.write(output, name, image, probabilities, marked)
+    height, width = image.shape[:2]
+    score = float(localization.image_scores(probabilities[None])[0])
+    return Reading(
+        *(str(path), name, width, height),
+        *(score, float(marked.mean()), tuple(notes)),
+    )
+
+
+def _write_tables(readings: Sequence[Reading], output: Path) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*Reading._fields[:6], "notes", "error"])
+    for reading in readings:
+        numbers = ["", ""]
+        if not reading.error:
+            numbers = [f"{reading.score:.6f}", f"{reading.marked:.6f}"]
+        notes = "; ".join(reading.notes)
+        table.writerow([*reading[:4], *numbers, notes, reading.error])
+    (output / "scores.csv").write_text(text.getvalue(), encoding="utf-8")
+    rows = [
+        reading._asdict() | ({"score": None, "marked": None} if reading.error else {})
+        for reading in readings
+    ]
+    (output / "scores.json").write_text(
+        json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )

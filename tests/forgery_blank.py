@@ -1,0 +1,31 @@
+"""Inpainted photographs without pictures and files, for tests of configurations."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxkd.data import inpainted, mask_images
+from jaxkd.data.mask_pairs import Pair
+
+
+def _crops(pictures, kinds, size, seed):
+    count = len(kinds)
+    rng = np.random.default_rng(seed)
+    numbers = np.zeros(count, np.int32)
+    return inpainted.Crops(
+        rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        np.zeros((count, size, size), np.uint8),
+        *(numbers,) * 3,
+    )
+
+
+def _checked(split, reading, strict):
+    return [Pair(Path(split) / f"{i}.png", None) for i in range(1000)]
+
+
+def replace(monkeypatch):
+    """Replaces reading and inpainting; options are still checked by the real code."""
+    monkeypatch.setattr(inpainted, "photographs", lambda names: {"a": None})
+    monkeypatch.setattr(inpainted, "make", _crops)
+    monkeypatch.setattr(mask_images, "_split", lambda top, *names: top / names[0])
+    monkeypatch.setattr(mask_images, "_checked", _checked)
