@@ -113,6 +113,8 @@ def test_names_are_unique():
     files = [
         models.covnet,
         models.defi_net,
+        models.lowres,
+        models.lowres_denoiser,
         models.mobilenet,
         models.nlran,
         models.resnet,
