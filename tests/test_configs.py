@@ -5,8 +5,11 @@ import itertools
 import re
 from pathlib import Path
 
+import ct_blank
+import forgery_blank
 import numpy as np
 import pytest
+import recognition_blank
 
 from jaxkd import build, pipelines, program, recipes
 from jaxkd.core import config as configs
@@ -100,6 +103,9 @@ def no_data(monkeypatch):
         train, test = (ArraySource(blank(n, 32, 32, 3)) for n in cifar.COUNTS)
         return train, test, tuple(map(str, range(classes)))
 
+    recognition_blank.replace(monkeypatch)
+    ct_blank.replace(monkeypatch)
+    forgery_blank.replace(monkeypatch)
     names = [f"{i:04}" for i in range(1000)]
     monkeypatch.setattr(glyph100, "_draw", draw)
     monkeypatch.setattr(cifar, "read", read)

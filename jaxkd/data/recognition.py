@@ -129,10 +129,8 @@ def draw_pairs(labels: np.ndarray, count: int, folds: int, seed: int) -> Pairs:
                 )
             chosen = np.sort(rng.choice(among, half, replace=False))
             drawn.append((first[chosen], second[chosen], same[chosen], fold))
-    return Pairs(
-        *(np.concatenate([part[i] for part in drawn]) for i in range(3)),
-        np.repeat([part[3] for part in drawn], half),
-    )
+    first, second, same = (np.concatenate([d[i] for d in drawn]) for i in range(3))
+    return Pairs(first, second, same, np.repeat([d[3] for d in drawn], half))
 
 
 def squash_crop(

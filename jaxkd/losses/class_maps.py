@@ -67,12 +67,11 @@ def class_attention(features: jax.Array, weights: jax.Array) -> jax.Array:
     features, weights = at_least_float32(features), at_least_float32(weights)
     weights = jnp.broadcast_to(weights, (len(features), *weights.shape[1:]))
     # Split by sign: max(w F, 0) = max(w, 0) max(F, 0) + max(-w, 0) max(-F, 0).
-    return sum(
-        einsum(
-            "bck,bhwk->bhwc", jnp.maximum(s * weights, 0), jnp.maximum(s * features, 0)
-        )
-        for s in (1, -1)
+    agree, oppose = (
+        einsum("bck,bhwk->bhwc", jnp.maximum(w, 0), jnp.maximum(f, 0))
+        for w, f in ((weights, features), (-weights, -features))
     )
+    return agree + oppose
 
 
 def scale_attention(attention: jax.Array) -> jax.Array:

@@ -132,8 +132,8 @@ def tar_at_far(
                 f"FAR {far:g} was asked for, wanted from {1 / impostors:.2g} (1 over "
                 f"{impostors} pairs of two identities) to 1. Add pairs or leave it out."
             )
-    far, tar, _ = roc(scores, same)
-    return np.array([tar[far <= wanted].max() for wanted in fars])
+    reached, tar, _ = roc(scores, same)
+    return np.array([tar[reached <= far].max() for far in fars])
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:

@@ -1,0 +1,85 @@
+"""IPN: a student of blurred faces keeps the teacher's identity, map by map.
+
+Lu and Ebrahimi, "Cross-resolution Face Recognition via Identity-Preserving Network and
+Knowledge Distillation" (arXiv:2303.08665). The teacher sees the image, the student a
+randomly degraded copy enlarged to the same size (view ``mixed_low``), so that their
+maps can be compared. The paper's network and weights are known in outline only.
+"""
+
+import jax.numpy as jnp
+
+from jaxkd import losses
+from jaxkd.core import lookup
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Aux, Method, Spec
+from jaxkd.methods import classification, distillation, recognition
+
+PREDICTOR = "embeddings"
+
+
+def make(
+    spec: Spec,
+    *,
+    labels: str = "arcface",
+    margin: float = 0.5,
+    scale: float = 16.0,
+    direction: float = 1.0,
+    wavelet: float = 0.5,
+    sides: tuple[int, ...] = (),
+) -> Method:
+    """Makes a student of ArcFace, of the teacher's embedding and of its maps.
+
+    ``ArcFace + direction * (1 - cos(embeddings)) + wavelet * W``, where ``W`` is the
+    mean over stages and examples of ``losses.wavelet_similarity``.
+
+    Args:
+      spec: the run; it must need a teacher, and both networks embed, with stages of
+        equal shape, such as ``embed8_wavelets``.
+      labels: ``"arcface"`` or ``"softmax"`` (of ``scale`` times cosines).
+      margin: of ArcFace, in radians.
+      scale: of the cosines.
+      direction: weight of the embeddings' term.
+      wavelet: weight of the maps' term.
+      sides: see ``recognition.by_side``.
+
+    Raises:
+      UserError: if the run needs no teacher, or the networks' maps differ in shape.
+    """
+    lookup.choose(labels, dict.fromkeys(("arcface", "softmax")), what="labels")
+    teacher = distillation.require(spec, "teacher", "ipn")
+
+    def loss(params, extra, outputs, batch, targets, key, step):
+        del params, key, step
+        features, taught = outputs["features"], targets["teacher"]["features"]
+        measured = {
+            labels: recognition.class_loss(labels, outputs, batch, margin, scale),
+            "top1": classification.accuracy(outputs["logits"], batch),
+            "direction": recognition.direction_gap(
+                features["embedding"], taught["embedding"]
+            ),
+            "wavelet": _maps_gap(features, taught),
+        }
+        total = measured[labels] + direction * measured["direction"]
+        return total + wavelet * measured["wavelet"], Aux(extra, measured)
+
+    return recognition.embedder(
+        spec,
+        "ipn",
+        loss,
+        (labels, "top1", "direction", "wavelet"),
+        {"teacher": classification.frozen_outputs(teacher)},
+        tuple(sides),
+    )
+
+
+def _maps_gap(student, teacher):
+    pairs = distillation.paired_stages(student, teacher)
+    for own, other in pairs:
+        if own.shape != other.shape:
+            raise UserError(
+                f"IPN compares maps of the shapes {own.shape[1:]} (student) and "
+                f"{other.shape[1:]} (teacher), wanted equal ones at every stage: give "
+                "both networks the same widths and strides, and the student images "
+                "enlarged to the teacher's size (view 'mixed_low')."
+            )
+    return jnp.mean(jnp.stack([losses.wavelet_similarity(*pair) for pair in pairs]))
