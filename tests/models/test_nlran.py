@@ -73,7 +73,7 @@ def variables_of(network, x, seed=0):
         name = path[-1].key
         values = np.exp(values) if name == "var" else values
         values = values + 1 if name == "scale" else values
-        return jnp.asarray(values, jnp.float64)
+        return jnp.asarray(values, x.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -309,3 +309,28 @@ def test_dropout_only_in_training():
         )[0][0]
     )
     assert np.abs(drop(keys[0]) - drop(keys[1])).max() > 1e-3
+
+
+def test_covnet_takes_the_maximum_over_slices():
+    network = models.build("covnet_micro", 3, stem=4, widths=(4, 6))
+    x = jnp.asarray(
+        np.random.default_rng(8).normal(size=(2, 5, 16, 16, 1)), jnp.float32
+    )
+    variables = variables_of(network, x)
+    logits, features = apply(network, variables, x)
+    slices = np.asarray(features["slices"])
+    assert slices.shape == (2, 5, 6)
+    np.testing.assert_array_equal(features["pooled"], slices.max(1))
+    head = variables["params"]["fc"]
+    wanted = slices.max(1) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, wanted, atol=1e-4)
+    # Each slice is seen on its own, so that their order does not matter.
+    turned, _ = apply(network, variables, x[:, ::-1])
+    np.testing.assert_allclose(turned, logits, atol=1e-4)
+
+
+def test_covnet_has_the_parameters_of_resnet50():
+    # torchvision's 25,557,032 without its 1000 classes, and three of its own.
+    assert sum(sizes("covnet50", (1, 2, 64, 64, 1)).values()) == (
+        25_557_032 - 2048 * 1000 - 1000 + 2048 * 3 + 3
+    )
