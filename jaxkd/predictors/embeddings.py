@@ -1,0 +1,298 @@
+"""Embeds people's own images: nearest neighbours, and verification of pairs."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd import build, statistics
+from jaxkd import workdir as workdirs
+from jaxkd.core import checkpoint
+from jaxkd.core.errors import UserError
+from jaxkd.data import folder, images
+from jaxkd.data.source import Info
+from jaxkd.metrics import retrieval, verification
+
+_BATCH = 64
+_CELL = 72  # pixels of an image on the sheet
+_SHOWN = 30  # rows of the sheet
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    neighbours: int = 5,
+    pairs: Path | None = None,
+    threshold: float | None = None,
+) -> str:
+    """Embeds image files and writes what is found into a folder.
+
+    ``embeddings.npz`` (``files``, ``embeddings`` float32 ``[n, width]``),
+    ``neighbours.csv`` and, for the first 30 images, ``neighbours.png``; with ``pairs``
+    also ``pairs.csv``. Images become RGB, their middle square is resized to the size of
+    the data set that the run was trained on; those that are no larger than what the
+    network itself reads are brought to that size directly.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      neighbours: to find for each image; 0 finds none.
+      pairs: a CSV file of two columns, paths of images among the inputs, either as they
+        were given or relative to the CSV file's folder.
+      threshold: cosine from which a pair is one identity; None takes the run's own,
+        from the folds of its test pairs.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if an input is missing or no image, the run is unknown or has no
+        embedding, or a pair names another image.
+    """
+    files = list(_find(inputs))
+    asked = None if pairs is None else _read_pairs(pairs, files)
+    most = len(files) - 1
+    if not 0 <= neighbours <= most:
+        raise UserError(
+            f"{neighbours} neighbours were asked for of {len(files)} images, wanted 0 "
+            f"to {most}. Add images or ask for fewer."
+        )
+    results = workdirs.read_results(workdir)
+    student = student or _best_student(results)
+    if asked is not None and threshold is None:
+        threshold = _threshold(results, workdir, student, seed)
+    embeddings = _embed(workdir, workdirs.read_info(results), files, student, seed, use)
+    _make_folder(output)
+    names = np.array([str(file) for file in files])
+    np.savez(output / "embeddings.npz", files=names, embeddings=embeddings)
+    said = [f"{len(files)} images, embeddings of {embeddings.shape[1]} numbers"]
+    if neighbours:
+        _write_neighbours(output, files, embeddings, neighbours)
+        said.append(f"{neighbours} neighbours each")
+    if asked is not None and threshold is not None:
+        accepted = _write_pairs(output, files, embeddings, asked, threshold)
+        said.append(f"{accepted} of {len(asked[0])} pairs accepted")
+    return f"{'; '.join(said)} -> {output}"
+
+
+def _best_student(results: dict[str, Any]) -> str:
+    by = statistics.score(results)
+
+    def score(name: str) -> float:
+        mean = float(np.mean(results["students"][name]["last"][by.name]))
+        return -mean if by.lower else mean
+
+    return max(results["students"], key=score)
+
+
+def _embed(
+    workdir: Path, info: Info, files: list[Path], student, seed, use: str
+) -> np.ndarray:
+    embed, native = _network(workdir, info, student, seed, use)
+    parts = np.zeros((len(files), 0), np.float32)
+    groups: dict[int, list[int]] = {}
+    pixels = {}
+    for place, file in enumerate(tqdm(files, unit="image", disable=None)):
+        picture = images.decode(file)
+        small = max(picture.shape[:2]) <= native
+        side = native if small else info.image_shape[0]
+        pixels[place] = _square(picture, side)
+        groups.setdefault(side, []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), _BATCH):
+            some = places[start : start + _BATCH]
+            rows = embed(np.stack([pixels[place] for place in some]))
+            if not parts.shape[1]:
+                parts = np.zeros((len(files), rows.shape[1]), np.float32)
+            parts[some] = rows
+    return parts
+
+
+def _network(
+    workdir: Path, info: Info, student: str, seed: int | None, use: str
+) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """Returns ``uint8 [n, h, w, 3] -> [n, width]`` and the side the network reads."""
+    height, width, channels = info.image_shape
+    if height != width or channels != 3:
+        raise UserError(
+            f"{workdir} was trained on images {info.image_shape}, wanted square ones "
+            "of 3 channels."
+        )
+    config = workdirs.read_config(workdir)
+    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
+    own = build.student_config(config, student)
+    network = build.build_network(own, info.num_classes)
+    view = build.build_view(config, info)
+
+    def read(batch: jax.Array) -> jax.Array:
+        seen = view.evaluate({"image": batch})
+        return seen[build.reads(own, seen)]
+
+    shape = jax.ShapeDtypeStruct((_BATCH, *info.image_shape), jnp.uint8)
+    seen = jax.eval_shape(read, shape)
+    features = jax.eval_shape(
+        lambda x: network.apply(variables, x, train=False)[1],  # type: ignore[arg-type]
+        seen,
+    )
+    if "embedding" not in features:
+        raise UserError(
+            f"{workdir}: student {student!r} has no embedding, only "
+            f"{', '.join(features)}. Train one by the method metric_learning or ipn."
+        )
+
+    @jax.jit
+    def forward(batch: jax.Array) -> jax.Array:
+        _, features = network.apply(variables, read(batch), train=False)  # type: ignore
+        return features["embedding"]
+
+    def embed(batch: np.ndarray) -> np.ndarray:
+        # Padded to one size, so that the network is compiled once.
+        padded = np.zeros((_BATCH, *batch.shape[1:]), np.uint8)
+        padded[: len(batch)] = batch
+        return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
+
+    return embed, seen.shape[1]
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    """Cuts out the middle square and resizes it."""
+    least = min(image.shape[:2])
+    top, left = ((length - least) // 2 for length in image.shape[:2])
+    middle = image[top : top + least, left : left + least]
+    return images.resize(middle, (side, side))
+
+
+def _find(inputs: Sequence[Path]) -> Iterator[Path]:
+    if not inputs:
+        raise UserError("Embedding needs --inputs, image files or folders.")
+    for path in map(Path, inputs):
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if p.suffix.lower() in folder.SUFFIXES]
+            if not found:
+                raise UserError(
+                    f"{path} holds no image files, wanted some of "
+                    f"{', '.join(folder.SUFFIXES)}."
+                )
+            yield from sorted(found)
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError(f"--inputs: {path} does not exist.")
+
+
+def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
+    """Returns the places of both columns among the files."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+    places = {file.absolute().resolve(): i for i, file in enumerate(files)}
+    found: tuple[list[int], list[int]] = ([], [])
+    for line, row in enumerate(rows, start=1):
+        if len(row) != 2:
+            raise UserError(f"{path}, line {line}, is {row}, wanted two paths.")
+        for column, name in zip(found, row, strict=True):
+            options = [Path(name.strip()), Path(path).parent / name.strip()]
+            known = [o.absolute().resolve() for o in options]
+            place = next((places[o] for o in known if o in places), None)
+            if place is None:
+                raise UserError(
+                    f"{path}, line {line}: {name.strip()} is not among the "
+                    f"{len(files)} inputs. Add it to --inputs, or correct the path."
+                )
+            column.append(place)
+    if not rows:
+        raise UserError(f"{path} is empty, wanted a pair of paths on each line.")
+    return found
+
+
+def _threshold(results: dict[str, Any], workdir: Path, student: str, seed) -> float:
+    if student not in results["students"]:
+        raise UserError(
+            f"{workdir} has no student {student!r}, wanted one of "
+            f"{', '.join(results['students'])}."
+        )
+    known = results["students"][student]["last"].get("threshold")
+    seeds = results["seeds"]
+    if not known:
+        raise UserError(
+            f"{workdir} was tested without pairs, so it knows no threshold. Give one, "
+            "a cosine from -1 to 1."
+        )
+    place = seeds.index(seed) if seed in seeds else 0
+    return float(known[place])
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output: {output} is no folder and cannot be made one: {error.strerror}."
+        ) from error
+
+
+def _write_neighbours(output: Path, files, embeddings, count: int) -> None:
+    rows = _directions(embeddings, files)
+    _, found = retrieval.nearest(rows, count)
+    cosines = np.einsum("if,ikf->ik", rows, rows[found])
+    with (output / "neighbours.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file", "rank", "neighbour", "cosine"])
+        for place, (near, how) in enumerate(zip(found, cosines, strict=True)):
+            for rank, (other, cosine) in enumerate(zip(near, how, strict=True), 1):
+                table.writerow([files[place], rank, files[other], f"{cosine:.4f}"])
+    _sheet(files, found).save(output / "neighbours.png")
+
+
+def _sheet(files, found: np.ndarray) -> Any:
+    """Draws each image in a row with its neighbours, apart from them by a gap."""
+    from PIL import Image
+
+    count = min(len(files), _SHOWN)
+    step, gap = _CELL + 4, 12
+    shape = (count * step + 4, (found.shape[1] + 1) * step + gap + 4, 3)
+    page = np.full(shape, 255, np.uint8)
+    for row in range(count):
+        for column, place in enumerate([row, *found[row]]):
+            left = 4 + column * step + gap * (column > 0)
+            cell = _square(images.decode(files[place]), _CELL)
+            page[4 + row * step :, left:][:_CELL, :_CELL] = cell
+    return Image.fromarray(page)
+
+
+def _write_pairs(output: Path, files, embeddings, asked, threshold: float) -> int:
+    first, second = (np.array(side) for side in asked)
+    rows = _directions(embeddings, files)
+    cosines = np.sum(rows[first] * rows[second], axis=1)
+    with (output / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["first", "second", "cosine", "threshold", "same"])
+        for i, j, cosine in zip(first, second, cosines, strict=True):
+            same = int(cosine >= threshold)
+            table.writerow(
+                [files[i], files[j], f"{cosine:.4f}", f"{threshold:.4f}", same]
+            )
+    return int(np.sum(cosines >= threshold))
+
+
+def _directions(embeddings: np.ndarray, files) -> np.ndarray:
+    try:
+        return verification.unit_rows(embeddings)
+    except ValueError as error:
+        raise UserError(f"{error} The first file is {files[0]}.") from error
