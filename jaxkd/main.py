@@ -189,20 +189,19 @@ def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]
 def _predict() -> None:
     from jaxkd import predictors
 
-    workdir = _given_workdir()
+    workdir, inputs, output = _given_workdir(), _INPUTS.value, _OUTPUT.value
+    chosen: dict[str, Any]
     chosen = {"student": _STUDENT.value, "seed": _SEED.value, "use": _USE.value}
     options = predictors.parse_options(_OPTIONS.value)
     name = _PREDICTOR.value or predictors.name_of(workdir)
     if name != predictors.CLASSES:
-        files = workdir, _INPUTS.value, _OUTPUT.value
-        print(predictors.predict(name, *files, {**chosen, **options}))
+        print(predictors.predict(name, workdir, inputs, output, chosen | options))
         return
     if options:
         raise UserError("--option is for predictors other than the one of classes.")
     from jaxkd.predict import predict_files
 
-    files = workdir, _INPUTS.value, _OUTPUT.value
-    predict_files(*files, topk=_TOPK.value, **chosen)
+    predict_files(workdir, inputs, output, topk=_TOPK.value, **chosen)
 
 
 def _sample() -> None:

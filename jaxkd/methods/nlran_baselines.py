@@ -50,7 +50,7 @@ def _fit(feature: Callable, train: Source, test: Source) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     labels = np.array([int(train[index]["label"]) for index in range(len(train))])
-    # The strength of the penalty that served both best on validation phantoms.
+    # The strength of the penalty that served both best on phantoms.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=3000))
     model.fit(np.stack(list(_features(feature, train))), labels)
     return model.predict_proba(np.stack(list(_features(feature, test))))
