@@ -5,7 +5,7 @@
   ``exponential`` in the common form of ``recurrence``.
 - ``schedules``: where to stop on the way from noise to data; JSON in and out.
 - ``gits``: the schedule searched by dynamic programming.
-- ``fit``: the schedule fitted to its solver by least squares.
+- ``fit``: the schedule fitted to its solver by least squares, of ``rollout``.
 - ``denoisers``: preconditioning of networks, classifier-free guidance, call counting.
 - ``densities``: denoisers in closed form, to measure errors where truth is known.
 - ``geometry``: the shape of trajectories.

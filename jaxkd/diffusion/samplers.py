@@ -54,6 +54,7 @@ def sample(
     thresholding: bool = False,
     lower_order_final: bool = True,
     variant: str | None = None,
+    offsets: np.ndarray | None = None,
     keep_denoised: bool = False,
 ) -> Trajectory:
     """Samples from noise to data along a schedule.
@@ -75,6 +76,9 @@ def sample(
         (arXiv 2205.11487, section 2.3); for pixels in [-1, 1] and ``predict="x0"``.
       lower_order_final: whether dpmpp and unipc lower the order of the last steps.
       variant: of deis (``tab``, ``rhoab``) and unipc (``bh2``, ``bh1``).
+      offsets: ``[stamps - 1]``, logarithms of the factors by which the sigma that the
+        denoiser is told at a stamp differs from the stamp; the solver's steps stay.
+        For solvers of one evaluation a step (arXiv 2405.15506, section 4, learns such).
       keep_denoised: whether to return the denoiser's outputs too.
 
     Returns:
@@ -93,6 +97,8 @@ def sample(
         lower_order_final=lower_order_final,
         variant=variant,
     )
+    if offsets is not None:
+        recurrence = shifted(recurrence, offsets, afs)
     return integrate(
         denoise,
         x_init,
@@ -128,7 +134,7 @@ def integrate(
     x, denoised, finite = _run(
         denoise if isinstance(denoise, Partial) else Partial(denoise),
         x_init,
-        _rows(recurrence, denoise_to_zero, x_init.dtype),
+        coefficients(recurrence, x_init.dtype, denoise_to_zero),
         predict=recurrence.predict,
         stages=recurrence.stages,
         afs=afs,
@@ -139,6 +145,34 @@ def integrate(
     _check_finite(finite, recurrence.sigmas)
     nfe = len(recurrence.times) - int(afs) + int(denoise_to_zero)
     return Trajectory(x, nfe, denoised)
+
+
+def shifted(
+    recurrence: Recurrence, offsets: np.ndarray, afs: bool = False
+) -> Recurrence:
+    """Returns a recurrence that evaluates the denoiser beside its stamps.
+
+    Args:
+      recurrence: of a solver with one evaluation a step.
+      offsets: as in ``sample``.
+      afs: whether the first evaluation is left out, which no offset then concerns.
+
+    Raises:
+      ValueError: if there are two evaluations a step, or not one offset for each.
+    """
+    offsets = np.array(offsets, np.float64)
+    if recurrence.stages > 1:
+        raise ValueError(
+            "Offsets shift the one evaluation of a step; heun and dpm have two."
+        )
+    if offsets.shape != recurrence.times.shape or not np.all(np.isfinite(offsets)):
+        raise ValueError(
+            f"Offsets {offsets.tolist()}; wanted {len(recurrence.times)} finite "
+            "numbers, one for each stamp but the last."
+        )
+    if afs:
+        offsets[0] = 0.0  # The denoiser is not asked there.
+    return recurrence._replace(times=recurrence.times * np.exp(offsets))
 
 
 def latents(seeds: Sequence[int], shape: Sequence[int], sigma: float) -> jax.Array:
@@ -157,18 +191,10 @@ def latents(seeds: Sequence[int], shape: Sequence[int], sigma: float) -> jax.Arr
     return jax.vmap(draw)(jnp.asarray(seeds))
 
 
-def _as_state(x: jax.Array) -> jax.Array:
-    x = jnp.asarray(x)
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"Latents of shape {x.shape} and dtype {x.dtype}; wanted floats of "
-            "[batch, ...], the batch first even for one sample."
-        )
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _rows(recurrence: Recurrence, denoise_to_zero: bool, dtype: jnp.dtype) -> dict:
-    """Returns the coefficients by evaluation, in the state's precision."""
+def coefficients(
+    recurrence: Recurrence, dtype: jnp.dtype, denoise_to_zero: bool = False
+) -> dict[str, jax.Array]:
+    """Returns a recurrence's coefficients by evaluation, in the state's precision."""
     rows = {
         "time": recurrence.times,
         "scale": recurrence.scale,
@@ -181,6 +207,32 @@ def _rows(recurrence: Recurrence, denoise_to_zero: bool, dtype: jnp.dtype) -> di
         rows = {k: np.concatenate([v, 0 * v[:1]]) for k, v in rows.items()}
         rows["time"][-1] = recurrence.sigmas[-1]
     return {name: jnp.asarray(values, dtype) for name, values in rows.items()}
+
+
+def last_state(
+    denoise: Partial,
+    x: jax.Array,
+    rows: dict[str, jax.Array],
+    *,
+    predict: str,
+    stages: int,
+) -> jax.Array:
+    """Runs ``coefficients`` to the end; can be differentiated by them."""
+    options = dict.fromkeys(
+        ("afs", "denoise_to_zero", "thresholding", "keep_denoised"), False
+    )
+    states, _, _ = _run(denoise, x, rows, predict=predict, stages=stages, **options)
+    return states[-1]
+
+
+def _as_state(x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"Latents of shape {x.shape} and dtype {x.dtype}; wanted floats of "
+            "[batch, ...], the batch first even for one sample."
+        )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @partial(

@@ -5,7 +5,9 @@ sigma, and has ``n - 1`` steps. Schedules stay on the host because a solver comp
 its coefficients from them in float64 before anything is compiled.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -25,12 +27,14 @@ class Schedule(NamedTuple):
       cost: ``[T, T]``, the cost matrix of that grid, or None. It is not saved.
       details: what else is worth keeping, such as the metric, the solver, the seed
         and the model's hash; anything JSON can hold.
+      offsets: ``[stamps - 1]`` of ``samplers.sample``, or None.
     """
 
     sigmas: np.ndarray
     indices: np.ndarray | None = None
     cost: np.ndarray | None = None
     details: Mapping[str, Any] = MappingProxyType({})
+    offsets: np.ndarray | None = None
 
 
 def polynomial(
@@ -62,6 +66,36 @@ def logsnr(n: int, sigma_min: float, sigma_max: float) -> np.ndarray:
     _check_arguments(n, sigma_min, sigma_max)
     logs = np.linspace(np.log(sigma_max), np.log(sigma_min), n)
     return _with_ends(np.exp(logs), sigma_min, sigma_max)
+
+
+def saturating(
+    n: int, sigma_min: float, sigma_max: float, rho: float = 2.0, knee: float = 1.0
+) -> np.ndarray:
+    """Returns stamps even in ``(sigma / (1 + sigma / knee))^(1/rho)``.
+
+    Below the knee it is like ``polynomial``, which a knee at infinity makes it; far
+    above, the stamps grow sparse, since there the flow contracts what errors they make.
+
+    Args:
+      n: number of stamps.
+      sigma_min: last stamp.
+      sigma_max: first stamp.
+      rho: as in ``polynomial``.
+      knee: the sigma beyond which the scale saturates.
+
+    Raises:
+      ValueError: as ``polynomial``, or if the knee is not positive.
+    """
+    _check_arguments(n, sigma_min, sigma_max, rho)
+    if not 0 < knee < np.inf:
+        raise ValueError(f"knee={knee:g}; wanted a positive sigma.")
+    first, last = (
+        (end / (1 + end / knee)) ** (1 / rho) for end in (sigma_max, sigma_min)
+    )
+    scaled = np.linspace(first, last, n) ** rho
+    # The ends come last: rounding can bring the first to where it would be infinite.
+    stamps = scaled / np.maximum(1 - scaled / knee, np.finfo(np.float64).tiny)
+    return _with_ends(stamps, sigma_min, sigma_max)
 
 
 def time_uniform(
@@ -194,6 +228,8 @@ def fit(
     order: int = 4,
     reference: np.ndarray,
     starts: int = 3,
+    offsets: bool = False,
+    forward: bool = False,
 ) -> Schedule:
     """Fits the stamps of a solver to a fine trajectory's ends; see ``fit.search``."""
     from jaxkd.diffusion import fit as fitting  # Which needs this module.
@@ -207,14 +243,18 @@ def fit(
         order=order,
         reference=reference,
         starts=starts,
+        offsets=offsets,
+        forward=forward,
     )
 
 
 def save(path: str | Path, schedule: Schedule) -> None:
-    """Writes a schedule to a JSON file: sigmas, indices and details."""
+    """Writes a schedule to a JSON file: sigmas, indices, offsets and details."""
     contents: dict[str, Any] = {"sigmas": explicit(schedule.sigmas).tolist()}
     if schedule.indices is not None:
         contents["indices"] = np.asarray(schedule.indices).tolist()
+    if schedule.offsets is not None:
+        contents["offsets"] = np.asarray(schedule.offsets).tolist()
     contents["details"] = dict(schedule.details)
     Path(path).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
@@ -233,12 +273,39 @@ def load(path: str | Path) -> Schedule:
             f'{path} holds no schedule; wanted a JSON object such as {{"sigmas": '
             "[80.0, 1.0, 0.002]}."
         ) from error
-    indices = contents.get("indices")
-    if indices is not None:
-        indices = np.array(indices, np.int64)
+    indices, offsets = contents.get("indices"), contents.get("offsets")
     return Schedule(
-        explicit(sigmas), indices, None, MappingProxyType(contents.get("details", {}))
+        explicit(sigmas),
+        None if indices is None else np.array(indices, np.int64),
+        None,
+        MappingProxyType(contents.get("details", {})),
+        None if offsets is None else np.array(offsets, np.float64),
     )
+
+
+def cached(
+    folder: str | Path, key: Mapping[str, Any], make: Callable[[], Schedule]
+) -> Schedule:
+    """Reads a schedule that was made before, or makes it and keeps it as JSON.
+
+    Args:
+      folder: of the files, made if it is missing.
+      key: all that the schedule depends on and JSON can hold: a hash of the model, the
+        solver, its order, the number of stamps. It is kept as ``details["key"]``.
+      make: makes the schedule.
+    """
+    text = json.dumps(dict(key), sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(folder) / f"{name}.json"
+    if path.is_file():
+        return load(path)
+    made = make()
+    made = made._replace(details=dict(made.details) | {"key": json.loads(text)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save(partial, made)
+    partial.replace(path)  # So that nobody reads half a file.
+    return load(path)
 
 
 def _check_arguments(

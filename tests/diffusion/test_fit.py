@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxkd.diffusion import denoisers, densities, fit, gits, samplers, schedules
+from jaxkd.diffusion import (
+    denoisers,
+    densities,
+    fit,
+    gits,
+    rollout,
+    samplers,
+    schedules,
+)
+from jaxkd.diffusion.rollout import Student
 
 REFERENCE = schedules.polynomial(41, 0.01, 40.0)
 RNG = np.random.default_rng(0)
@@ -59,13 +68,11 @@ def test_fit_beats_its_best_start_on_new_latents(denoise, found):
 
 
 def test_fit_is_never_worse_than_a_start_on_the_validation_latents(found):
-    assert set(found.details["errors"]) == {
-        "polynomial",
-        "logsnr",
-        "time-uniform",
-        "time-quadratic",
-        "gits",
-    }
+    names = set(found.details["errors"])
+    saturating = {f"saturating {rho:g} {knee:g}" for rho, knee in fit.SATURATING}
+    fixed = {"polynomial", "logsnr", "time-uniform", "time-quadratic"}
+    assert names - saturating == fixed | {"gits"}
+    assert len(names & saturating) == 2
     assert found.details["error"] < min(found.details["errors"].values())
     assert found.sigmas[0] == 40.0
     assert found.sigmas[-1] == 0.01
@@ -99,21 +106,37 @@ def test_validation_guards_against_what_was_fitted_too_closely(denoise):
 
 
 @pytest.mark.slow
-def test_columns_of_the_jacobian_are_the_slopes_of_the_ends(denoise):
+@pytest.mark.parametrize("solver", ["ipndm", "dpmpp", "unipc"])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_columns_of_the_jacobian_are_the_slopes_of_the_ends(solver, shifted):
     with jax.enable_x64(True):
-        student = fit._Student(
-            densities.mixture(*PARTS), np.float64(_latents(0, 3)), "dpmpp", 3, REFERENCE
-        )
-        logs = np.log(schedules.polynomial(5, 0.01, 40.0))
-        columns = fit._jacobian(student, logs, student(np.exp(logs)))
-        for j in (1, 2, 3):
-            shift = 1e-5 * np.eye(5)[j]
-            up, down = (student(np.exp(logs + s)) for s in (shift, -shift))
-            truth = (up - down) / 2e-5
-            scale = np.abs(truth).max()
-            np.testing.assert_allclose(
-                columns[..., j - 1], truth, rtol=0, atol=0.1 * scale
-            )
+        x, model = np.float64(_latents(0, 3)), densities.mixture(*PARTS)
+        sigmas = schedules.polynomial(5, 0.01, 40.0)
+        place = np.append(np.log(sigmas), np.full(4 if shifted else 0, 0.1))
+        truth = []
+        for forward in (False, True):
+            student = Student(model, x, solver, 3, REFERENCE, forward)
+            residual = student(*rollout.read(place, sigmas))
+            columns = rollout.slopes_at(student, place, residual, sigmas)
+            assert columns.shape == (3, 16, 7 if shifted else 3)
+            truth = truth or [
+                (
+                    student(*rollout.read(place + s, sigmas))
+                    - student(*rollout.read(place - s, sigmas))
+                )
+                / 2e-5
+                for s in 1e-5 * np.eye(len(place))[rollout.movable(place, sigmas)]
+            ]
+            for j, slope in enumerate(truth):
+                # One moves by a finite width, the other by none.
+                allowed = (1e-6 if forward else 0.1) * np.abs(slope).max()
+                np.testing.assert_allclose(columns[..., j], slope, rtol=0, atol=allowed)
+
+
+@pytest.mark.slow
+def test_forward_mode_fits_as_well(denoise, found):
+    made = _search(denoise, forward=True)
+    assert made.details["error"] < 1.05 * found.details["error"]
 
 
 @pytest.mark.slow
@@ -123,6 +146,28 @@ def test_a_single_point_leaves_nothing_to_fit():
     assert made.details["error"] == min(made.details["errors"].values())
 
 
+def test_offsets_lower_the_error_further(denoise, found, tmp_path):
+    counting, calls = denoisers.counted(denoise)
+    x_fit, x_valid = _latents(0, 64), _latents(64, 64)
+    made = fit.add_offsets(counting, x_fit, x_valid, found, reference=REFERENCE)
+    spent = made.details["calls"] - found.details["calls"]
+    assert spent == calls.wait().samples
+    assert made.details["error_before"] == pytest.approx(found.details["error"])
+    assert made.details["error"] < 0.8 * found.details["error"]
+    assert np.abs(made.offsets).max() <= fit.FARTHEST
+    new = _latents(1000, 64)
+    exact = samplers.sample(denoise, new, REFERENCE).x[-1]
+
+    def error(schedule):
+        run = samplers.sample(denoise, new, schedule.sigmas, offsets=schedule.offsets)
+        return float(jnp.mean(jnp.linalg.norm(run.x[-1] - exact, axis=1)))
+
+    assert error(made) < 0.9 * error(found)
+    schedules.save(tmp_path / "offsets.json", made)
+    loaded = schedules.load(tmp_path / "offsets.json")
+    np.testing.assert_array_equal(loaded.offsets, made.offsets)
+
+
 def test_two_stamps_are_the_ends(denoise):
     assert _search(denoise, stamps=2).sigmas.tolist() == [40.0, 0.01]
 
@@ -130,7 +175,8 @@ def test_two_stamps_are_the_ends(denoise):
 @pytest.mark.slow
 def test_ranges_without_a_clock_have_fewer_starts(denoise):
     made = _search(denoise, reference=schedules.logsnr(41, 1.0, 40.0))
-    assert set(made.details["errors"]) == {"polynomial", "logsnr", "gits"}
+    names = {name for name in made.details["errors"] if "saturating" not in name}
+    assert names == {"polynomial", "logsnr", "gits"}
 
 
 @pytest.mark.slow

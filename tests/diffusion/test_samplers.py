@@ -162,3 +162,50 @@ def test_thresholding_wants_clean_data(denoise, solver, predict):
 def test_wrong_schedules(denoise, grid):
     with pytest.raises(ValueError, match=r"schedule|last stamp"):
         samplers.sample(denoise, NOISE, grid)
+
+
+@pytest.mark.parametrize("solver", ["ipndm", "dpmpp", "unipc"])
+def test_offsets_change_what_the_denoiser_is_told(solver):
+    """As a denoiser that shifts its sigma itself, with eps over the shifted one."""
+    sigmas, offsets = np.array([10.0, 1.0, 0.1]), np.array([0.2, -0.3])
+    told = []
+
+    def denoise(x, sigma):
+        told.append(float(sigma))
+        return 0.5 * x / (1 + sigma)
+
+    with jax.disable_jit():
+        run = samplers.sample(
+            denoise, jnp.ones((1, 2)), sigmas, solver, 1, offsets=offsets
+        )
+    np.testing.assert_allclose(told, sigmas[:-1] * np.exp(offsets), rtol=1e-6)
+    x = 1.0
+    for i, now in enumerate(told):
+        clean = 0.5 * x / (1 + now)
+        if solver == "ipndm":
+            x = x + (sigmas[i + 1] - sigmas[i]) * (x - clean) / now
+        elif solver == "dpmpp":
+            ratio = sigmas[i + 1] / sigmas[i]
+            x = ratio * x + (1 - ratio) * clean
+    if solver != "unipc":
+        np.testing.assert_allclose(run.x[-1], x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("solver", "offsets", "message"),
+    [
+        ("heun", [0.1, 0.1], "heun and dpm have two"),
+        ("ipndm", [0.1], "wanted 2 finite numbers"),
+        ("ipndm", [0.1, np.nan], "wanted 2 finite numbers"),
+    ],
+)
+def test_impossible_offsets(solver, offsets, message):
+    with pytest.raises(ValueError, match=message):
+        samplers.sample(
+            lambda x, sigma: x,
+            jnp.ones((1, 2)),
+            [3.0, 2.0, 1.0],
+            solver,
+            1,
+            offsets=offsets,
+        )

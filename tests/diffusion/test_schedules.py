@@ -52,6 +52,22 @@ def test_polynomial_is_even_in_the_root(rho):
     np.testing.assert_allclose(steps, steps[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("knee", [0.3, 1.0, 10.0])
+def test_saturating_is_even_in_its_scale(knee):
+    stamps = schedules.saturating(9, 0.002, 80.0, 1.5, knee)
+    assert (stamps[0], stamps[-1]) == (80.0, 0.002)
+    scale = (1 / (1 / stamps + 1 / knee)) ** (1 / 1.5)
+    np.testing.assert_allclose(np.diff(scale), np.diff(scale)[0], rtol=1e-9)
+
+
+def test_saturating_far_below_its_knee_is_polynomial():
+    stamps = schedules.saturating(9, 0.002, 80.0, 3.0, 1e12)
+    plain = schedules.polynomial(9, 0.002, 80.0, 3.0)
+    np.testing.assert_allclose(stamps, plain, rtol=1e-8)
+    # A range so far above that its upper end is at the knee to machine precision.
+    schedules.explicit(schedules.saturating(9, 0.002, 1e30, 2.0, 1.0))
+
+
 def test_logsnr_is_geometric():
     stamps = schedules.logsnr(5, 0.01, 100.0)
     np.testing.assert_allclose(stamps, [100, 10, 1, 0.1, 0.01], rtol=1e-12)
@@ -122,6 +138,7 @@ def test_files_without_a_schedule(tmp_path, text):
     [
         (lambda: schedules.polynomial(1, 0.1, 1.0), "1 stamps; wanted at least 2"),
         (lambda: schedules.polynomial(5, 1.0, 0.1), "sigma_min=1 and sigma_max=0.1"),
+        (lambda: schedules.saturating(5, 0.1, 1.0, 2.0, 0.0), "knee=0"),
         (lambda: schedules.logsnr(5, 0.0, 1.0), "wanted 0 < sigma_min < sigma_max"),
         (lambda: schedules.polynomial(5, 0.1, 1.0, 0.0), "rho=0"),
         (lambda: schedules.time_uniform(5, 0.5, 1.0), "does not fit a variance"),
@@ -136,3 +153,23 @@ def test_files_without_a_schedule(tmp_path, text):
 def test_impossible_schedules(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_cached_schedules_are_made_once_for_each_key(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        sigmas = schedules.polynomial(3 + len(made), 0.1, 1.0)
+        return Schedule(sigmas, details={"calls": 7}, offsets=np.full(2, 0.1))
+
+    key = {"model": "ab12", "solver": "ipndm", "order": 4, "stamps": 4}
+    one = schedules.cached(tmp_path / "kept", key, make)
+    again = schedules.cached(tmp_path / "kept", dict(reversed(key.items())), make)
+    assert len(made) == 1
+    np.testing.assert_array_equal(one.sigmas, again.sigmas)
+    np.testing.assert_array_equal(again.offsets, [0.1, 0.1])
+    assert again.details == {"calls": 7, "key": key}
+    other = schedules.cached(tmp_path / "kept", key | {"order": 3}, make)
+    assert len(made) == 2 and len(other.sigmas) == 5
+    assert len(list((tmp_path / "kept").iterdir())) == 2
