@@ -1,0 +1,170 @@
+"""EDM: a denoiser of images at every level of noise (arXiv:2206.00364).
+
+The network learns to tell the clean image from one with Gaussian noise of standard
+deviation sigma, log-normal; samplers (``jaxkd.diffusion``) then turn noise into images.
+It reads images of [-1, 1] (``config.view.name = "signed"``).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from clu import metrics
+from jax.scipy.special import ndtri
+from jax.tree_util import Partial
+
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Score, Spec
+from jaxkd.diffusion import denoisers
+
+SCORE = Score("loss", "EDM loss", percent=False, lower=True)
+
+
+@flax.struct.dataclass
+class Evaluation(metrics.Collection):
+    """The mean weighted denoising error."""
+
+    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
+
+
+def make(
+    spec: Spec,
+    *,
+    sigma_data: float = 0.5,
+    log_mean: float = -1.2,
+    log_std: float = 1.2,
+    levels: int = 8,
+) -> Method:
+    """Makes a denoiser trained with EDM's loss (arXiv:2206.00364, table 1).
+
+    ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 |D(y + n; sigma) - y|^2`` with
+    ``ln sigma`` normal, averaged over pixels where the published code adds them up.
+
+    The evaluation takes sigma at even quantiles of the same law, and the same noise
+    each time, so that it tells networks apart rather than draws.
+
+    Args:
+      spec: the run; its network is such as ``song_unet``.
+      sigma_data: standard deviation of the pixels, in the preconditioning too.
+      log_mean: mean of ``ln sigma``.
+      log_std: standard deviation of ``ln sigma``.
+      levels: quantiles of the evaluation.
+
+    Raises:
+      UserError: if one of these is not positive where it must be.
+    """
+    if not (sigma_data > 0 and log_std > 0 and levels > 0):
+        raise UserError(
+            f"edm: sigma_data={sigma_data}, log_std={log_std} and levels={levels}; "
+            "wanted all positive."
+        )
+    network, reads = spec.network, spec.reads
+
+    def init(key: jax.Array) -> tuple[Params, Extra]:
+        variables = dict(network.init(key, jnp.zeros((1, *spec.image_shape))))
+        return {"student": variables.pop("params")}, {"student": variables}
+
+    def error(denoised, clean, sigma):
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        return weight * jnp.mean((denoised - clean) ** 2, axis=(1, 2, 3))
+
+    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
+        clean = batch[reads]
+        level_key, noise_key, dropout_key = jax.random.split(key, 3)
+        drawn = jax.random.normal(level_key, clean.shape[:1])
+        sigma = jnp.exp(log_mean + log_std * drawn)
+        noise = jax.random.normal(noise_key, clean.shape)
+        variables = _variables(params, extra)
+        denoise = denoiser(
+            network, variables, batch, sigma_data, train=True, key=dropout_key
+        )
+        denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma)
+        return {"denoised": denoised, "sigma": sigma}, extra
+
+    def loss(params, extra, outputs, batch, targets, key, step):
+        del params, targets, key, step
+        errors = error(outputs["denoised"], batch[reads], outputs["sigma"])
+        return jnp.mean(errors), Aux(extra, {})
+
+    def predict(params: Params, extra: Extra, batch: Batch):
+        clean = batch[reads]
+        denoise = denoiser(network, _variables(params, extra), batch, sigma_data)
+
+        def at(level: jax.Array) -> jax.Array:
+            quantile = (level + 0.5) / levels
+            sigma = jnp.exp(log_mean + log_std * ndtri(quantile))
+            key = jax.random.fold_in(jax.random.key(0), level)
+            noise = jax.random.normal(key, clean.shape)
+            return error(denoise(clean + sigma * noise, sigma), clean, sigma)
+
+        return {"loss": jnp.mean(jax.lax.map(at, jnp.arange(levels)), axis=0)}
+
+    return Method(
+        init=init,
+        targets={},
+        forward=forward,
+        loss=loss,
+        metrics=(),
+        predict=predict,
+        evaluate=_evaluate,
+        score=SCORE,
+        assess=_assess(network, reads, sigma_data),
+    )
+
+
+def denoiser(
+    network: nn.Module,
+    variables: Any,
+    batch: Batch,
+    sigma_data: float,
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> Partial:
+    """Makes the denoiser ``(x, sigma) -> x0`` of a network that this method trains.
+
+    Args:
+      network: such as ``song_unet``.
+      variables: of it.
+      batch: whose ``label`` a conditional network is told.
+      sigma_data: as it was trained with.
+      train: whether to drop out.
+      key: of dropout.
+    """
+    labels = None
+    if getattr(network, "conditional", False):
+        labels = jax.nn.one_hot(batch["label"], network.num_classes)
+    apply = functools.partial(_apply, network, train)
+    return denoisers.edm(Partial(apply, variables, labels, key), sigma_data)
+
+
+def _apply(network, train, variables, labels, key, x, c_noise):
+    rngs = None if key is None else {"dropout": key}
+    return network.apply(variables, x, c_noise, labels, train=train, rngs=rngs)[0]
+
+
+def _variables(params: Params, extra: Extra) -> dict[str, Any]:
+    return {"params": params["student"], **extra["student"]}
+
+
+def _evaluate(outputs: Any, batch: Batch) -> Evaluation:
+    return Evaluation.single_from_model_output(loss=outputs["loss"], mask=batch["mask"])
+
+
+# Cached, so that students of one network are assessed together.
+@functools.cache
+def _assess(network: nn.Module, reads: str, sigma_data: float) -> Callable[..., Any]:
+    def assess(trained: Any) -> Any:
+        from jaxkd.methods import edm_findings
+
+        def make_denoiser(member: Any, labels: jax.Array) -> Partial:
+            variables = _variables(member.params, member.extra)
+            return denoiser(network, variables, {"label": labels}, sigma_data)
+
+        return edm_findings.find(trained, make_denoiser, reads)
+
+    return assess
