@@ -13,6 +13,11 @@ the run holds the best for each solver and number of calls. Variants:
     configs/gits.py:quick            the ring, three solvers: under a minute
     configs/gits.py:study            five densities, five warm-up seeds: the table of
                                      what fitting gains; half an hour
+    configs/gits.py:offsets          the same densities, one seed, and also what is
+                                     gained where the fit may tell the denoiser another
+                                     sigma than the stamp
+    configs/gits.py:trained          a network, trained first: configs/edm.py; or, with
+                                     its folder after a comma, one that is finished
     configs/gits.py:edm,FILE         an EDM model (.pkl, .npz, .safetensors) of yours;
                                      hours on CPU, minutes on an accelerator
 
@@ -23,13 +28,16 @@ Draw samples with a schedule that was found:
 
 from ml_collections import ConfigDict
 
-from jaxkd.pipelines import gits
+from jaxkd import denoising
+from jaxkd.core import config as configs
+from jaxkd.pipelines import gits, gits_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variant, *rest = arg.split(",", 1)
-    variants = {"": gits.default, "quick": quick, "study": study, "edm": edm}
+    variants = {"": gits.default, "quick": quick, "study": study}
+    variants |= {"offsets": offsets, "trained": trained, "edm": edm}
     if variant not in variants:
         raise ValueError(
             f"configs/gits.py has no variant {variant!r}, wanted one of "
@@ -61,12 +69,34 @@ def study() -> ConfigDict:
     return config
 
 
+def offsets() -> ConfigDict:
+    """What offsets gain on top."""
+    config = study()
+    config.name = "gits-offsets"
+    config.seeds = (0,)
+    config.schedules = gits_config.SCHEDULES
+    return config
+
+
+def trained(workdir: str = "") -> ConfigDict:
+    """A small network, trained first or taken from the folder of its run."""
+    config = _networks("gits-trained")
+    config.needs.trained = configs.needed(denoising.digits(), workdir)
+    return config
+
+
 def edm(path: str) -> ConfigDict:
-    """A trained network: fewer latents, cells and stamps of the fine solution."""
-    config = gits.default()
-    config.name = "gits-edm"
-    config.densities = ()
+    """A published network, or the user's."""
+    config = _networks("gits-edm")
     config.edm.path = path
+    return config
+
+
+def _networks(name: str) -> ConfigDict:
+    """Fewer latents, cells and stamps of the fine solution: calls are dear."""
+    config = gits.default()
+    config.name = name
+    config.densities = ()
     config.solvers = ("ipndm", "dpmpp", "unipc")
     config.nfe = (5, 6, 8, 10)
     config.batch, config.blocks, config.exact_stamps = 64, 2, 121

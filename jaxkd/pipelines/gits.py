@@ -24,7 +24,14 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import Asked, nobody
 from jaxkd.core.writers import write_json
 from jaxkd.diffusion import samplers, schedules, solvers
-from jaxkd.pipelines import gits_cells, gits_config, gits_report, gits_targets
+from jaxkd.mosaic import as_bytes, mosaic
+from jaxkd.pipelines import (
+    gits_cells,
+    gits_config,
+    gits_report,
+    gits_targets,
+    gits_trained,
+)
 from jaxkd.pipelines.gits_config import check, default
 from jaxkd.pipelines.gits_results import Results, format_table, groups
 from jaxkd.workdir import CONFIG, RESULTS, read_json
@@ -52,6 +59,7 @@ def run(config: ConfigDict, workdir: Path, asked: Asked = nobody) -> dict[str, A
     finished = _claim(workdir, config)
     if finished is not None:
         return finished
+    gits_trained.train(config, workdir, asked)
     cells = gits_cells.fill(config, workdir, asked)
     began = time.perf_counter()
     results = _results(config, cells)
@@ -90,7 +98,7 @@ def sample(
         raise UserError(
             f"config.sample.target is {name!r}, wanted one of {', '.join(names)}."
         )
-    target = gits_targets.load(config, name)
+    target = gits_targets.load(config, name, workdir)
     if len(target.shape) != 3 or target.shape[-1] not in (1, 3):
         raise UserError(
             f"{name} has samples of shape {target.shape}, which are no images; set "
@@ -103,7 +111,7 @@ def sample(
     ]
     path = workdir / f"samples-{name}.png" if output is None else Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _grid(np.concatenate(images)).save(path, format="PNG")
+    mosaic(np.concatenate(images)).save(path, format="PNG")
     return path
 
 
@@ -183,6 +191,7 @@ def _save_schedules(workdir: Path, results: Results) -> None:
                 record.get("indices"),
                 None,
                 details | record["details"] | {"error": details["error"]},
+                record.get("offsets"),
             ),
         )
 
@@ -215,6 +224,8 @@ def _chosen_schedule(
     order = gits_config.order(config, solver)
     if solver == found.details.get("solver"):
         order = found.details.get("order", order)
+    else:
+        found = found._replace(offsets=None)  # They are good for their solver only.
     return found._replace(details={"solver": solver, "order": order})
 
 
@@ -229,25 +240,12 @@ def _draw(
     padded = [*seeds, *[seeds[-1]] * (count - len(seeds))]
     x = samplers.latents(padded, target.shape, float(chosen.sigmas[0]))
     solver, order = chosen.details["solver"], chosen.details["order"]
-    run = samplers.sample(target.denoise(count), x, chosen.sigmas, solver, order)
-    pixels = np.asarray(run.x[-1])[: len(seeds)]
-    return np.clip(127.5 * pixels + 128, 0, 255).astype(np.uint8)
-
-
-def _grid(images: np.ndarray, gap: int = 1) -> Any:
-    """Returns a picture of images in rows, small ones enlarged."""
-    from PIL import Image
-
-    count, height, width, channels = images.shape
-    zoom = max(1, 64 // height)
-    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    gap, height, width = gap * max(2, zoom // 4), height * zoom, width * zoom
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
-    page = np.full(shape, 255, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = gap + row * (height + gap), gap + column * (width + gap)
-        page[top : top + height, left : left + width] = image
-    return Image.fromarray(page[..., 0] if channels == 1 else page)
+    run = samplers.sample(
+        target.denoise(count),
+        x,
+        chosen.sigmas,
+        solver,
+        order,
+        offsets=chosen.offsets,
+    )
+    return as_bytes(np.asarray(run.x[-1])[: len(seeds)])

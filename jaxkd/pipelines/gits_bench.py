@@ -1,5 +1,6 @@
 """What the cells of a target share: latents, their exact ends, the GITS teacher."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -37,9 +38,11 @@ class Bench(NamedTuple):
     summary: dict[str, Any]
 
 
-def prepare(config: ConfigDict, name: str, seed: int) -> Bench:
+def prepare(
+    config: ConfigDict, name: str, seed: int, workdir: str | Path = "."
+) -> Bench:
     """Loads a target, solves the held-out latents finely and runs the GITS teacher."""
-    target = gits_targets.load(config, name)
+    target = gits_targets.load(config, name, workdir)
     denoise, ends = target.denoise(config.batch), (target.sigma_min, target.sigma_max)
     first = 2 * config.batch * seed
     warm_up = _batches(config, target, first, 2)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import Asked
 from jaxkd.core.writers import Progress, write_json
-from jaxkd.diffusion import denoisers, gits, samplers, schedules
+from jaxkd.diffusion import denoisers, fit, gits, samplers, schedules
 from jaxkd.pipelines import gits_bench, gits_config, gits_targets
 from jaxkd.pipelines.gits_bench import Bench
 from jaxkd.pipelines.gits_targets import Target
@@ -79,7 +79,7 @@ def fill(config: ConfigDict, workdir: Path, asked: Asked) -> list[dict[str, Any]
         try:
             if bench is None or (bench.target.name, bench.seed) != cell[:2]:
                 bench = None  # Frees the last one first.
-                bench = gits_bench.prepare(config, cell.target, cell.seed)
+                bench = gits_bench.prepare(config, cell.target, cell.seed, workdir)
             write_json(workdir / cell.path, measure(config, bench, cell))
         except ValueError as error:  # A denoiser that returns NaN, say.
             where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
@@ -136,11 +136,19 @@ def _schedules(
         "time-uniform": lambda: schedules.time_uniform(stamps, *ends),
         "time-quadratic": lambda: schedules.time_uniform(stamps, *ends, 2.0),
     }
+    fitted = None
     for name in config.schedules:
         if name == "gits":
             yield name, _planned(config, bench, stamps)
         elif name == "fit":
-            yield name, [_fitted(config, bench, cell, stamps, order)]
+            fitted = _fitted(config, bench, cell, stamps, order)
+            yield name, [fitted]
+        elif name == "fit-offsets":
+            if cell.solver in gits_config.TWO_STAGES:
+                continue
+            if fitted is None:
+                fitted = _fitted(config, bench, cell, stamps, order)
+            yield name, [_with_offsets(config, bench, cell, fitted, order)]
         else:
             try:
                 yield name, [schedules.Schedule(fixed[name]())]
@@ -186,6 +194,29 @@ def _fitted(
     return found._replace(details=kept | {"seconds": time.perf_counter() - began})
 
 
+def _with_offsets(
+    config: ConfigDict,
+    bench: Bench,
+    cell: Cell,
+    fitted: schedules.Schedule,
+    order: int,
+) -> schedules.Schedule:
+    began = time.perf_counter()
+    ends = bench.target.sigma_min, bench.target.sigma_max
+    x_fit, x_valid = bench.warm_up
+    found = fit.add_offsets(
+        bench.denoise,
+        x_fit,
+        x_valid,
+        fitted,
+        solver=cell.solver,
+        order=order,
+        reference=gits_bench.fine(config.fit.reference, ends),
+    )
+    seconds = fitted.details["seconds"] + time.perf_counter() - began
+    return found._replace(details=dict(found.details) | {"seconds": seconds})
+
+
 class _Try(NamedTuple):
     """A schedule, its errors and samples by block, and the fastest block's seconds."""
 
@@ -199,7 +230,14 @@ def _tried(bench: Bench, schedule: schedules.Schedule, solver: str, order: int) 
     errors, ends, seconds = [], [], []
     for x, exact in zip(bench.held_out, bench.exact, strict=True):
         began = time.perf_counter()
-        run = samplers.sample(bench.denoise, x, schedule.sigmas, solver, order)
+        run = samplers.sample(
+            bench.denoise,
+            x,
+            schedule.sigmas,
+            solver,
+            order,
+            offsets=schedule.offsets,
+        )
         ends.append(jax.block_until_ready(run.x[-1]))
         seconds.append(time.perf_counter() - began)
         errors.append(gits_bench.end_error(ends[-1], exact))
@@ -216,4 +254,6 @@ def _record(target: Target, best: _Try) -> dict[str, Any]:
     }
     if best.schedule.indices is not None:
         record["indices"] = best.schedule.indices.tolist()
+    if best.schedule.offsets is not None:
+        record["offsets"] = best.schedule.offsets.tolist()
     return record

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
 from jaxkd.diffusion import gits, solvers
-from jaxkd.pipelines import gits_targets
+from jaxkd.pipelines import gits_targets, gits_trained
 
 SCHEDULES = (
     "polynomial",
@@ -17,6 +17,7 @@ SCHEDULES = (
     "time-quadratic",
     "gits",
     "fit",
+    "fit-offsets",
 )
 TWO_STAGES = ("heun", "dpm")
 # Held-out latents have seeds from here on, warm-up latents below.
@@ -40,6 +41,9 @@ def default() -> ConfigDict:
             "reference": "",  # npz with the data's mu and sigma, over raw pixels
         }
     )
+    # Runs of configs/edm.py by name, trained first in folders of these names unless
+    # ``init_from`` is the folder of a finished one: configs.needed(config, init_from).
+    config.needs = ConfigDict()
     config.sigma_min, config.sigma_max = 0.002, 80.0
 
     # With what: every solver at every number of model calls on every schedule.
@@ -47,7 +51,7 @@ def default() -> ConfigDict:
     config.orders = ConfigDict(
         {k: order for k, order in solvers.MAX_ORDER.items() if order}
     )
-    config.schedules = SCHEDULES
+    config.schedules = SCHEDULES[:-1]  # offsets are opted in to
     config.nfe = (3, 4, 5, 6, 7, 8, 9, 10)
 
     # On how many latents: a batch to fit, one to validate, and held-out blocks of a
@@ -72,6 +76,7 @@ def default() -> ConfigDict:
         {"target": "", "solver": "", "nfe": 10, "schedule": "", "batch": 64}
     )
     config.lock()
+    config.needs.unlock()
     return config
 
 
@@ -135,11 +140,13 @@ def _check_choices(given: Any, known: Any, key: str, empty: bool = False) -> Non
 def _check_targets(config: ConfigDict) -> None:
     _check_choices(config.densities, gits_targets.DENSITIES, "densities", empty=True)
     path = config.edm.path
-    if not config.densities and not path:
+    if not (config.densities or path or config.needs):
         raise UserError(
-            "config.densities is empty and config.edm.path too; wanted something to "
-            f"sample, such as {', '.join(gits_targets.DENSITIES)}."
+            "config.densities, config.edm.path and config.needs are all empty; wanted "
+            f"something to sample, such as {', '.join(gits_targets.DENSITIES)}."
         )
+    for name, need in config.needs.items():
+        gits_trained.check(name, need)
     if path and not Path(path).is_file():
         raise UserError(
             f"config.edm.path: there is no file {path}; wanted an EDM model, such as a "

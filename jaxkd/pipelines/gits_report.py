@@ -25,7 +25,8 @@ def draw(config: ConfigDict, workdir: Path, results: Results) -> None:
     jobs = {"best": partial(gits_figures.by_solver, found=found)}
     for summary in results["targets"]:
         name = summary["name"]
-        jobs |= _target_jobs(config, found[name], summary)
+        target = gits_targets.load(config, name, workdir)
+        jobs |= _target_jobs(config, target, found[name], summary)
     for name, job in jobs.items():
         report.picture(workdir, name, job)
 
@@ -100,11 +101,11 @@ def _search(details: dict[str, Any]) -> tuple[str, str, str]:
 
 def _target_jobs(
     config: ConfigDict,
+    target: gits_targets.Target,
     found: dict[tuple[str, int], Group],
     summary: dict[str, Any],
 ) -> dict[str, Any]:
     name = summary["name"]
-    target = gits_targets.load(config, name)
     solvers = [solver for solver, _ in found]
     shown = SHOWN if SHOWN in solvers else solvers[0]
     measured = gits_shape.measure(config, target)

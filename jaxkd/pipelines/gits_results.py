@@ -15,7 +15,9 @@ LETTERS = {
     "time-quadratic": "q",
     "gits": "G",
     "fit": "F",
+    "fit-offsets": "O",
 }
+FITTED = ("fit", "fit-offsets")
 # Numbers of calls over which fitted schedules are compared with the others.
 COMPARED = range(5, 11)
 
@@ -121,19 +123,19 @@ def winner(results: Results, target: str, nfe: int) -> Group | None:
     return min(there, key=lambda g: g.score(g.best()).mean) if there else None
 
 
-def comparisons(results: Results, target: str) -> list[Comparison]:
+def comparisons(results: Results, target: str, name: str = "fit") -> list[Comparison]:
     """Compares fitted schedules with the best other, at 5 to 10 calls if measured."""
     found = of_target(results, target).values()
     chosen = [group for group in found if group.nfe in COMPARED] or list(found)
     made = []
     for group in chosen:
-        others = [name for name in group.names if name != "fit"]
-        if not others or "fit" not in group.names:
+        others = [other for other in group.names if other not in FITTED]
+        if not others or name not in group.names:
             continue
         rival = group.best(others)
         fitted, other = (
-            np.array([record["errors"] for record in group.records(name)])
-            for name in ("fit", rival)
+            np.array([record["errors"] for record in group.records(one)])
+            for one in (name, rival)
         )
         ratio = float(fitted.mean() / other.mean())
         made.append(Comparison(group, rival, ratio, score(fitted - other)))
@@ -233,7 +235,11 @@ def notes(results: Results) -> list[str]:
 
 def verdict(results: Results, target: str) -> list[str]:
     """Says what fitted schedules gain on a target, and where they do not."""
-    made = comparisons(results, target)
+    return [line for name in FITTED for line in _verdict(results, target, name)]
+
+
+def _verdict(results: Results, target: str, name: str) -> list[str]:
+    made = comparisons(results, target, name)
     if not made:
         return []
     whole = geometric_mean(one.ratio for one in made)
@@ -244,7 +250,7 @@ def verdict(results: Results, target: str) -> list[str]:
     ]
     span = sorted({one.group.nfe for one in made})
     lines = [
-        f"fit over the better of gits and all fixed schedules, NFE {span[0]}–"
+        f"{name} over the better of gits and all fixed schedules, NFE {span[0]}–"
         f"{span[-1]}, geometric mean of the errors' ratios: {whole:.2f} "
         f"({', '.join(by_solver)})."
     ]

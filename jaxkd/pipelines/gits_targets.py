@@ -1,4 +1,4 @@
-"""What the sampling benchmark samples: densities in closed form, and EDM models."""
+"""What the sampling benchmark samples: densities, EDM models, networks trained here."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -108,18 +108,29 @@ DENSITIES: dict[str, Callable[[], Density]] = {
 
 def names(config: ConfigDict) -> list[str]:
     """Lists the targets of a configuration, without loading them."""
-    if not config.edm.path:
-        return list(config.densities)
-    stem = Path(config.edm.path).stem
-    return [*config.densities, f"edm-{stem}" if stem in DENSITIES else stem]
+    files = []
+    if config.edm.path:
+        stem = Path(config.edm.path).stem
+        taken = {*DENSITIES, *config.needs}
+        files = [f"edm-{stem}" if stem in taken else stem]
+    return [*config.densities, *files, *config.needs]
 
 
-def load(config: ConfigDict, name: str) -> Target:
+def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> Target:
     """Loads one of the targets of a configuration.
+
+    Args:
+      config: of the benchmark.
+      name: one of ``names``.
+      workdir: folder of the run, below which needed runs lie.
 
     Raises:
       UserError: if a model cannot be read or does not fit its settings.
     """
+    if name in config.needs:
+        from jaxkd.pipelines import gits_trained
+
+        return gits_trained.load(config, name, Path(workdir))
     if name not in config.densities:
         return _load_edm(config, name)
     density = DENSITIES[name]()

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxkd import pipelines
+from jaxkd import denoising, pipelines
 from jaxkd.convert import edm
+from jaxkd.core import config as configs
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.diffusion import densities, frechet, gits, samplers, schedules
 from jaxkd.models.edm import SongUNet
@@ -64,7 +66,7 @@ def test_all_cells_are_there_and_their_calls_counted(finished):
     # Two calls a step cannot make three calls.
     assert sorted(there) == [("dpm", 4), ("ipndm", 3), ("ipndm", 4)]
     for cell in results["cells"]:
-        assert list(cell["schedules"]) == list(gits_config.SCHEDULES)
+        assert list(cell["schedules"]) == list(gits_config.SCHEDULES[:-1])
         assert cell["counted"] == cell["nfe"]
         steps = cell["nfe"] // 2 if cell["solver"] == "dpm" else cell["nfe"]
         assert {len(r["sigmas"]) for r in cell["schedules"].values()} == {steps + 1}
@@ -149,7 +151,7 @@ def test_report_has_its_figures_and_tables(finished):
     assert line.split() == ["winner", "ipndm", "ipndm"]
     assert "geometric mean" in text and "Worse beyond the standard error" in text
     tabled = {row[2].removesuffix(" (best)") for row in gits_report_rows(results)}
-    assert tabled == set(gits_config.SCHEDULES)
+    assert tabled == set(gits_config.SCHEDULES) - {"fit-offsets"}  # asked for by name
 
 
 def gits_report_rows(results):
@@ -397,6 +399,59 @@ def test_a_reference_of_another_size(model_file, tmp_path):
     np.savez(tmp_path / "own.npz", mu=np.zeros(16), sigma=np.eye(16))
     config.edm.reference = str(tmp_path / "own.npz")
     assert gits_targets.load(config, "tiny").moments.mean.shape == (16,)
+
+
+def needed(init_from="", **changed):
+    run = denoising.digits()
+    run.update(name="tiny", duration=4, eval_every=4, checkpoint_every=4, **changed)
+    run.batch_size, run.steps_per_call = 8, 4
+    run.model = ConfigDict(
+        {"name": "song_unet", "model_channels": 8, "channel_mult": (1,)}
+    )
+    return configs.needed(run, init_from)
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_first_and_then_sampled(tmp_path):
+    config = small(densities=(), solvers=("ipndm",), nfe=(3,), batch=4)
+    config.exact_stamps, config.gits.grid, config.fit.reference = 21, 11, 11
+    config.schedules = ("polynomial", "gits", "fit", "fit-offsets")
+    config.needs.mine = needed()
+    results = pipelines.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "mine" / "results.json").exists()
+    assert [summary["name"] for summary in results["targets"]] == ["mine"]
+    text = pipelines.format_table(results)
+    assert "mine: song_unet of" in text and "fit-offsets over the better" in text
+    records = results["cells"][0]["schedules"]
+    assert (
+        records["fit-offsets"]["details"]["calls"] > records["fit"]["details"]["calls"]
+    )
+    assert len(records["fit-offsets"]["offsets"]) == 3
+    assert all(record["frechet"] > 0 for record in records.values())
+    config.sample.update({"solver": "ipndm", "nfe": 3, "batch": 4})
+    with Image.open(pipelines.sample(config, tmp_path / "run", range(4))) as image:
+        assert image.mode == "L"
+    # The same network by its folder, for another benchmark.
+    config.needs.mine = needed(str(tmp_path / "run" / "mine"))
+    again = pipelines.run(config, tmp_path / "again")
+    assert errors_of(again) == errors_of(results)
+    assert not (tmp_path / "again" / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({"mine": 3}, "config.needs.mine is int, wanted configs.needed"),
+        ({"ring": needed()}, "config.needs.ring has the name of a density"),
+        ({"mine": needed(method="supervised")}, "method 'supervised', wanted 'edm'"),
+        ({"mine": needed("no/such/folder")}, "no/such/folder holds no config.json"),
+    ],
+)
+def test_impossible_needs(needs, message):
+    config = small()
+    config.needs = ConfigDict(needs)
+    with pytest.raises(UserError, match=message):
+        pipelines.check(config)
 
 
 def load_config_file():
