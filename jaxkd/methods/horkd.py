@@ -1,0 +1,148 @@
+"""HORKD: a student of small images keeps the teacher's relations of three orders.
+
+Ge et al., "Look One and More" (AAAI 2020, arXiv:2409.05384). A *teacher* sees large
+images, the *student* small ones; an *assistant*, which has the teacher's capacity and
+the student's images (or the other way round), bridges the two. It is an ordinary run of
+this method, which the student's run names in ``config.needs.assistant``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxkd import losses
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Method, Spec
+from jaxkd.losses.orders import Form
+from jaxkd.methods import resolution, streams
+
+ORDERS = ("kd", "first", "second", "third")
+
+
+def make(
+    spec: Spec,
+    *,
+    kd: float = 0.0,
+    first: float = 1.0,
+    second: float = 25.0,
+    third: float = 50.0,
+    further: Mapping[str, float] | None = None,
+    shares: Mapping[str, float] | None = None,
+    ce_weight: float = 1.0,
+    temperature: float = 4.0,
+    form: Form = "gram",
+    chunk: int | None = None,
+    warmup: float = 0.0,
+    fade: tuple[float, float] | None = None,
+    start_from: str = "",
+    curve: tuple[int, ...] = (),
+) -> Method:
+    """Makes a student of CE and of what a teacher and an assistant say.
+
+    ``ce_weight * CE + r * sum_n share_n * (kd * KD + first * L1 + second * L2 +
+    third * L3)``, where ``n`` is the teacher or the assistant, and ``r`` rises over
+    ``warmup`` and falls over ``fade``. Orders 2 and 3 relate the pooled features; order
+    1 compares their directions, the student's behind a linear map if its features are
+    not as many.
+
+    The paper's weights are not public. 25 and 50 are those of the benchmarks of RKD for
+    classification; for metric learning its authors take 1 and 2, without cross entropy.
+
+    Args:
+      spec: the run.
+      kd: weight of the divergence of the logits times the squared temperature.
+      first: weight of ``losses.first_order``.
+      second: weight of ``losses.second_order``.
+      third: weight of ``losses.third_order``.
+      further: weights of other relations of the same features: ``cc`` (behind the map
+        of order 1), ``darkrank``, ``pkt``, ``sp``.
+      shares: weight of each needed run that teaches; None is ``{"teacher": 1.0}``, and
+        usual with an assistant is ``{"teacher": 0.5, "assistant": 0.5}``.
+      ce_weight: of the cross entropy with the labels.
+      temperature: of KD.
+      form: of orders 2 and 3, ``"gram"`` or ``"direct"``.
+      chunk: see ``losses.third_order``; with form ``"direct"`` only.
+      warmup: units over which the weight of both networks rises.
+      fade: units between which it falls to 0, linearly; None keeps it.
+      start_from: name of a needed run whose network the student starts from.
+      curve: sides to which test images are reduced after training, for the accuracy
+        by resolution; none leaves this out.
+
+    Raises:
+      UserError: if the run lacks a network that has a weight, or an option is out of
+        its range.
+    """
+    weights = dict(zip(ORDERS, (kd, first, second, third), strict=True))
+    weights |= dict(further or {})
+    _check_names(weights)
+    given = dict({"teacher": 1.0} if shares is None else shares)
+    streams.check_weights({**weights, **given}, "horkd")
+    if not any(weights.values()):
+        given = {}
+    given = {name: share for name, share in given.items() if share}
+
+    def shared(term):
+        def run(params, extra, outputs, batch, targets, key):
+            del batch, key
+            said = [
+                share * term(params, outputs, targets[name])
+                for name, share in given.items()
+            ]
+            return jnp.sum(jnp.stack(said)), extra
+
+        return run
+
+    terms = {
+        name: (weight if given else 0.0, shared(_term(name, temperature, form, chunk)))
+        for name, weight in weights.items()
+    }
+    method = streams.student(
+        spec,
+        "horkd",
+        terms,
+        given,
+        ce_weight=ce_weight,
+        warmup=warmup,
+        fade=fade,
+    )
+    return streams.with_maps(method, spec, spec.frozen)._replace(
+        adopt=streams.adopt(start_from) if start_from else None,
+        assess=resolution.curve(spec, tuple(curve)),
+    )
+
+
+def _term(
+    name: str, temperature: float, form: Form, chunk: int | None
+) -> Callable[[Any, Any, Any], jax.Array]:
+    """Returns ``(params, outputs, reference) -> scalar``, one of the terms."""
+    rows: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+        "second": lambda s, t: losses.second_order(s, t, form=form),
+        "third": lambda s, t: losses.third_order(s, t, form=form, chunk=chunk),
+        "pkt": losses.pkt,
+        "sp": losses.similarity_preserving,
+        "darkrank": losses.darkrank,
+    }
+    behind_map = {"first": losses.first_order, "cc": losses.correlation_congruence}
+
+    def term(params, outputs, reference) -> jax.Array:
+        if name == "kd":
+            logits = outputs["logits"], reference["logits"]
+            return jnp.mean(losses.kd(*logits, temperature=temperature))
+        s, t = outputs["features"]["pooled"], reference["features"]["pooled"]
+        if name in behind_map:
+            s = streams.mapped(params, s, t.shape[-1])
+        return jnp.mean((behind_map | rows)[name](s, t))
+
+    return term
+
+
+def _check_names(weights: Mapping[str, float]) -> None:
+    known = (*ORDERS, "cc", "darkrank", "pkt", "sp")
+    unknown = [name for name in weights if name not in known]
+    if unknown:
+        raise UserError(
+            f"Method 'horkd' has no further relation {', '.join(unknown)}, wanted "
+            f"some of {', '.join(known[len(ORDERS) :])}."
+        )
