@@ -1,0 +1,40 @@
+"""SFTN: a teacher trained with branches of its student (arXiv:2102.07650).
+
+    python -m jaxkd.main --config=configs/sftn.py
+
+The data and the few labelled images of configs/horkd.py. Trains the teacher twice, as
+usual and with branches that are the later stages of the student, and students by KD and
+by relations from either. No download. The full run has not been made here.
+
+    configs/sftn.py:quick            one seed, few steps: a look at how it works
+"""
+
+from ml_collections import ConfigDict
+
+from jaxkd import cross_resolution as recipes
+from jaxkd.core import config as configs
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration of a variant; see above."""
+    variants = {"": embedded, "quick": quick}
+    if arg not in variants:
+        raise ValueError(
+            f"configs/sftn.py has no variant {arg!r}, wanted one of "
+            f"{', '.join(repr(name) for name in variants)}."
+        )
+    return variants[arg]()
+
+
+def embedded() -> ConfigDict:
+    """Two teachers, whose students own 15 labelled images per class."""
+    config = recipes.glyphs("sftn")
+    config.needs.friendly = recipes.friendly(config)
+    config.students = configs.rows(recipes.sftn_rows(fade=(48.0, 60.0)))
+    config.reference = "kd"
+    return config
+
+
+def quick() -> ConfigDict:
+    """The same for a look at how it works: its figures mean nothing."""
+    return recipes.shortened(embedded(), recipes.sftn_rows(fade=(1.0, 2.0)))

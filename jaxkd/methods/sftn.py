@@ -1,0 +1,154 @@
+"""SFTN: a teacher that is trained to be easy to follow.
+
+Park et al., "Learning Student-Friendly Teacher Networks for Knowledge Distillation"
+(arXiv:2102.07650). While the teacher is trained, branches grow on its stages: each is
+the rest of a student, fed with the teacher's features. They learn the labels and the
+teacher's own predictions, and their gradients flow back into the teacher. The branches
+are dropped afterwards, and students are distilled from the teacher by any method: name
+this run in the ``config.needs`` of theirs.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkd import losses
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Aux, Extra, Method, Params, Spec
+from jaxkd.methods import classification, streams
+from jaxkd.models.lowres import Tail
+
+NAME = "branches"
+
+
+def make(
+    spec: Spec,
+    *,
+    widths: Sequence[int],
+    strides: Sequence[int],
+    sides: Sequence[int],
+    branch_ce: float = 1.0,
+    branch_kl: float = 3.0,
+    ce_weight: float = 1.0,
+    temperature: float = 1.0,
+    teacher_gradient: bool = True,
+) -> Method:
+    """Makes a teacher of ``ce_weight * CE + sum_i (branch_ce * CE_i + branch_kl *
+    T^2 KL(branch_i || teacher))``.
+
+    There is a branch on every stage of the network but the last: the student's stages
+    that follow, behind a 3x3 convolution to its width.
+
+    Args:
+      spec: the run, of the teacher.
+      widths: of the student's stages, as many as the network has.
+      strides: likewise.
+      sides: height of the student's features after each stage but the last, to which
+        the teacher's are brought. A student of smaller images has smaller ones.
+      branch_ce: weight of the branches' cross entropies.
+      branch_kl: weight of their divergences from the teacher.
+      ce_weight: of the teacher's cross entropy.
+      temperature: of the divergences.
+      teacher_gradient: whether the divergences train the teacher, too.
+
+    Raises:
+      UserError: if the numbers of stages do not fit, or a weight is negative.
+    """
+    weights = {"ce": ce_weight, "branch_ce": branch_ce, "branch_kl": branch_kl}
+    streams.check_weights(weights, "sftn")
+    branches = _branches(spec, tuple(widths), tuple(strides), tuple(sides))
+
+    def loss(params, extra, outputs, batch, targets, key, step):
+        del targets, key, step
+        logits, updated = _grow(branches, params, extra, outputs["features"])
+        divergence = functools.partial(
+            losses.branch_divergence,
+            teacher_logits=outputs["logits"],
+            temperature=temperature,
+            teacher_gradient=teacher_gradient,
+        )
+        metrics = {
+            "ce": classification.cross_entropy(outputs, batch),
+            "top1": classification.accuracy(outputs["logits"], batch),
+            "branch_ce": _sum([_cross_entropy(one, batch["label"]) for one in logits]),
+            "branch_kl": _sum([jnp.mean(divergence(one)) for one in logits]),
+            "branch_top1": jnp.mean(
+                jnp.stack([classification.accuracy(one, batch) for one in logits])
+            ),
+        }
+        total = _sum([weight * metrics[name] for name, weight in weights.items()])
+        return total, Aux({**extra, NAME: updated}, metrics)
+
+    names = ("ce", "top1", "branch_ce", "branch_kl", "branch_top1")
+    method = classification.classifier(spec, loss, names)
+    shapes = tuple(spec.batch_shapes(2).items())
+    return method._replace(
+        init=_init_with_branches(method.init, method.forward, branches, shapes)
+    )
+
+
+def _sum(values: Sequence[jax.Array]) -> jax.Array:
+    return jnp.sum(jnp.stack(values))
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def _branches(spec: Spec, widths, strides, sides) -> tuple[tuple[str, nn.Module], ...]:
+    """Makes stage of the teacher -> branch."""
+    batch = spec.batch_shapes(1)
+    _, features = jax.eval_shape(
+        lambda key, x: spec.network.init_with_output(key, x)[0],
+        jax.random.key(0),
+        batch[spec.reads],
+    )
+    stages = [n for n in features if n.removeprefix("stage").isdigit()]
+    if not len(stages) == len(widths) == len(strides) == len(sides) + 1 > 1:
+        raise UserError(
+            f"The network has {len(stages)} stages, but method 'sftn' was given "
+            f"{len(widths)} widths, {len(strides)} strides and {len(sides)} sides. "
+            "Wanted as many widths and strides as stages, at least two, and one side "
+            "less."
+        )
+    return tuple(
+        (
+            f"stage{stage}",
+            Tail(spec.num_classes, stage + 1, widths, strides, sides[stage - 1]),
+        )
+        for stage in range(1, len(stages))
+    )
+
+
+def _grow(branches, params: Params, extra: Extra, features):
+    """Returns each branch's logits, and their updated statistics."""
+    logits, updated = [], {}
+    for stage, branch in branches:
+        variables = {"params": params[NAME][stage], **extra[NAME][stage]}
+        (said, _), updated[stage] = branch.apply(
+            variables, features[stage], train=True, mutable=list(extra[NAME][stage])
+        )
+        logits.append(said)
+    return logits, updated
+
+
+@functools.cache
+def _init_with_branches(init, forward, branches, shapes) -> Callable:
+    batch, key = dict(shapes), jax.random.key(0)
+
+    def init_all(key_: jax.Array) -> tuple[Params, Extra]:
+        params, extra = init(key_)
+        features = jax.eval_shape(forward, params, extra, batch, key)[0]["features"]
+        own: dict[str, Params] = {}
+        rest: dict[str, Extra] = {}
+        for number, (stage, branch) in enumerate(branches):
+            seen = jnp.zeros(features[stage].shape)
+            variables = dict(branch.init(jax.random.fold_in(key_, 1 + number), seen))
+            own[stage], rest[stage] = variables.pop("params"), variables
+        return {**params, NAME: own}, {**extra, NAME: rest}
+
+    return init_all

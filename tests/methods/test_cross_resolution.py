@@ -1,0 +1,307 @@
+"""CRRCD, AIRD with its adaptation, and SFTN as methods."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import squares_config, write_squares
+from ml_collections import ConfigDict
+
+from jaxkd import losses, methods
+from jaxkd.core import checkpoint
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import FrozenNetwork, Spec
+from jaxkd.methods import adaptation
+from jaxkd.models.resnet import ResNet
+from jaxkd.train import train
+
+BATCH, CLASSES, EXAMPLES = 6, 4, 20
+SMALL = ResNet(CLASSES, 1, 2, (2, 3), (1, 2))
+LARGE = ResNet(CLASSES, 1, 2, (2, 5), (2, 2))
+FIELDS = {
+    "image": jax.ShapeDtypeStruct((8, 8, 3), jnp.float32),
+    "low": jax.ShapeDtypeStruct((4, 4, 3), jnp.float32),
+    "label": jax.ShapeDtypeStruct((), jnp.int32),
+}
+SPEC = Spec(
+    SMALL, {"teacher": FrozenNetwork(LARGE)}, CLASSES, FIELDS, 10.0, EXAMPLES, "low"
+)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    keys = jax.random.split(KEY)
+    labels = jnp.arange(EXAMPLES) % CLASSES
+    index = jnp.arange(BATCH) * 2
+    return {
+        "image": jax.random.normal(keys[0], (BATCH, 8, 8, 3)),
+        "low": jax.random.normal(keys[1], (BATCH, 4, 4, 3)),
+        "label": labels[index],
+        "index": index,
+        "train_labels": labels,
+    }
+
+
+def _run(batch, name, options, params=None, extra=None):
+    """Returns the method, its variables, outputs, targets and the loss's results."""
+    method = methods.make(name, SPEC, options)
+    if params is None:
+        params, extra = jax.jit(method.init)(KEY)
+    frozen = {"teacher": jax.jit(LARGE.init)(KEY, batch["image"])}
+    targets = {n: jax.jit(f)(frozen, batch, KEY) for n, f in method.targets.items()}
+    outputs, extra = jax.jit(method.forward)(params, extra, batch, KEY)
+
+    def loss(params):
+        return method.loss(params, extra, outputs, batch, targets, KEY, jnp.int32(0))
+
+    (value, aux), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert jax.tree.all(jax.tree.map(lambda x: jnp.isfinite(x).all(), slope))
+    return method, (params, extra), outputs, targets, (value, aux, slope)
+
+
+def test_crrcd_in_the_batch(batch):
+    _, (params, _), outputs, targets, (value, aux, slope) = _run(
+        batch, "crrcd", {"features": 7, "temperature": 0.3, "kd": 2.0, "contrast": 0.5}
+    )
+    embedded = []
+    for side, features in (
+        ("student", outputs["features"]),
+        ("teacher", targets["teacher"]["features"]),
+    ):
+        layer = params["contrast"][f"embed_{side}"]
+        rows = features["pooled"] @ layer["kernel"] + layer["bias"]
+        embedded.append(rows / jnp.linalg.norm(rows, axis=1, keepdims=True))
+    s, t = embedded
+    halves = [losses.relation_contrast(*x, temperature=0.3) for x in ((s, t), (t, s))]
+    kd = losses.kd(outputs["logits"], targets["teacher"]["logits"], temperature=4.0)
+    np.testing.assert_allclose(aux.metrics["contrast"], sum(halves), 1e-4)
+    wanted = aux.metrics["ce"] + 2 * kd.mean() + 0.5 * sum(halves)
+    np.testing.assert_allclose(value, wanted, 1e-4)
+    # Each half trains its own embedding.
+    for side in ("student", "teacher"):
+        assert jnp.abs(slope["contrast"][f"embed_{side}"]["kernel"]).max() > 0
+
+
+def test_crrcd_with_memory_remembers_the_batch_alone(batch):
+    options = {"negatives": 5, "features": 7, "temperature": 0.5}
+    _, (params, before), *_, (_, aux, _) = _run(batch, "crrcd", options)
+    old, new = before["contrast"]["memory"], aux.extra["contrast"]["memory"]
+    rest = np.setdiff1d(np.arange(EXAMPLES), batch["index"])
+    for side in ("student", "teacher"):
+        np.testing.assert_array_equal(old[side][rest], new[side][rest])
+        assert (
+            (old[side][batch["index"]] != new[side][batch["index"]]).any(axis=1).all()
+        )
+        np.testing.assert_allclose(jnp.linalg.norm(new[side], axis=1), 1, 1e-5)
+    assert not old["started"] and new["started"]
+    again = _run(batch, "crrcd", options, params, aux.extra)[-1][1]
+    np.testing.assert_array_equal(
+        again.extra["contrast"]["memory"]["normalizers"], new["normalizers"]
+    )
+    assert again.metrics["contrast"] != aux.metrics["contrast"]
+
+
+def test_aird_is_the_sum_of_its_terms(batch):
+    _, (params, _), outputs, targets, (value, aux, _) = _run(
+        batch, "aird", {"instance": 2.0, "relation": 3.0, "distance": 4.0}
+    )
+    rows, t = outputs["features"]["pooled"], targets["teacher"]["features"]["pooled"]
+    s = rows @ params["maps"]["5"]
+    cosine = jnp.sum(s * t, 1) / jnp.linalg.norm(s, axis=1) / jnp.linalg.norm(t, axis=1)
+    wanted = (
+        aux.metrics["ce"]
+        + 2 * jnp.mean(1 - cosine)
+        + 3 * losses.instance_contrast(s, t, batch["label"]).mean()
+        + 4 * losses.second_order(rows, t)
+    )
+    np.testing.assert_allclose(value, wanted, 1e-4)
+
+
+def test_errors_of_options():
+    spec = SPEC._replace(num_examples=None)
+    with pytest.raises(UserError, match="held in memory"):
+        methods.make("crrcd", spec, {"negatives": 5})
+    with pytest.raises(UserError, match="positive temperature"):
+        methods.make("crrcd", SPEC, {"temperature": 0.0})
+    with pytest.raises(UserError, match=r"model\.view"):
+        methods.make("aird", SPEC._replace(reads="image"), {})
+    methods.make("aird", SPEC._replace(reads="image"), {"adapt": False})
+    with pytest.raises(UserError, match="one side less"):
+        _sftn(SPEC, sides=(4, 2))
+    with pytest.raises(UserError, match="mode of adaptation"):
+        adaptation.make_adapted(methods.make("aird", SPEC, {}), "slow")
+
+
+@pytest.mark.parametrize("mode", adaptation.MODES)
+def test_adapted_statistics(batch, mode):
+    """Against the moments of what the first batch norm is shown."""
+    method = methods.make("aird", SPEC, {})
+    params, extra = jax.jit(method.init)(KEY)
+    extra = jax.tree.map(lambda x: x + 0.3, extra)
+    shifted = {"low": 3 * batch["low"] + 1, "label": batch["label"]}
+    _, moved = jax.jit(adaptation.make_adapted(method, mode))(params, extra, shifted)
+    kernel = params["student"]["conv1"]["kernel"]
+    shown = jax.lax.conv_general_dilated(
+        shifted["low"],
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    share = {"source": 0, "batch": 1, "blend": BATCH / (BATCH + 16), "ema": 0.1}[mode]
+    own = extra["student"]["batch_stats"]["bn1"]
+    got = moved["student"]["batch_stats"]["bn1"]
+    for name, moment in (
+        ("mean", shown.mean((0, 1, 2))),
+        ("var", shown.var((0, 1, 2))),
+    ):
+        wanted = (1 - share) * own[name] + share * moment
+        np.testing.assert_allclose(got[name], wanted, 1e-4, 1e-4)
+
+
+def test_adaptation_undoes_a_change_of_brightness(batch):
+    """Networks that are normalised by the batch do not see contrast or offset much."""
+    method = methods.make("aird", SPEC, {})
+    params, extra = jax.jit(method.init)(KEY)
+    _, extra = jax.jit(adaptation.make_adapted(method, "batch"))(params, extra, batch)
+    changed = batch | {"low": 0.2 * batch["low"]}
+    plain = jax.jit(method.predict)(params, extra, batch)["logits"]
+    errors = {
+        mode: jnp.abs(
+            jax.jit(adaptation.make_adapted(method, mode))(params, extra, changed)[0][
+                "logits"
+            ]
+            - plain
+        ).max()
+        for mode in ("source", "batch")
+    }
+    assert errors["batch"] < 0.05 * errors["source"]
+
+
+def test_one_sided_batches_are_noticed():
+    rng = np.random.default_rng(0)
+    assert not adaptation.is_one_sided(rng.integers(0, 100, 250), 100)
+    assert adaptation.is_one_sided(rng.integers(0, 6, 250), 100)
+    assert not adaptation.is_one_sided(np.arange(3), 100)
+
+
+def _sftn(spec, **options):
+    given = {"widths": (2, 3), "strides": (1, 2), "sides": (4,)} | options
+    return methods.make("sftn", spec, given)
+
+
+@pytest.mark.parametrize("teacher_gradient", [True, False])
+def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
+    spec = SPEC._replace(network=LARGE, reads="image", frozen={})
+    method = _sftn(
+        spec, branch_ce=0.0, ce_weight=0.0, teacher_gradient=teacher_gradient
+    )
+    params, extra = jax.jit(method.init)(KEY)
+    assert set(params) == {"student", "branches"}
+    assert set(params["branches"]) == {"stage1"}
+
+    def loss(params):
+        outputs, after = method.forward(params, extra, batch, KEY)
+        return method.loss(params, after, outputs, batch, {}, KEY, jnp.int32(0))
+
+    (value, aux), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(value, 3 * aux.metrics["branch_kl"], 1e-5)
+    assert value > 0
+    # The teacher's last layer is reached by the divergence alone.
+    reached = jnp.abs(slope["student"]["fc"]["kernel"]).max()
+    assert (reached > 0) == teacher_gradient
+    assert jnp.abs(slope["student"]["conv1"]["kernel"]).max() > 0
+    assert jnp.abs(slope["branches"]["stage1"]["fc"]["kernel"]).max() > 0
+    changed = aux.extra["branches"]["stage1"]["batch_stats"]["enter_bn"]["mean"]
+    assert jnp.abs(changed).max() > 0
+
+
+def test_a_friendly_teacher_adaptation_and_contrast_in_one_run(tmp_path):
+    """One study of both methods; its teacher is trained with branches."""
+    path = write_squares(tmp_path / "squares.npz")
+    teacher = squares_config(path)
+    teacher.name, teacher.method = "friendly", "sftn"
+    teacher.view = ConfigDict({"name": "low", "base": {"name": "plain"}, "side": 4})
+    teacher.loss = ConfigDict(
+        {"widths": (2, 3, 4), "strides": (1, 1, 1), "sides": (4, 2)}
+    )
+    config = teacher.copy_and_resolve_references()
+    config.needs = ConfigDict({"teacher": configs.needed(teacher)})
+    config.method, config.loss = "aird", ConfigDict()
+    config.model.view, config.model.strides = "low", (2, 1, 1)
+    config.students = configs.rows(
+        {"aird": {"method": "aird"}, "crrcd": {"method": "crrcd"}}
+    )
+    results = train(config, tmp_path / "run")
+    variables = checkpoint.load_member(
+        tmp_path / "run" / "teacher" / "checkpoints", "last"
+    )
+    assert set(variables) == {"params", "batch_stats"}  # without branches
+    last = results["students"]["aird"]["last"]
+    assert {f"top1 plain: {mode}" for mode in adaptation.MODES} < set(last)
+    # 50 test images in batches of 20: the padded last batch is left out.
+    right = np.array(last["top1 plain: source"]) * 40 / 100
+    np.testing.assert_allclose(right, right.round(), atol=1e-6)
+    assert any("one-sided" in one["note"] for one in results["tables"])
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_gdrd_trains_the_head_alone(batch, freeze):
+    options = {"head": ("stage2", "fc"), "freeze": freeze, "kd": 2.0, "contrast": 0.5}
+    _, (params, _), outputs, targets, (value, aux, _) = _run(batch, "gdrd", options)
+    kd = losses.kd(outputs["logits"], targets["teacher"]["logits"], temperature=4.0)
+    rows = outputs["features"]["pooled"] @ params["maps"]["5"]
+    pair = [
+        x / jnp.linalg.norm(x, axis=1, keepdims=True)
+        for x in (rows, targets["teacher"]["features"]["pooled"])
+    ]
+    wanted = aux.metrics["ce"] + 2 * kd.mean() + 0.5 * losses.relation_contrast(*pair)
+    np.testing.assert_allclose(value, wanted, 1e-4)
+    method = methods.make("gdrd", SPEC, options)
+    _, extra = jax.jit(method.init)(KEY)
+
+    def loss(params):
+        seen, after = method.forward(params, extra, batch, KEY)
+        return method.loss(params, after, seen, batch, targets, KEY, jnp.int32(0))[0]
+
+    slope = jax.jit(jax.grad(loss))(params)["student"]
+    moved = {
+        name
+        for name, layer in slope.items()
+        if max(float(jnp.abs(x).max()) for x in jax.tree.leaves(layer)) > 0
+    }
+    everything = set(slope)
+    assert moved == ({"stage2_block0", "fc"} if freeze else everything)
+
+
+def test_gdrd_predicts_the_generators_features(batch):
+    generator = FrozenNetwork(LARGE)
+    spec = SPEC._replace(frozen={"generator": generator})
+    method = methods.make(
+        "gdrd",
+        spec,
+        {"stage": "generative", "tap": "stage1", "generator_tap": "stage2"},
+    )
+    params, extra = jax.jit(method.init)(KEY)
+    frozen = {"generator": jax.jit(LARGE.init)(KEY, batch["image"])}
+    targets = {n: jax.jit(f)(frozen, batch, KEY) for n, f in method.targets.items()}
+    outputs, extra = jax.jit(method.forward)(params, extra, batch, KEY)
+    value, _ = jax.jit(method.loss)(
+        params, extra, outputs, batch, targets, KEY, jnp.int32(0)
+    )
+    s = outputs["features"]["stage1"] @ params["maps"]["5"]
+    t = targets["generator"]["features"]["stage2"]
+    # The student's map is 4 x 4, the generator's 2 x 2 is spread over it.
+    t = losses.adaptive_average_pool(t, (4, 4))
+    np.testing.assert_allclose(value, ((s - t) ** 2).mean() / (t**2).mean(), 1e-4)
+
+
+def test_errors_of_gdrd():
+    with pytest.raises(UserError, match="stage of method 'gdrd'"):
+        methods.make("gdrd", SPEC, {"stage": "third"})
+    with pytest.raises(UserError, match="has no layer stage9"):
+        methods.make("gdrd", SPEC, {"head": ("stage9",)})
+    with pytest.raises(UserError, match=r"needs\.generator"):
+        methods.make("gdrd", SPEC, {"stage": "generative"})
