@@ -218,6 +218,7 @@ def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
     assert jnp.abs(changed).max() > 0
 
 
+@pytest.mark.slow
 def test_a_friendly_teacher_adaptation_and_contrast_in_one_run(tmp_path):
     """One study of both methods; its teacher is trained with branches."""
     path = write_squares(tmp_path / "squares.npz")

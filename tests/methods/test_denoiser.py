@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxkd import methods, models
@@ -63,16 +64,21 @@ def test_training_lowers_the_error_of_the_noise(seen):
         outputs, _ = method.forward(params, extra, seen, key)
         return method.loss(params, extra, outputs, seen, {}, key, 0)[0]
 
+    optimizer = optax.adam(1e-2)
+
     @jax.jit
     def train(params):
-        def step(params, key):
+        def step(carry, key):
+            params, state = carry
             value, slope = jax.value_and_grad(loss)(params, key)
-            return jax.tree.map(lambda x, g: x - 0.05 * g, params, slope), value
+            updates, state = optimizer.update(slope, state)
+            return (optax.apply_updates(params, updates), state), value
 
-        return jax.lax.scan(step, params, jax.random.split(KEY, 60))
+        start = params, optimizer.init(params)
+        return jax.lax.scan(step, start, jax.random.split(KEY, 100))
 
-    params, values = train(params)
-    assert values[-10:].mean() < 0.8 * values[:5].mean()
+    (params, _), values = train(params)
+    assert values[-20:].mean() < 0.92  # 1 is what predicting no noise costs
     batch = seen | {"mask": jnp.array([True, True, False])}
     errors = predict(params, extra, batch)["error"]
     found = method.evaluate({"error": errors}, batch).compute()

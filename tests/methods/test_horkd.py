@@ -212,6 +212,7 @@ def chain(tmp_path_factory):
     return config, folder, train(config, folder / "run")
 
 
+@pytest.mark.slow
 def test_one_command_trains_teacher_assistants_and_students(chain):
     _, folder, results = chain
     assert results["frozen"]["assistant"]["path"] == "assistant"
@@ -229,6 +230,7 @@ def test_one_command_trains_teacher_assistants_and_students(chain):
     assert "kd" not in students["ce"]["train"]
 
 
+@pytest.mark.slow
 def test_accuracy_by_resolution_is_measured_and_drawn(chain):
     _, folder, results = chain
     for student in ("ce", "all"):
@@ -240,6 +242,7 @@ def test_accuracy_by_resolution_is_measured_and_drawn(chain):
     assert "Accuracy by resolution" in (folder / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_teacher_worse_than_its_student_is_refused(chain, tmp_path):
     config, folder, _ = chain
     config = config.copy_and_resolve_references()
