@@ -31,7 +31,7 @@ def double(x: jax.Array) -> jax.Array:
 
 
 def _doubling(size: int) -> jax.Array:
-    """Returns ``[2 size, size]``: the weight of each pixel for each of twice as many."""
+    """Returns ``[2 size, size]``: the weight of each pixel for each new one."""
     place = (jnp.arange(2 * size) + 0.5) / 2 - 0.5
     place = jnp.clip(place, 0, size - 1)
     return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(size)), 0)
