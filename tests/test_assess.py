@@ -57,6 +57,9 @@ def adopt(params, extra, frozen):
     return {"student": teacher.pop("params")}, {"student": teacher}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def study(squares, tmp_path_factory):
     """A student that starts from its teacher, beside an assistant of that teacher.

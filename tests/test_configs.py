@@ -42,6 +42,8 @@ def documented(name):
 
 VARIANTS = [(name, arg) for name in FILES for arg in documented(name)]
 TRAINED = [each for each in VARIANTS if "pipeline" not in MODULES[each[0]].get_config()]
+# Traced in seconds; the others belong to the slow tests.
+QUICK = ("kd_table", "rld")
 
 
 def test_the_documentation_is_read_right():
@@ -124,7 +126,10 @@ def stages(config):
 @pytest.mark.parametrize(
     ("name", "arg"),
     [
-        *TRAINED,
+        *(
+            each if each[0] in QUICK else pytest.param(*each, marks=pytest.mark.slow)
+            for each in TRAINED
+        ),
         *(pytest.param("rld", arg, marks=pytest.mark.slow) for arg in RECIPES),
         pytest.param(
             "kd_table", "cifar100,ResNet50,MobileNetV2", marks=pytest.mark.slow

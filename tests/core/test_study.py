@@ -23,7 +23,7 @@ def group():
 
 @pytest.fixture(scope="module")
 def state(group):
-    return jax.device_get(tiny.jit(lambda: init_group(group, True))())
+    return jax.device_get(tiny.jit(lambda: init_group(group, {}, True))())
 
 
 def test_members_come_seed_by_seed_in_the_order_given(group):
@@ -61,7 +61,7 @@ def test_seeds_start_apart_and_students_of_a_seed_together(state):
 
 def test_the_start_does_not_depend_on_who_else_is_in_the_study(state):
     alone = group_of({"other": Row("dkd", 3)})._replace(seeds=(9,))
-    own = jax.device_get(tiny.jit(lambda: init_group(alone, False))())
+    own = jax.device_get(tiny.jit(lambda: init_group(alone, {}, False))())
     assert own.ema is None and own.eval_params is own.params
     jax.tree.map(
         lambda x, y: np.testing.assert_array_equal(x[0], y[3]), own.params, state.params

@@ -318,6 +318,7 @@ def test_view_moves_all_slices_alike():
     assert abs(moved[0, 0, 0, 0] - moved[1, 0, 0, 0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_view_changes_brightness_and_adds_noise():
     grey = {"image": jnp.full((4, 6, 8, 10), -300, jnp.int16)}
     view = views.build("ct", INFO, **STILL, intensity=0.1, noise=0.0)

@@ -50,6 +50,7 @@ def test_without_spread_all_people_are_alike(bank):
     assert (one != images[:12]).any()
 
 
+@pytest.mark.slow
 def test_edges_are_blended():
     """A larger image, averaged, is nearly the smaller one."""
     key = jax.random.key(0)

@@ -143,6 +143,7 @@ def test_far_negatives_are_drawn_only_where_there_is_no_other():
     assert float(weigh(0.9)[0, 1]) == float(weigh(0.9)[0, 2])
 
 
+@pytest.mark.slow
 def test_triplet_gradient_is_finite_on_twins_and_zeros():
     x = jnp.array([[1.0, 0], [1, 0], [1, 0], [0, 0], [0, 0]])
     loss = lambda x: metric.distance_weighted_triplet(  # noqa: E731

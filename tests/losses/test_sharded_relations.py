@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_relations_of_a_sharded_batch_equal_those_of_a_whole_one():
     script = Path(__file__).with_name("sharded_relations.py")
     run = subprocess.run(

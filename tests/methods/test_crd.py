@@ -146,6 +146,7 @@ def student_row(name, options):
         name=name,
         method=methods.make(name, spec(), options),
         network=STUDENT,
+        reads="image",
         steps=2,
         schedule=optax.constant_schedule(0.01),
         weight_decay=0.0,

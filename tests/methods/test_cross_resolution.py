@@ -61,6 +61,7 @@ def _run(batch, name, options, params=None, extra=None):
     return method, (params, extra), outputs, targets, (value, aux, slope)
 
 
+@pytest.mark.slow
 def test_crrcd_in_the_batch(batch):
     _, (params, _), outputs, targets, (value, aux, slope) = _run(
         batch, "crrcd", {"features": 7, "temperature": 0.3, "kd": 2.0, "contrast": 0.5}
@@ -84,6 +85,7 @@ def test_crrcd_in_the_batch(batch):
         assert jnp.abs(slope["contrast"][f"embed_{side}"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_crrcd_with_memory_remembers_the_batch_alone(batch):
     options = {"negatives": 5, "features": 7, "temperature": 0.5}
     _, (params, before), *_, (_, aux, _) = _run(batch, "crrcd", options)
@@ -103,6 +105,7 @@ def test_crrcd_with_memory_remembers_the_batch_alone(batch):
     assert again.metrics["contrast"] != aux.metrics["contrast"]
 
 
+@pytest.mark.slow
 def test_aird_is_the_sum_of_its_terms(batch):
     _, (params, _), outputs, targets, (value, aux, _) = _run(
         batch, "aird", {"instance": 2.0, "relation": 3.0, "distance": 4.0}
@@ -192,6 +195,7 @@ def _sftn(spec, **options):
     return methods.make("sftn", spec, given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher_gradient", [True, False])
 def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
     spec = SPEC._replace(network=LARGE, reads="image", frozen={})
@@ -248,6 +252,7 @@ def test_a_friendly_teacher_adaptation_and_contrast_in_one_run(tmp_path):
     assert any("one-sided" in one["note"] for one in results["tables"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [True, False])
 def test_gdrd_trains_the_head_alone(batch, freeze):
     options = {"head": ("stage2", "fc"), "freeze": freeze, "kd": 2.0, "contrast": 0.5}
@@ -277,6 +282,7 @@ def test_gdrd_trains_the_head_alone(batch, freeze):
     assert moved == ({"stage2_block0", "fc"} if freeze else everything)
 
 
+@pytest.mark.slow
 def test_gdrd_predicts_the_generators_features(batch):
     generator = FrozenNetwork(LARGE)
     spec = SPEC._replace(frozen={"generator": generator})

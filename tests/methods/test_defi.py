@@ -130,6 +130,7 @@ def step(method, params, extra, batch):
     return total, params, extra, gradient
 
 
+@pytest.mark.slow
 def test_two_steps_lower_the_loss_and_move_all_statistics():
     batch = make_batch()
     method = defi.make(make_spec(**TINY), clamp=0.01)
@@ -147,6 +148,7 @@ def test_two_steps_lower_the_loss_and_move_all_statistics():
     assert seen["logits"].shape == (3, 16, 16, 1) and set(seen) == {"logits", "edge"}
 
 
+@pytest.mark.slow
 def test_the_official_step_is_traced():
     spec = make_spec(352, name="defi_net")
     method = defi.make(spec, official=True)

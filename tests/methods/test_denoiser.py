@@ -53,6 +53,7 @@ def test_depth_and_space():
     np.testing.assert_array_equal(depth_to_space(deep), x)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_of_the_noise(seen):
     method = _method()
     params, extra = jax.jit(method.init)(KEY)

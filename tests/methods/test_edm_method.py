@@ -104,6 +104,7 @@ def test_the_evaluation_takes_quantiles_and_leaves_out_padding():
     assert method.score.lower and not method.score.percent
 
 
+@pytest.mark.slow
 def test_a_conditional_network_is_told_the_class():
     network = build("song_unet", 3, conditional=True, dropout=0.2, **OPTIONS)
     method = make(network)

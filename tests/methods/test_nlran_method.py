@@ -29,6 +29,7 @@ def spec(network, shape):
     return Spec(network, {}, 3, fields, 1.0)
 
 
+@pytest.mark.slow
 def test_training_step_of_full_size_abstractly():
     network = models.build("nlran56", 3, dtype=jnp.bfloat16)
     made = spec(network, (64, 128, 128, 1))

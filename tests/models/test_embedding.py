@@ -20,6 +20,7 @@ def images():
     return jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
 
+@pytest.mark.slow
 def test_logits_are_scaled_cosines(images):
     network = models.build("embed8", 5, width=6, scale=7.0, **SMALL)
     variables = variables_of(network, images)
@@ -57,6 +58,7 @@ def test_a_shift_by_a_checkerboard_is_not_seen_by_waves():
     np.testing.assert_allclose(board[:, ::2, ::2], -1)
 
 
+@pytest.mark.slow
 def test_details_are_added(images):
     network = models.build(
         "waveresnet8", 5, stem=2, widths=(2, 3), halve=(0, 1), details=True

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxkd import models
 from jaxkd.models.lowres import Tail
@@ -33,6 +34,7 @@ def test_maps_of_teacher_assistant_and_student():
     assert seen["stage3"] == (2, 2, 96) and seen["pooled"] == (96,)
 
 
+@pytest.mark.slow
 def test_a_tail_is_the_rest_of_the_student():
     """With the student's own variables it says what the student says."""
     widths, strides = (4, 6, 8), (1, 2, 2)

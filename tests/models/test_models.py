@@ -1,3 +1,6 @@
+import importlib
+import pkgutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,20 +113,14 @@ def test_half_precision_stays_inside(name):
 
 
 def test_names_are_unique():
-    files = [
-        models.covnet,
-        models.defi_net,
-        models.lowres,
-        models.lowres_denoiser,
-        models.mobilenet,
-        models.nlran,
-        models.resnet,
-        models.shufflenet_v1,
-        models.shufflenet_v2,
-        models.vgg,
-        models.wrn,
+    names = [
+        name
+        for info in pkgutil.iter_modules(models.__path__)
+        for name in getattr(
+            importlib.import_module(f"jaxkd.models.{info.name}"), "VARIANTS", {}
+        )
     ]
-    assert len(models.variants()) == sum(len(file.VARIANTS) for file in files)
+    assert len(names) == len(set(names)) == len(models.variants())
 
 
 def test_options_override_a_variant():
