@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def predict_files(
             f"{workdir} was trained on images of {info.image_shape[2]} channels, "
             "wanted 1 or 3: image files hold grey or RGB."
         )
-    student = student or _best_student(results)
+    student = student or statistics.best_student(results)
     topk = min(5, info.num_classes) if topk is None else topk
     if not 1 <= topk <= info.num_classes:
         raise UserError(f"--topk is {topk}, wanted 1 to {info.num_classes}.")
@@ -108,16 +108,6 @@ def _classifier(
         return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
 
     return classify
-
-
-def _best_student(results: dict[str, Any]) -> str:
-    by = statistics.score(results)
-
-    def score(name: str) -> float:
-        mean = float(np.mean(results["students"][name]["last"][by.name]))
-        return -mean if by.lower else mean
-
-    return max(results["students"], key=score)
 
 
 def _find(inputs: Sequence[str]) -> Iterator[Path]:

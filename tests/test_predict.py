@@ -10,7 +10,7 @@ from conftest import squares_config, write_squares
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxkd import build, predict
+from jaxkd import build, predict, statistics
 from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint, study
 from jaxkd.core.checkpoint import Checkpoints
@@ -101,7 +101,7 @@ def test_the_best_student_is_chosen_by_its_mean():
     def results(**tops):
         return {"students": {n: {"last": {"top1": top}} for n, top in tops.items()}}
 
-    best = predict._best_student(results(a=[0.9, 0.1], b=[0.6, 0.6], c=[0.5, 0.5]))
+    best = statistics.best_student(results(a=[0.9, 0.1], b=[0.6, 0.6], c=[0.5, 0.5]))
     assert best == "b"
 
 

@@ -24,7 +24,7 @@ from jaxkd.models import layers
 from jaxkd.models.conv import conv2d
 from jaxkd.models.defi_dfpl import DenseFeaturePyramid, PlainFeaturePyramid, resize_to
 from jaxkd.models.defi_ream import ReverseEdgeAttention, SpatialAdaptiveFusion
-from jaxkd.models.hrnet import NARROW, HRNet, SlowBatchNorm
+from jaxkd.models.hrnet import NARROW, HRNet
 
 NOISE = ("none", "residual", "srm")
 
@@ -139,7 +139,9 @@ class DefiNet(nn.Module):
         conv = partial(
             layers.conv, use_bias=True, init=layers.TORCH_UNIFORM, dtype=self.dtype
         )
-        norm = partial(SlowBatchNorm, train=train, momentum=0.9, dtype=self.dtype)
+        norm = partial(
+            layers.BatchNorm, train=train, unbiased_variance=True, dtype=self.dtype
+        )
         dense = self.pyramid == "dense"
         pyramid = DenseFeaturePyramid if dense else PlainFeaturePyramid
         levels = pyramid(self.pyramid_width, conv, norm, name="dfpl")(maps)

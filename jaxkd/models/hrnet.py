@@ -23,43 +23,6 @@ from jaxkd.models.resnet import BasicBlock, BottleneckBlock
 NARROW = nn.initializers.normal(0.001)
 
 
-class SlowBatchNorm(nn.Module):
-    """Batch normalisation as ``layers.BatchNorm``, with a momentum to choose.
-
-    Attributes:
-      train: whether to use, and to update, the statistics of the batch.
-      unbiased_variance: see ``layers.BatchNorm``.
-      momentum: part of the running statistics that a step keeps.
-      dtype: of the result.
-    """
-
-    train: bool
-    unbiased_variance: bool = True
-    momentum: float = 0.99
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[..., channels]`` to the same shape."""
-        shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        now_mean, now_var = mean.value, var.value
-        if self.train:
-            now_mean, now_var = layers._moments(x)
-            if not self.is_initializing():
-                count = x.size // x.shape[-1]
-                unbiased = count / max(count - 1, 1)
-                new_var = now_var * (unbiased if self.unbiased_variance else 1.0)
-                keep = self.momentum
-                mean.value = keep * mean.value + (1 - keep) * now_mean
-                var.value = keep * var.value + (1 - keep) * new_var
-        factor = jax.lax.rsqrt(now_var + layers.EPSILON) * scale
-        return ((x - now_mean) * factor + bias).astype(self.dtype)
-
-
 def resize_corners(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Resizes ``[b, h, w, c]`` bilinearly, corner pixels on corner pixels.
 
@@ -174,7 +137,11 @@ class HRNet(nn.Module):
         """
         conv = partial(layers.conv, init=self.kernel_init, dtype=self.dtype)
         norm = partial(
-            SlowBatchNorm, train=train, momentum=self.momentum, dtype=self.dtype
+            layers.BatchNorm,
+            train=train,
+            unbiased_variance=True,
+            momentum=self.momentum,
+            dtype=self.dtype,
         )
         x = images
         for index in (1, 2):

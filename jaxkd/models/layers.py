@@ -67,20 +67,22 @@ def conv(
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
-    Running statistics keep 0.9 of their old value at each step. Under a sharded batch
-    the statistics are those of the global batch, as in synchronised batch norm. They
-    are at least float32 whatever the dtype of the computation.
+    Under a sharded batch the statistics are those of the global batch, as in
+    synchronised batch norm. They are at least float32 whatever the dtype of the
+    computation.
 
     Attributes:
       train: whether to use, and to update, the statistics of the batch.
       unbiased_variance: whether the running variance takes up the batch's variance
         with Bessel's correction, as torch's does; matters for small batches and small
         maps. The normalisation itself takes the biased one in either case.
+      momentum: part of the running statistics that a step keeps.
       dtype: of the result.
     """
 
     train: bool
     unbiased_variance: bool = False
+    momentum: float = MOMENTUM
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -98,8 +100,9 @@ class BatchNorm(nn.Module):
                 count = x.size // x.shape[-1]
                 unbiased = count / max(count - 1, 1)  # of a single value: 0 anyway
                 correction = unbiased if self.unbiased_variance else 1.0
-                mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * now_mean
-                var.value = MOMENTUM * var.value + (1 - MOMENTUM) * correction * now_var
+                keep = self.momentum
+                mean.value = keep * mean.value + (1 - keep) * now_mean
+                var.value = keep * var.value + (1 - keep) * correction * now_var
         factor = jax.lax.rsqrt(now_var + EPSILON) * scale
         return ((x - now_mean) * factor + bias).astype(self.dtype)
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def predict(
     """
     results = workdirs.read_results(workdir)
     info = workdirs.read_info(results)
-    student = student or _best_student(results)
+    student = student or statistics.best_student(results)
     classify, fit = _classifier(workdir, info, student, seed, use)
     options = Options(
         fill_gaps, pick_largest, allow_tilt, intensity_offset, already_windowed
@@ -121,13 +121,6 @@ def predict(
     ]
     text = f"{len(good)} scans -> {output} (see index.html). {WARNING}"
     return "\n".join([text, *(["Not read:", *bad] if bad else [])])
-
-
-def _best_student(results: dict[str, Any]) -> str:
-    by = statistics.score(results)
-    sign = -1 if by.lower else 1
-    students = results["students"]
-    return max(students, key=lambda n: sign * np.mean(students[n]["last"][by.name]))
 
 
 def _classifier(workdir: Path, info: Info, student: str, seed: int | None, use: str):

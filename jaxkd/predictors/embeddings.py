@@ -72,7 +72,7 @@ def predict(
             f"to {most}. Add images or ask for fewer."
         )
     results = workdirs.read_results(workdir)
-    student = student or _best_student(results)
+    student = student or statistics.best_student(results)
     if asked is not None and threshold is None:
         threshold = _threshold(results, workdir, student, seed)
     embeddings = _embed(workdir, workdirs.read_info(results), files, student, seed, use)
@@ -87,16 +87,6 @@ def predict(
         accepted = _write_pairs(output, files, embeddings, asked, threshold)
         said.append(f"{accepted} of {len(asked[0])} pairs accepted")
     return f"{'; '.join(said)} -> {output}"
-
-
-def _best_student(results: dict[str, Any]) -> str:
-    by = statistics.score(results)
-
-    def score(name: str) -> float:
-        mean = float(np.mean(results["students"][name]["last"][by.name]))
-        return -mean if by.lower else mean
-
-    return max(results["students"], key=score)
 
 
 def _embed(

@@ -10,14 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd import build
+from jaxkd import build, statistics
 from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
@@ -101,7 +101,7 @@ def predict(
             "probability."
         )
     results = workdirs.read_results(workdir)
-    student = student or _best_student(results)
+    student = student or statistics.best_student(results)
     info = workdirs.read_info(results)
     classify = _classifier(workdir, info, student, seed, use)
     window = info.image_shape[0]
@@ -207,13 +207,6 @@ def _classifier(workdir: Path, info, student: str, seed: int | None, use: str):
         return np.asarray(forward(jnp.asarray(padded)))[: len(images)]
 
     return classify
-
-
-def _best_student(results: dict[str, Any]) -> str:
-    def score(name: str) -> float:
-        return float(np.mean(results["students"][name]["last"]["iou"]))
-
-    return max(results["students"], key=score)
 
 
 def _find(inputs: Sequence[Path]) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxkd.core.errors import UserError
 from jaxkd.data.source import Info
+from jaxkd.methods.defi import IOU
 from jaxkd.predictors import localization, localization_sheet
 
 WINDOW = 16
@@ -64,7 +65,11 @@ def test_squeezing_enlarges_again():
 @pytest.fixture
 def run(monkeypatch):
     """A finished run whose network sees brightness."""
-    results = {"name": "run", "students": {"a": {"last": {"iou": [0.1]}}}}
+    results = {
+        "name": "run",
+        "score": IOU._asdict(),
+        "students": {"a": {"last": {"iou": [0.1]}}},
+    }
     monkeypatch.setattr(localization.workdirs, "read_results", lambda w: results)
     monkeypatch.setattr(localization.workdirs, "read_info", lambda r: INFO)
     monkeypatch.setattr(localization, "_classifier", lambda *a: brightness)
