@@ -34,7 +34,8 @@ def init(run: Run, frozen: Any) -> tuple[dict[str, TrainState], dict[str, Best]]
 def abstract_state(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
     """Returns the shapes, dtypes and shardings of what ``init`` returns."""
     shapes = jax.eval_shape(functools.partial(init, run), abstract_frozen(run))
-    return _laid_out(shapes, sharding.state(run.mesh, shapes))
+    layout = sharding.state(run.mesh, shapes, run.config.sharding)
+    return _laid_out(shapes, layout)
 
 
 def abstract_frozen(run: Run) -> dict[str, Any]:

@@ -130,7 +130,6 @@ def stages(config):
             each if each[0] in QUICK else pytest.param(*each, marks=pytest.mark.slow)
             for each in TRAINED
         ),
-        *(pytest.param("rld", arg, marks=pytest.mark.slow) for arg in RECIPES),
         pytest.param(
             "kd_table", "cifar100,ResNet50,MobileNetV2", marks=pytest.mark.slow
         ),

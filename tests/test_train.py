@@ -23,7 +23,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.train import train
 
-MODEL = {"name": "resnet8", "stem": 2, "widths": (2, 3, 4), "strides": (2, 2, 1)}
+MODEL = {"name": "resnet8", "stem": 3, "widths": (4,), "strides": (2,)}
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,7 @@ def test_a_finished_run_is_only_read(finished, data_file, monkeypatch):
 @pytest.mark.slow
 def test_training_lowers_the_loss(data_file, tmp_path):
     config = configs.alone(make_config(data_file, steps=60).needs.teacher)
+    config.model.update({"widths": (4, 6), "strides": (2, 2)})
     config.optim.lr = 0.05
     results = train(config, tmp_path)
     key = "train_loss/supervised/0"
@@ -223,7 +224,7 @@ def test_a_teacher_of_another_model_is_refused(data_file, tmp_path, finished):
     other = tmp_path / "other"
     other.mkdir()
     (other / "checkpoints").symlink_to(finished[0] / "teacher/checkpoints")
-    saved["model"]["widths"] = [2, 3, 5]
+    saved["model"]["widths"] = [5]
     (other / "config.json").write_text(json.dumps(saved))
     config.needs.teacher.init_from = str(other)
     with pytest.raises(UserError, match=r"got \(4,\), wanted \(5,\)"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxkd.core import sharding
 from jaxkd.core.errors import UserError
 
 # Keys that change how a run is executed but not its result: a run may be resumed with
@@ -21,6 +22,7 @@ RUNTIME_KEYS = (
     "keep",
     "max_skipped",
     "mesh",
+    "sharding",
     "steps_per_call",
     "study_loop",
     "workers",
@@ -96,6 +98,10 @@ def default() -> ConfigDict:
 
     # How it is executed. A size of -1 takes the devices that are left.
     config.mesh = ConfigDict({"seed": 0, "data": -1, "fsdp": 1})
+    # What lies along "fsdp": pairs of a pattern, searched in the path of a leaf of the
+    # state, and a tactic: replicate, fsdp (the largest axis, of large leaves), or the
+    # number of an axis. The first that fits counts. See ``sharding.state``.
+    config.sharding = sharding.RULES
     config.study_loop = "map"  # map: students in turn; vmap: side by side
     config.steps_per_call = 20  # steps per dispatch where the data is in memory
     config.keep = 2  # newest checkpoints to keep
@@ -160,6 +166,7 @@ def check(config: ConfigDict) -> None:
     known = default()
     _check_keys(config, known, "config", extra=("init_from",))
     _check_keys(config.mesh, known.mesh, "config.mesh")
+    _check_sharding(config.sharding)
     _check_targets(config.targets)
     _check_training(config, "config")
     for name, overrides in config.students.items():
@@ -279,6 +286,27 @@ def _check_student(name: str, overrides: Any) -> None:
         )
     _check_keys(overrides, STUDENT_KEYS, where)
     _check_training(overrides, where)
+
+
+def _check_sharding(rules: Any) -> None:
+    for rule in rules:
+        pair = isinstance(rule, list | tuple) and len(rule) == 2
+        if not pair or not isinstance(rule[0], str) or not _is_tactic(rule[1]):
+            raise UserError(
+                f"config.sharding has {rule!r}, wanted (pattern, tactic) with one of "
+                f"{', '.join(sharding.TACTICS)} or the number of an axis."
+            )
+        try:
+            re.compile(rule[0])
+        except re.error as error:
+            raise UserError(
+                f"config.sharding: {rule[0]!r} is no regular expression: {error}."
+            ) from None
+
+
+def _is_tactic(tactic: Any) -> bool:
+    whole = isinstance(tactic, int) and not isinstance(tactic, bool)
+    return whole or tactic in sharding.TACTICS
 
 
 def _check_targets(targets: ConfigDict) -> None:

@@ -3,11 +3,12 @@
 The mesh has three axes. The members of a study (students x seeds) are spread over
 ``seed`` and have nothing to tell each other; batches are split over all axes, and
 gathered along ``seed`` where members see them; parameters are replicated along
-``data`` and, where large enough, split along ``fsdp``. On one device all of this is
-trivial. Inside ``jit`` the compiler adds the communication.
+``data`` and, where ``config.sharding`` says so, split along ``fsdp``. On one device all
+of this is trivial. Inside ``jit`` the compiler adds the communication.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ AXES = ("seed", "data", "fsdp")
 CHOSEN = {"seed": 0, "data": -1, "fsdp": 1}
 # Splitting smaller leaves costs more in messages than it saves in memory.
 FSDP_MIN_SIZE = 2**16
+
+# A regular expression, searched in a leaf's path, and a tactic: "replicate", "fsdp", or
+# the number of the axis to split.
+Rule = tuple[str, str | int]
+TACTICS = ("replicate", "fsdp")
+RULES: tuple[Rule, ...] = ((".*", "fsdp"),)
 
 
 def make_mesh(
@@ -90,25 +97,67 @@ def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
 
 
-def state(mesh: Mesh, abstract: Any) -> Any:
+def state(mesh: Mesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:
     """Returns a sharding for each leaf of a training state.
 
     Leaves lead with an axis over members, which is split along ``seed``; scalars are
-    replicated. With more than one device along ``fsdp`` the largest other axis that
-    divides evenly is split.
+    replicated. With more than one device along ``fsdp``, the first rule whose pattern
+    is found in the leaf's path (which ends as ``params/student/conv1/kernel``, and
+    alike for the optimiser's state) says how the leaf of one member is laid out:
+    "replicate"; "fsdp", which splits the largest axis that divides evenly, if the leaf
+    has at least ``FSDP_MIN_SIZE`` numbers; or the number of the axis to split, of
+    whatever size. A leaf that no pattern fits is replicated.
+
+    Raises:
+      UserError: if a pattern is found in no path, or an axis cannot be split.
     """
-    return jax.tree.map(lambda leaf: _split(mesh, leaf.shape), abstract)
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                f"config.sharding: {pattern!r} is found in no leaf's path. Wanted a "
+                f"regular expression for paths such as {', '.join(names[:5])}."
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _split(mesh, _name(path), leaf.shape, rules), abstract
+    )
 
 
-def _split(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _split(
+    mesh: Mesh, name: str, shape: tuple[int, ...], rules: Sequence[Rule]
+) -> NamedSharding:
     if not shape:
         return replicated(mesh)
-    parts = mesh.shape["fsdp"]
     axes: list[str | None] = ["seed", *[None] * (len(shape) - 1)]
-    fitting = [axis for axis in range(1, len(shape)) if shape[axis] % parts == 0]
-    if parts > 1 and fitting and math.prod(shape[1:]) >= FSDP_MIN_SIZE:
-        axes[max(fitting, key=lambda axis: shape[axis])] = "fsdp"
+    tactic = next((rule for at, rule in rules if re.search(at, name)), "replicate")
+    axis = _axis(tactic, name, shape[1:], mesh.shape["fsdp"])
+    if axis is not None:
+        axes[1 + axis] = "fsdp"
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def _axis(
+    tactic: str | int, name: str, shape: tuple[int, ...], parts: int
+) -> int | None:
+    """Returns the axis of one member's leaf that a tactic splits, if any."""
+    if parts == 1 or tactic == "replicate":
+        return None
+    fitting = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if tactic == "fsdp":
+        large = math.prod(shape) >= FSDP_MIN_SIZE
+        return max(fitting, key=shape.__getitem__) if fitting and large else None
+    assert isinstance(tactic, int)
+    axis = tactic + len(shape) if tactic < 0 else tactic
+    if axis not in fitting:
+        raise UserError(
+            f"config.sharding splits axis {tactic} of {name}, which has shape {shape}, "
+            f"over {parts} devices. Wanted an axis of a size that they divide."
+        )
+    return axis
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

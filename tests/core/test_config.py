@@ -47,6 +47,10 @@ def test_two_defaults_share_nothing():
     [
         ({"bacth_size": 3}, ("config", "bacth_size", "batch_size")),
         ({"optim__learning_rate": 0.1}, ("config.optim", "learning_rate", "lr")),
+        ({"sharding": (("head", "fdsp"),)}, ("config.sharding", "fdsp", "replicate")),
+        ({"sharding": (("head", True),)}, ("config.sharding", "True", "replicate")),
+        ({"sharding": ("head",)}, ("config.sharding", "head", "(pattern, tactic)")),
+        ({"sharding": (("(head", 0),)}, ("config.sharding", "(head", "expression")),
         ({"mesh__model": 2}, ("config.mesh", "model", "fsdp")),
         (
             {"students": ConfigDict({"a": {"losses": {}}})},

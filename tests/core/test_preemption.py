@@ -1,6 +1,5 @@
 """Signals, sent to this very process."""
 
-import os
 import signal
 
 import pytest
@@ -9,7 +8,9 @@ from jaxkd.core import preemption
 
 
 def send(number):
-    os.kill(os.getpid(), number)
+    # To this thread, which has handled it when the call returns; ``os.kill`` may choose
+    # another.
+    signal.raise_signal(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,13 +163,66 @@ def test_fsdp_splits_the_largest_axis_that_divides(fsdp, shape, spec):
     assert np.prod(layout.shard_shape(shape)) * np.prod(parts) == np.prod(shape)
 
 
+def laid_out(rules):
+    """The specs of a small state on 2 x 2 x 2 devices."""
+    mesh = jax.sharding.AbstractMesh(
+        (2, 2, 2), sharding.AXES, axis_types=(AxisType.Auto,) * 3
+    )
+    shapes = {"conv": (4, 3, 3, 128, 256), "head": (4, 64, 5), "bias": (4, 5)}
+    state = {
+        kind: {
+            name: {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}
+            for name, shape in shapes.items()
+        }
+        for kind in ("params", "trace")
+    }
+    found = sharding.state(mesh, state, rules)
+    return {
+        f"{kind}/{name}": tuple(leaf["kernel"].spec)
+        for kind, leaves in found.items()
+        for name, leaf in leaves.items()
+    }
+
+
+def test_the_first_rule_that_fits_counts():
+    rules = (("params/conv", "replicate"), ("head", 0), ("conv", -2))
+    found = laid_out((*rules, (".*", "fsdp")))
+    assert found == {
+        "params/conv": ("seed", None, None, None, None),
+        "trace/conv": ("seed", None, None, "fsdp", None),
+        "params/head": ("seed", "fsdp", None),  # however small
+        "trace/head": ("seed", "fsdp", None),
+        "params/bias": ("seed", None),
+        "trace/bias": ("seed", None),
+    }
+    assert laid_out(rules)["params/bias"] == ("seed", None)  # no rule fits
+    conv = ("seed", None, None, None, "fsdp")
+    assert laid_out(sharding.RULES)["params/conv"] == conv
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([("haed", "fsdp")], "'haed' is found in no leaf's path"),
+        ([("head", 1)], "axis 1 of params/head/kernel, which has shape (64, 5)"),
+        ([("head", 2)], "axis 2 of params/head"),
+        ([("head", -3)], "axis -3 of params/head"),
+    ],
+)
+def test_rules_that_cannot_be_followed(rules, said):
+    with pytest.raises(UserError) as error:
+        laid_out(rules)
+    assert said in str(error.value)
+
+
 @pytest.mark.slow
 def test_training_does_not_depend_on_the_mesh(tmp_path):
     sizes = [(1, 4, 1), (1, 2, 2), (1, 1, 4), (4, 1, 1), (2, 2, 1), (2, 1, 2)]
     meshes = [dict(zip(sharding.AXES, each, strict=True)) for each in sizes]
     script = Path(sharded_study.__file__)
     command = [sys.executable, script, json.dumps(meshes), tmp_path / "out.npz"]
-    subprocess.run(command, check=True, timeout=300)
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, check=True, timeout=300, env=os.environ | paths)
     with np.load(tmp_path / "out.npz") as found:
         found = dict(found)
     specs = [str(found[f"spec{n}"]) for n in range(len(meshes))]
