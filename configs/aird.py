@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """AIRD beside KD, of 15 labelled images per class."""
     config = recipes.glyphs("aird")
-    config.students = configs.rows(recipes.aird_rows(fade=(48.0, 60.0)))
+    config.students = configs.rows(recipes.aird_rows())
     config.reference = "kd"
     return config
 

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """Contrast beside KD and HORKD, of 15 labelled images per class."""
     config = recipes.glyphs("crrcd")
-    config.students = configs.rows(recipes.crrcd_rows(fade=(48.0, 60.0)))
+    config.students = configs.rows(recipes.crrcd_rows())
     config.reference = "kd"
     return config
 

@@ -30,8 +30,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def embedded() -> ConfigDict:
     """Backbones from a denoiser, beside KD, of 15 labelled images per class."""
-    config = recipes.gdrd(recipes.glyphs("gdrd"), generator_epochs=6.0, epochs=40.0)
-    config.students = configs.rows(recipes.gdrd_rows(fade=(48.0, 60.0)))
+    config = recipes.gdrd(recipes.glyphs("gdrd"))
+    config.students = configs.rows(recipes.gdrd_rows())
     config.reference = "kd"
     return config
 

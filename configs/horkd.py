@@ -48,7 +48,7 @@ def few_labels() -> ConfigDict:
     """A teacher of 10,000 images; students with 15 labelled images per class."""
     config = recipes.glyphs("horkd")
     config.needs.assistant = recipes.assistant(config)
-    config.students = configs.rows(recipes.horkd_rows(fade=(48.0, 60.0)))
+    config.students = configs.rows(recipes.horkd_rows())
     config.reference = "kd"
     return config
 
@@ -84,7 +84,7 @@ def quick() -> ConfigDict:
 
 
 def _with_assistant(config: ConfigDict) -> ConfigDict:
-    rows = recipes.horkd_rows(fade=(48.0, 60.0))
+    rows = recipes.horkd_rows()
     names = ("ce", "kd", "orders123", "kd_assistant", "orders123_assistant")
     config.students = configs.rows({name: rows[name] for name in names})
     config.reference = "kd"

@@ -30,7 +30,7 @@ def embedded() -> ConfigDict:
     """Two teachers, whose students own 15 labelled images per class."""
     config = recipes.glyphs("sftn")
     config.needs.friendly = recipes.friendly(config)
-    config.students = configs.rows(recipes.sftn_rows(fade=(48.0, 60.0)))
+    config.students = configs.rows(recipes.sftn_rows())
     config.reference = "kd"
     return config
 

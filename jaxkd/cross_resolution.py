@@ -17,19 +17,17 @@ Row = dict[str, Any]
 SIDES = (4, 5, 6, 8, 12)
 SEEDS = (1, 2, 3)
 PER_CLASS = 15
+EPOCHS, ASSISTANT_EPOCHS, TEACHER_EPOCHS = 36.0, 24.0, 8.0
+FADE = (0.8 * EPOCHS, EPOCHS)
 STUDENT_DECAY = 5e-3  # what cross entropy alone likes best, so all take it
 ORDERS = {"first": 20.0, "second": 25.0, "third": 50.0}
 
 
-def glyphs(name: str, student_epochs: float = 60.0) -> ConfigDict:
-    """Makes a run on drawn characters, 32 to 8 pixels, without students.
+def glyphs(name: str) -> ConfigDict:
+    """Makes a run called ``name`` on drawn characters, 32 to 8 pixels.
 
-    A teacher of 10,000 images and 8 epochs; students of 15 images per class, drawn
+    A teacher of 10,000 images; students, yet to be added, of 15 images per class, drawn
     anew for each of three seeds.
-
-    Args:
-      name: of the run.
-      student_epochs: length of the students' training.
     """
     config = configs.default()
     config.name = "teacher"
@@ -40,7 +38,7 @@ def glyphs(name: str, student_epochs: float = 60.0) -> ConfigDict:
     config.view = ConfigDict({"name": "low", "base": {"name": "recolour"}, "side": 8})
     config.batch_size = 64
     config.eval_batch_size = 250
-    config.duration = config.eval_every = config.checkpoint_every = 8.0
+    config.duration = config.eval_every = config.checkpoint_every = TEACHER_EPOCHS
     config.optim.update({"lr": 0.1, "nesterov": True, "warmup": 1.0})
     need = configs.needed(config)
     config.name = name
@@ -49,7 +47,7 @@ def glyphs(name: str, student_epochs: float = 60.0) -> ConfigDict:
     config.data.per_class = PER_CLASS
     config.seeds = SEEDS
     config.batches = "per_seed"
-    config.duration = config.eval_every = config.checkpoint_every = student_epochs
+    config.duration = config.eval_every = config.checkpoint_every = EPOCHS
     config.optim.weight_decay = STUDENT_DECAY
     config.needs = ConfigDict({"teacher": need})
     return config
@@ -59,7 +57,7 @@ def assistant(
     config: ConfigDict,
     model: Row | None = None,
     start_from: str = "teacher",
-    epochs: float = 40.0,
+    epochs: float = ASSISTANT_EPOCHS,
 ) -> ConfigDict:
     """Makes the run of an assistant, which learns from the same teacher.
 
@@ -85,7 +83,7 @@ def assistant(
     return configs.needed(need)
 
 
-def horkd_rows(fade: tuple[float, float]) -> dict[str, Row]:
+def horkd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns the students of HORKD's table.
 
     KD has its own learning rate, which suits it better. All but cross entropy fade out.
@@ -114,7 +112,7 @@ def _row(lr: float = 0.1, **loss: Any) -> Row:
     }
 
 
-def crrcd_rows(fade: tuple[float, float]) -> dict[str, Row]:
+def crrcd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns CRRCD beside cross entropy, KD and the relations of HORKD."""
     rows = horkd_rows(fade)
     return {name: rows[name] for name in ("ce", "kd", "orders123")} | {
@@ -131,7 +129,7 @@ def crrcd_rows(fade: tuple[float, float]) -> dict[str, Row]:
     }
 
 
-def aird_rows(fade: tuple[float, float]) -> dict[str, Row]:
+def aird_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns AIRD beside cross entropy and KD; all are measured while they adapt."""
     none = {"instance": 0.0, "relation": 0.0, "distance": 0.0, "fade": fade}
     some = {"instance": 10.0, "relation": 1.0, "distance": 25.0, "fade": fade}
@@ -163,7 +161,7 @@ def friendly(config: ConfigDict, branch_kl: float = 3.0) -> ConfigDict:
     return configs.needed(need)
 
 
-def sftn_rows(fade: tuple[float, float]) -> dict[str, Row]:
+def sftn_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns KD from either teacher, without and with relations."""
     rows: dict[str, Row] = {"ce": _row(fade=fade)}
     for name, teacher in (("", "teacher"), ("_friendly", "friendly")):
@@ -173,7 +171,11 @@ def sftn_rows(fade: tuple[float, float]) -> dict[str, Row]:
     return rows
 
 
-def gdrd(config: ConfigDict, generator_epochs: float, epochs: float) -> ConfigDict:
+def gdrd(
+    config: ConfigDict,
+    generator_epochs: float = 6.0,
+    epochs: float = ASSISTANT_EPOCHS,
+) -> ConfigDict:
     """Adds GDRD's generative teacher and the backbones that learn from it.
 
     Args:
@@ -199,7 +201,7 @@ def gdrd(config: ConfigDict, generator_epochs: float, epochs: float) -> ConfigDi
     return config
 
 
-def gdrd_rows(fade: tuple[float, float]) -> dict[str, Row]:
+def gdrd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns GDRD beside a random frozen backbone and students trained as a whole."""
     some = {"kd": 3.0, "fade": fade, "curve": SIDES}
     fixed = {"lr": 0.05, "weight_decay": 0.0}

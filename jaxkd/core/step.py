@@ -349,4 +349,8 @@ def _update(group: Group, state: TrainState, changes, metrics: Metrics, lr, ema)
 
 def _all_finite(tree: Any) -> jax.Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    finite = jnp.stack([jnp.isfinite(x).all() for x in leaves])
+    # ``all`` by sorting, because XLA's CPU compiler fuses a plain one, with all that
+    # leads to it, into each of the arrays that are chosen by it: in large networks it
+    # would copy millions of instructions.
+    return jnp.sort(finite)[0]

@@ -22,6 +22,15 @@ def test_a_signal_is_noted_and_told_from_then_on(number, capsys):
     assert "saving at the next step" in capsys.readouterr().err
 
 
+@pytest.fixture
+def keyboard():
+    """Interrupts as in a terminal: processes in the background ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_a_second_ends_at_once():
     with pytest.raises(KeyboardInterrupt), preemption.listen() as asked:
         send(signal.SIGTERM)
