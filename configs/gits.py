@@ -93,13 +93,7 @@ def edm(path: str) -> ConfigDict:
 
 
 def _networks(name: str) -> ConfigDict:
-    """Fewer latents, cells and stamps of the fine solution: calls are dear."""
     config = gits.default()
     config.name = name
     config.densities = ()
-    config.solvers = ("ipndm", "dpmpp", "unipc")
-    config.nfe = (5, 6, 8, 10)
-    config.batch, config.blocks, config.exact_stamps = 64, 2, 121
-    config.fit.starts = 1
-    config.geometry.update({"stamps": 121, "window": 11})
     return config

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
@@ -179,9 +180,23 @@ def load(
     for split, source in (("train", train), (evaluate_on, test)):
         if not len(source):
             raise UserError(f"{root}: split {split!r} has no scans, wanted some.")
-    name = Path(root).stem
-    info = Info(name, len(names), tuple(size), (0.0,), (1.0,), tuple(names))
-    return Dataset(info, lambda seed: train, test)
+    info, fields = describe_examples(Path(root).stem, names, size, masks)
+    return Dataset(info, lambda seed: train, test, fields=fields)
+
+
+def describe_examples(
+    title: str,
+    names: Sequence[str],
+    size: tuple[int, int, int],
+    masks: bool = False,
+) -> tuple[Info, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns what a set of scans is like, and the fields of an example."""
+    info = Info(title, len(names), tuple(size), (0.0,), (1.0,), tuple(names))
+    drawn = jax.ShapeDtypeStruct(info.image_shape, np.uint8)
+    return info, {
+        "image": jax.ShapeDtypeStruct(info.image_shape, np.int16),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+    } | ({"lesion": drawn, "lungs": drawn} if masks else {})
 
 
 def _readable(cases: Sequence[Case], reader: Reader) -> list[Case]:

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import mask_images
+from jaxkd.data import ct, mask_images
 from jaxkd.data.cifar import COUNTS, STATISTICS
 from jaxkd.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxkd.data.source import ArraySource, Dataset, Example, Info
 
 _IMAGENET = (1_281_167, 50_000)
 _PHOTOGRAPHS = (25_000, 1_000)
+_SCANS = (3_000, 1_000)
 
 
 class _Unread:
@@ -31,8 +32,8 @@ def make(name: str, **options: Any) -> Dataset | None:
     """Returns what a data set is like, or None where only its files tell.
 
     Args:
-      name: "cifar", "folder", which is taken for ImageNet-1k, or "mask_images", of
-        which as many are assumed as a large set of inpainted photographs has.
+      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images" or "ct",
+        of which as many are assumed as a large set has.
       **options: as for loading it.
     """
     if name == "cifar":
@@ -41,6 +42,8 @@ def make(name: str, **options: Any) -> Dataset | None:
         return _imagenet(options.get("size", 224))
     if name == "mask_images":
         return _mask_images(options.get("size", 352))
+    if name == "ct":
+        return _ct(**options)
     return None
 
 
@@ -68,4 +71,14 @@ def _imagenet(size: int) -> Dataset:
 def _mask_images(size: int) -> Dataset:
     info, fields = mask_images.describe_examples("mask_images", size)
     train, test = (_Unread(count) for count in _PHOTOGRAPHS)
+    return Dataset(info, lambda seed: train, test, fields=fields)
+
+
+def _ct(
+    classes: tuple[str, ...] = ("NCP", "CP", "Normal"),
+    size: tuple[int, int, int] = (64, 128, 128),
+    **_: Any,
+) -> Dataset:
+    info, fields = ct.describe_examples("ct", classes, size)
+    train, test = (_Unread(count) for count in _SCANS)
     return Dataset(info, lambda seed: train, test, fields=fields)

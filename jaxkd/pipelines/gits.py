@@ -205,7 +205,8 @@ def _chosen_schedule(
 ) -> schedules.Schedule:
     """Loads the schedule to sample with; its details name the solver and its order."""
     settings = config.sample
-    usual = settings.solver or config.solvers[-1]
+    own = gits_config.of_target(config, target)
+    usual = settings.solver or own.solvers[-1]
     if settings.schedule:
         path = Path(settings.schedule)
     else:

@@ -43,6 +43,7 @@ def prepare(
 ) -> Bench:
     """Loads a target, solves the held-out latents finely and runs the GITS teacher."""
     target = gits_targets.load(config, name, workdir)
+    config = gits_config.of_target(config, name)
     denoise, ends = target.denoise(config.batch), (target.sigma_min, target.sigma_max)
     first = 2 * config.batch * seed
     warm_up = _batches(config, target, first, 2)

@@ -46,9 +46,10 @@ def plan(config: ConfigDict) -> list[Cell]:
     return [
         Cell(target, seed, solver, nfe)
         for target in gits_targets.names(config)
-        for seed in config.seeds
-        for nfe in sorted(config.nfe, reverse=True)
-        for solver in config.solvers
+        for own in (gits_config.of_target(config, target),)
+        for seed in own.seeds
+        for nfe in sorted(own.nfe, reverse=True)
+        for solver in own.solvers
         if gits_config.stamps(solver, nfe) is not None
     ]
 
@@ -102,6 +103,7 @@ def count_calls(solver: str, stamps: int, order: int) -> int:
 def measure(config: ConfigDict, bench: Bench, cell: Cell) -> dict[str, Any]:
     """Measures all schedules of a cell; returns plain data."""
     began = time.perf_counter()
+    config = gits_config.of_target(config, cell.target)
     order = gits_config.order(config, cell.solver)
     records, fastest = {}, np.inf
     for name, candidates in _schedules(config, bench, cell, order):

@@ -70,6 +70,19 @@ def default() -> ConfigDict:
     # Of the figures: stamps of the trajectories, and those a cubic is fitted to.
     config.geometry = ConfigDict({"stamps": 401, "window": 41})
 
+    # What differs for networks, since their calls are dear and compiling takes longer.
+    config.networks = ConfigDict(
+        {
+            "solvers": ("ipndm", "dpmpp", "unipc"),
+            "nfe": (5, 6, 8, 10),
+            "batch": 64,
+            "blocks": 2,
+            "exact_stamps": 121,
+            "fit": {"reference": 61, "starts": 1},
+            "geometry": {"stamps": 121, "window": 11},
+        }
+    )
+
     # For --mode=sample: what to sample, with what. ``schedule`` is a JSON file; by
     # default the best one found for the target, the solver and the calls.
     config.sample = ConfigDict(
@@ -88,18 +101,31 @@ def check(config: ConfigDict) -> None:
     """
     known = default()
     _check_keys(config, known, "config")
-    for key in ("edm", "orders", "gits", "fit", "geometry", "sample"):
+    for key in ("edm", "orders", "gits", "fit", "geometry", "networks", "sample"):
         _check_keys(config[key], known[key], f"config.{key}")
-    _check_choices(config.solvers, solvers.MAX_ORDER, "solvers")
+    for key in ("fit", "geometry"):
+        _check_keys(config.networks[key], known[key], f"config.networks.{key}")
     _check_choices(config.schedules, SCHEDULES, "schedules")
     _check_choices(config.gits.metrics, gits.METRICS, "gits.metrics")
     _check_targets(config)
     if config.sample.solver:
         _check_choices((config.sample.solver,), solvers.MAX_ORDER, "sample.solver")
     _check_orders(config.orders)
-    _check_numbers(config)
-    _check_nfe(config)
-    _check_seeds(config)
+    for name in gits_targets.names(config):
+        own = of_target(config, name)
+        _check_choices(own.solvers, solvers.MAX_ORDER, "solvers")
+        _check_numbers(own)
+        _check_nfe(own)
+        _check_seeds(own)
+
+
+def of_target(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns the settings that a target is measured with."""
+    if name in config.densities:
+        return config
+    own = config.copy_and_resolve_references()
+    own.update(config.networks)
+    return own
 
 
 def stamps(solver: str, nfe: int) -> int | None:

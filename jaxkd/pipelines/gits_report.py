@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxkd import report
 from jaxkd.diffusion import gits, samplers, schedules
-from jaxkd.pipelines import gits_figures, gits_results, gits_shape, gits_targets
+from jaxkd.pipelines import (
+    gits_config,
+    gits_figures,
+    gits_results,
+    gits_shape,
+    gits_targets,
+)
 from jaxkd.pipelines.gits_results import Group, Results
 
 # The solver whose schedules are drawn, where it is among those measured.
@@ -126,6 +132,7 @@ def _target_jobs(
 
 def _costs(config: ConfigDict, target: gits_targets.Target) -> dict[str, Any]:
     """Returns the cost matrix of a warm-up batch, and two paths through it."""
+    config = gits_config.of_target(config, target.name)
     grid = schedules.polynomial(config.gits.grid, target.sigma_min, target.sigma_max)
     x = samplers.latents(range(config.batch), target.shape, target.sigma_max)
     run = samplers.sample(

@@ -46,6 +46,7 @@ def measure(config: ConfigDict, target: Target) -> Shape:
     Curvature and torsion are those of the projected trajectories. Densities in closed
     form are solved in double precision, as third derivatives magnify rounding.
     """
+    config = gits_config.of_target(config, target.name)
     first, count = gits_config.HELD_OUT, min(config.batch, MOST_DRAWN)
     denoise = target.denoise(count)
     x = samplers.latents(range(first, first + count), target.shape, target.sigma_max)

@@ -84,7 +84,7 @@ def test_the_teacher_in_a_run(teacher, converted, squares_run, tmp_path):
     # And the trained student goes back into torch.
     file = tmp_path / "student.pth"
     command.main(["to-torch", str(tmp_path / "run"), str(file), "--use=best"])
-    student = zoo.ResNet(CLASSES, 1, 2, (2, 3, 4), strides=(2, 2, 1)).eval()
+    student = zoo.ResNet(CLASSES, 1, 3, (4,), strides=(2,)).eval()
     student.load_state_dict(torch.load(file, weights_only=True)["model"])
     network = workdir.read(tmp_path / "run", None, None, "best")
     ours = our_logits(

@@ -10,7 +10,7 @@ import pytest
 
 from jaxkd import data
 from jaxkd.core.errors import UserError
-from jaxkd.data import ct, ct_cases, lungs, phantoms, views, volumes
+from jaxkd.data import ct, ct_cases, lungs, outline, phantoms, views, volumes
 from jaxkd.data.ct_cases import Case, assign_splits
 from jaxkd.data.source import Info
 
@@ -54,6 +54,13 @@ def load(root, tmp_path, **options):
     return data.load("ct", root=str(root), **options)
 
 
+def described(example):
+    return {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for name, array in example.items()
+    }
+
+
 def test_class_folders(scans, folders, tmp_path):
     dataset = load(folders, tmp_path)
     assert dataset.info.class_names == ("NCP", "Normal")
@@ -64,6 +71,9 @@ def test_class_folders(scans, folders, tmp_path):
     example = train[0]
     assert example["image"].shape == SIZE and example["image"].dtype == np.int16
     assert example["label"] == 0
+    assert dataset.example(train) == described(example)
+    known = outline.make("ct", classes=("NCP", "Normal"), size=SIZE)
+    assert known.example(known.train(0)) == described(example)
     # The second time it comes from disk, and a changed file is read anew.
     kept = list((tmp_path / "cache").iterdir())
     np.testing.assert_array_equal(train[0]["image"], example["image"])
@@ -110,6 +120,7 @@ def test_masks_of_lesions(folders, scans, tmp_path):
     dataset = load(path, tmp_path, size=(24, 48, 48))
     sick, well = dataset.test[0], dataset.test[1]
     np.testing.assert_array_equal(sick["lesion"], lesion.transpose(2, 1, 0))
+    assert dataset.example(dataset.test) == described(sick)
     assert not well["lesion"].any() and not well["lungs"].any()
     assert not (sick["lesion"] & ~sick["lungs"] & 1).sum() > 0.1 * lesion.sum()
     nifti.write(folders / "lesion.nii.gz", lesion[1:], phantoms.affine())

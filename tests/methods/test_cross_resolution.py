@@ -228,6 +228,7 @@ def test_a_friendly_teacher_adaptation_and_contrast_in_one_run(tmp_path):
     path = write_squares(tmp_path / "squares.npz")
     teacher = squares_config(path)
     teacher.name, teacher.method = "friendly", "sftn"
+    teacher.model.update({"widths": (2, 3, 4), "strides": (2, 2, 1)})
     teacher.view = ConfigDict({"name": "low", "base": {"name": "plain"}, "side": 4})
     teacher.loss = ConfigDict(
         {"widths": (2, 3, 4), "strides": (1, 1, 1), "sides": (4, 2)}

@@ -176,6 +176,7 @@ def _chain(path):
     """A teacher of large images, assistants of two seeds, students of small ones."""
     teacher = squares_config(path)
     teacher.name = "teacher"
+    teacher.model.update({"widths": (2, 3, 4), "strides": (2, 2, 1)})
     teacher.duration = 40
     teacher.view = ConfigDict({"name": "low", "base": {"name": "plain"}, "side": 4})
     config = teacher.copy_and_resolve_references()

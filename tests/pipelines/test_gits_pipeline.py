@@ -32,6 +32,11 @@ def small(**changed):
     config.gits.update({"grid": 13, "metrics": ("l2",), "coeffs": (1.0, 1.2)})
     config.fit.update({"reference": 13, "starts": 1})
     config.geometry.update({"stamps": 41, "window": 11})
+    config.networks.update(
+        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_stamps": 21}
+    )
+    config.networks.fit.reference = 11
+    config.networks.geometry.stamps = 41
     config.update(changed)
     return config
 
@@ -413,8 +418,8 @@ def needed(init_from="", **changed):
 
 @pytest.mark.slow
 def test_a_network_is_trained_first_and_then_sampled(tmp_path):
-    config = small(densities=(), solvers=("ipndm",), nfe=(3,), batch=4)
-    config.exact_stamps, config.gits.grid, config.fit.reference = 21, 11, 11
+    config = small(densities=())
+    config.gits.grid = 11
     config.schedules = ("polynomial", "gits", "fit", "fit-offsets")
     config.needs.mine = needed()
     results = pipelines.run(config, tmp_path / "run")
@@ -436,6 +441,25 @@ def test_a_network_is_trained_first_and_then_sampled(tmp_path):
     again = pipelines.run(config, tmp_path / "again")
     assert errors_of(again) == errors_of(results)
     assert not (tmp_path / "again" / "mine").exists()
+
+
+def test_networks_have_settings_of_their_own():
+    config = small()
+    config.needs.mine = needed()
+    config.networks.update({"solvers": ("unipc",), "nfe": (5,)})
+    pipelines.check(config)
+    found = [(cell.target, cell.solver, cell.nfe) for cell in gits_cells.plan(config)]
+    assert found == [
+        ("ring", "ipndm", 4),
+        ("ring", "dpm", 4),
+        ("ring", "ipndm", 3),
+        ("mine", "unipc", 5),
+    ]
+    assert gits_config.of_target(config, "ring") == config
+    assert gits_config.of_target(config, "mine").batch == 4
+    config.networks.nfe = (50,)
+    with pytest.raises(UserError, match=r"config\.nfe is \(50,\)"):
+        pipelines.check(config)
 
 
 @pytest.mark.parametrize(
