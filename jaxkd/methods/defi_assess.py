@@ -318,4 +318,5 @@ def _sweep_table(sweep) -> Table:
             names = [f"{level:g}" for level in perturb.GRID[kind]]
             lines.append([student, perturb.LABELS[kind], *names, *pad])
             lines.append(["", "IoU", *[f"{np.mean(v):.3f}" for v in levels], *pad])
-    return Table("Robustness", lines, "Mean IoU over images and seeds.")
+    note = "Mean IoU over seeds and images, without methods that are reported apart."
+    return Table("Robustness", lines, note)
