@@ -3,12 +3,13 @@
     python -m jaxkd.main --config=configs/gits.py
 
 runs seven solvers with 3 to 10 model calls on six schedules, on two densities whose
-denoiser is known in closed form, and names the best by their distance from the exact
-solution; five minutes on two CPU cores, no download. The schedules are fixed ones
-(polynomial, logsnr, time-uniform, time-quadratic), GITS (Chen et al., "On the
-Trajectory Regularity of ODE-based Diffusion Sampling", ICML 2024, arXiv:2405.11326)
-and ones fitted to the solver by least squares. Afterwards schedules/ in the folder of
-the run holds the best for each solver and number of calls. Variants:
+denoiser is known in closed form, then two of them with 5 and 8 calls on a narrow
+network that it trains first, and names the best by their distance from the exact
+solution; less than ten minutes on two CPU cores, no download. The schedules are fixed
+ones (polynomial, logsnr, time-uniform, time-quadratic), GITS (Chen et al., "On the
+Trajectory Regularity of ODE-based Diffusion Sampling", ICML 2024, arXiv:2405.11326) and
+ones fitted to the solver by least squares. Afterwards schedules/ in the folder of the
+run holds the best for each solver and number of calls. Variants:
 
     configs/gits.py:quick            the ring, three solvers: under a minute
     configs/gits.py:study            five densities, five warm-up seeds: the table of
@@ -16,8 +17,8 @@ the run holds the best for each solver and number of calls. Variants:
     configs/gits.py:offsets          the same densities, one seed, and also what is
                                      gained where the fit may tell the denoiser another
                                      sigma than the stamp
-    configs/gits.py:trained          a network, trained first: configs/edm.py; or, with
-                                     its folder after a comma, one that is finished
+    configs/gits.py:trained          a network alone, trained first: configs/edm.py; or,
+                                     with its folder after a comma, a finished one
     configs/gits.py:edm,FILE         an EDM model (.pkl, .npz, .safetensors) of yours;
                                      hours on CPU, minutes on an accelerator
 
@@ -36,7 +37,7 @@ from jaxkd.pipelines import gits, gits_config
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variant, *rest = arg.split(",", 1)
-    variants = {"": gits.default, "quick": quick, "study": study}
+    variants = {"": embedded, "quick": quick, "study": study}
     variants |= {"offsets": offsets, "trained": trained, "edm": edm}
     if variant not in variants:
         raise ValueError(
@@ -46,6 +47,19 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant == "edm" and not (rest and rest[0]):
         raise ValueError("configs/gits.py:edm wants a file, as in :edm,model.pkl.")
     return variants[variant](*rest)
+
+
+def embedded() -> ConfigDict:
+    """Two densities in closed form, and a network trained for a minute."""
+    config = gits.default()
+    network = denoising.digits()
+    network.name = "edm-narrow"
+    network.model.model_channels = 16
+    network.duration, network.optim.warmup = 600, 50
+    network.eval_every = network.checkpoint_every = 300
+    config.needs.trained = configs.needed(network)
+    config.networks.update({"solvers": ("ipndm", "unipc"), "nfe": (5, 8)})
+    return config
 
 
 def quick() -> ConfigDict:
