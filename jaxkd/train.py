@@ -88,10 +88,11 @@ def train(
     run = build(config)
     offline.check(run)
     program.check_losses(run)
+    wanted = program.abstract_state(run)  # which checks config.sharding, too
     workdirs.open_for(workdir, config)
     _announce(run, workdir)
     frozen = _needs(run, workdir, asked, Known() if known is None else known)
-    end = _train_loop(run, frozen, workdir, asked)
+    end = _train_loop(run, frozen, wanted, workdir, asked)
     return outcome.record(run, frozen, end, workdir)
 
 
@@ -159,12 +160,11 @@ def _load(run: Run, name: str, checkpoints: Path) -> Any:
 
 
 def _start(
-    run: Run, checkpoints: Checkpoints, frozen: Mapping[str, Frozen]
+    run: Run, checkpoints: Checkpoints, frozen: Mapping[str, Frozen], wanted: Any
 ) -> Position:
-    """Initialises the state, or restores the newest checkpoint."""
+    """Initialises a state like ``wanted``, or restores the newest checkpoint."""
     init = functools.partial(program.init, run)
     hashes = {name: one.hash for name, one in frozen.items()}
-    wanted = program.abstract_state(run)
     checkpoint.check_space(checkpoints.directory, wanted)
     checkpoints.set_aside_damaged()
     if checkpoints.latest() is None:
@@ -188,12 +188,16 @@ def _start(
 
 
 def _train_loop(
-    run: Run, frozen: Mapping[str, Frozen], workdir: Path, asked: Asked
+    run: Run,
+    frozen: Mapping[str, Frozen],
+    wanted: Any,
+    workdir: Path,
+    asked: Asked,
 ) -> outcome.End:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
     with Checkpoints(workdir / "checkpoints", run.config.keep) as checkpoints:
-        position = _start(run, checkpoints, frozen)
+        position = _start(run, checkpoints, frozen, wanted)
         if writes:
             truncate(workdir, position.step)
         with Writer(workdir, enabled=writes) as writer:

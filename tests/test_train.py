@@ -217,6 +217,16 @@ def test_other_frozen_networks_are_refused(data_file, tmp_path, finished):
             train(config, tmp_path)
 
 
+def test_rules_that_fit_nothing_are_refused_before_the_teacher_is_trained(
+    data_file, tmp_path
+):
+    config = make_config(data_file)
+    config.sharding = (("no_such_layer", "fsdp"),)
+    with pytest.raises(UserError, match="'no_such_layer' is found in no leaf's path"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_teacher_of_another_model_is_refused(data_file, tmp_path, finished):
     config = make_config(data_file)
     config.needs.teacher.init_from = str(finished[0] / "teacher")

@@ -154,7 +154,6 @@ def _results(config: ConfigDict, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "name": config.name,
         "seeds": list(config.seeds),
         "schedules": list(config.schedules),
-        "batch": config.batch,
         "seconds": sum(cell["seconds"] for cell in cells),
         "environment": {
             "jax": jax.__version__,

@@ -58,6 +58,7 @@ def prepare(
         "sigma_min": target.sigma_min,
         "sigma_max": target.sigma_max,
         "latents": config.batch * config.blocks,
+        "batch": config.batch,
         # How far half as many stamps end from where the errors are measured from.
         "reference_error": end_error(coarser, exact[0]),
         "frechet_exact": distance(target, exact),

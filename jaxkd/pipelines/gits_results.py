@@ -152,20 +152,16 @@ def solver_names(results: Results) -> list[str]:
     return list(dict.fromkeys(cell["solver"] for cell in results["cells"]))
 
 
-def calls(results: Results) -> list[int]:
-    """Lists the numbers of calls measured."""
-    return sorted({cell["nfe"] for cell in results["cells"]})
-
-
 def table(results: Results, target: str) -> list[list[str]]:
     """Returns the table of a target as text cells, its first row the heading.
 
     By solver and number of calls: 1000 times the end-point error on the best schedule,
     and that schedule's letter; at the end the solver that wins.
     """
-    found, columns = of_target(results, target), calls(results)
+    found = of_target(results, target)
+    columns = sorted({nfe for _, nfe in found})
     lines = [["", *(f"NFE {nfe}" for nfe in columns), "ms/call"]]
-    for solver in solver_names(results):
+    for solver in dict.fromkeys(solver for solver, _ in found):
         mine = [found.get((solver, nfe)) for nfe in columns]
         line = [solver]
         line += ["–" if group is None else _entry(group) for group in mine]
@@ -204,8 +200,8 @@ def about(summary: Mapping[str, Any]) -> str:
     text = (
         f"{summary['about']}; {summary['dimension']} dimensions, sigma "
         f"{summary['sigma_max']:g} to {summary['sigma_min']:g}, {summary['latents']} "
-        f"held-out latents. Error of the fine solution about "
-        f"{summary['reference_error']:.1g}"
+        f"held-out latents in batches of {summary['batch']}. Error of the fine "
+        f"solution about {summary['reference_error']:.1g}"
     )
     exact = summary["frechet_exact"]
     if exact is None:
@@ -221,9 +217,8 @@ def notes(results: Results) -> list[str]:
         "1000 times the end-point error: the mean distance from the exact solution of "
         "the same latents, over the root of the dimension. The letter is the schedule "
         f"of least error: {letters}.",
-        "NFE: model calls, counted. ms/call: of a batch of "
-        f"{results['batch']} samples, the solver's coefficients made anew for each; "
-        "the median over a solver's cells.",
+        "NFE: model calls, counted. ms/call: of one batch, the solver's coefficients "
+        "made anew for each; the median over a solver's cells.",
     ]
     if "gits" in used:
         lines.append(

@@ -443,6 +443,16 @@ def test_a_network_is_trained_first_and_then_sampled(tmp_path):
     assert not (tmp_path / "again" / "mine").exists()
 
 
+def test_a_target_is_tabled_with_its_own_solvers_and_calls(finished):
+    _, results = finished
+    other = cell_of(results, "ipndm", 3) | {"target": "other"}
+    both = results | {"cells": [*results["cells"], other]}
+    lines = gits_results.table(both, "other")
+    assert lines[0] == ["", "NFE 3", "ms/call"]
+    assert [line[0] for line in lines[1:]] == ["ipndm", "winner"]
+    assert gits_results.table(both, "ring") == gits_results.table(results, "ring")
+
+
 def test_networks_have_settings_of_their_own():
     config = small()
     config.needs.mine = needed()
