@@ -43,7 +43,7 @@ def documented(name):
 VARIANTS = [(name, arg) for name in FILES for arg in documented(name)]
 TRAINED = [each for each in VARIANTS if "pipeline" not in MODULES[each[0]].get_config()]
 # Traced in seconds; the others belong to the slow tests.
-QUICK = ("kd_table", "rld")
+QUICK = ("rld",)
 
 
 def test_the_documentation_is_read_right():

@@ -294,6 +294,7 @@ def test_reviewkds_resize_is_torchs():
         np.testing.assert_array_equal(got, wanted.transpose(0, 2, 3, 1))
 
 
+@pytest.mark.slow
 def test_reviewkd_rises_over_twenty_units():
     study = Once(make("reviewkd"), step=35)  # the fourth of ten steps each
     seen = study()

@@ -155,6 +155,7 @@ def student_row(name, options):
     )
 
 
+@pytest.mark.slow
 def test_a_study_trains_adapters_and_keeps_memories():
     rows = [student_row("at", {}), student_row("crd", {"negatives": 3})]
     groups = make_groups(rows, (5, 6), shared_batches=True)

@@ -6,6 +6,8 @@ import pytest
 from jaxkd import models
 from jaxkd.models import heatmaps3d
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (2, 8, 8, 12, 1)
 
 

@@ -12,6 +12,8 @@ from jaxkd.core.errors import UserError
 from jaxkd.predictors import embeddings
 from jaxkd.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def write_people(root, people, each, size=12, seed=0):
     """Writes noisy images in a colour of each person's own."""
