@@ -353,8 +353,10 @@ def model_file(tmp_path_factory):
 @pytest.mark.slow
 def test_a_model_of_the_user_end_to_end(model_file, tmp_path):
     config = load_config_file().get_config(f"edm,{model_file}")
-    config.solvers, config.nfe, config.batch = ("ipndm",), (3,), 4
-    config.exact_stamps, config.gits.grid, config.fit.reference = 21, 11, 11
+    config.networks.update(
+        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_stamps": 21}
+    )
+    config.gits.grid, config.networks.fit.reference = 11, 11
     results = pipelines.run(config, tmp_path / "run")
     for record in results["cells"][0]["schedules"].values():
         assert np.isfinite(record["errors"]).all() and record["frechet"] is None
