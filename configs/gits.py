@@ -22,6 +22,8 @@ run holds the best for each solver and number of calls. Variants:
     configs/gits.py:edm,FILE         an EDM model (.pkl, .npz, .safetensors) of yours;
                                      hours on CPU, minutes on an accelerator
 
+Of networks config.networks says what is measured: --config.networks.nfe="(5,)".
+
 Draw samples with a schedule that was found:
 
     python -m jaxkd.main --mode=sample --config=configs/gits.py --workdir=runs/gits

@@ -21,9 +21,7 @@ def halve(x: jax.Array) -> jax.Array:
 def double(x: jax.Array) -> jax.Array:
     """Resizes ``[b, h, w, c]`` bilinearly to twice the height and width.
 
-    Centres are half-pixel ones, as of torch's ``align_corners=False``. It is a product
-    for each axis, which XLA does not compute anew for each reader, as it does sums of
-    shifted parts.
+    Centres are half-pixel ones, as of torch's ``align_corners=False``.
     """
     down, across = (_doubling(size).astype(x.dtype) for size in x.shape[1:3])
     exact = jax.lax.Precision.HIGHEST

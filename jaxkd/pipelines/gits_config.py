@@ -111,8 +111,7 @@ def check(config: ConfigDict) -> None:
     if config.sample.solver:
         _check_choices((config.sample.solver,), solvers.MAX_ORDER, "sample.solver")
     _check_orders(config.orders)
-    for name in gits_targets.names(config):
-        own = of_target(config, name)
+    for own in (config, *(of_target(config, n) for n in gits_targets.names(config))):
         _check_choices(own.solvers, solvers.MAX_ORDER, "solvers")
         _check_numbers(own)
         _check_nfe(own)

@@ -472,6 +472,11 @@ def test_networks_have_settings_of_their_own():
     config.networks.nfe = (50,)
     with pytest.raises(UserError, match=r"config\.nfe is \(50,\)"):
         pipelines.check(config)
+    # Those of densities are checked where there is none.
+    config = small(densities=(), solvers=("no_such",))
+    config.needs.mine = needed()
+    with pytest.raises(UserError, match="no_such"):
+        pipelines.check(config)
 
 
 @pytest.mark.parametrize(
