@@ -146,6 +146,23 @@ def _settings(theme: Theme) -> Any:
     }
 
 
+def logarithmic(axes: Any, which: str) -> None:
+    """Makes an axis logarithmic, with plain numbers at its powers of ten.
+
+    Figures do not parse mathematics, which matplotlib would write there.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    low, high = sorted(axis.get_view_interval())
+    # Few powers of ten want ticks between.
+    subs = (1.0, 2.0, 5.0) if high < 50 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def text_width(texts: Sequence[str]) -> float:
     """Returns the width of the longest text as a fraction of the figure's."""
     longest = max(map(len, texts), default=0)

@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.canvas import WIDTH, Cast, Look, Theme, canvas, drawable, looks, text_width
+from jaxkd.canvas import (
+    WIDTH,
+    Cast,
+    Look,
+    Theme,
+    canvas,
+    drawable,
+    logarithmic,
+    looks,
+    text_width,
+)
 from jaxkd.statistics import Curve
 
 MOST_NAMED_CLASSES = 20
@@ -138,12 +148,7 @@ def _scale(axes: Any, values: np.ndarray) -> None:
     """Chooses a linear or logarithmic value axis with plain numbers."""
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() / values.min() > 30:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes, "y")
 
 
 def _label_ends(axes: Any, ends: Sequence[_End]) -> None:

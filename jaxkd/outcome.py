@@ -16,8 +16,10 @@ from jaxkd.assess import Findings
 from jaxkd.build import Run, describe_network, student_config
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
 from jaxkd.core.writers import read_metrics, write_json
+from jaxkd.statistics import estimate
 from jaxkd.workdir import RESULTS, read_json
 
 # Training metrics in the results are means over this last part of a student's steps.
@@ -183,8 +185,12 @@ def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
     }
     path = frozen.source / RESULTS
     if path.exists():
-        student = next(iter(read_json(path)["students"].values()))
-        described |= {name: values[0] for name, values in student["last"].items()}
+        last = next(iter(read_json(path)["students"].values()))["last"]
+        if isinstance(frozen.variables, PerSeed):
+            described |= {name: estimate(values).mean for name, values in last.items()}
+            described["by_seed"] = last
+        else:
+            described |= {name: values[0] for name, values in last.items()}
     return described
 
 

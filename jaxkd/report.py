@@ -24,6 +24,7 @@ from jaxkd.statistics import (
     Results,
     Row,
     class_accuracies,
+    estimate,
     learning_curves,
     networks,
     score,
@@ -107,7 +108,9 @@ def table(results: Results) -> list[list[str]]:
     heading = ["", "last", "best", f"last − {reference}", "wins", "steps", "parameters"]
     lines = [heading]
     for name, network in results["frozen"].items():
-        last, count = show(network.get(by)), f"{network['parameters']:,}"
+        values = network.get("by_seed", {}).get(by)
+        last = show(network.get(by) if values is None else estimate(values))
+        count = f"{network['parameters']:,}"
         lines.append([f"{name} ({network['model']})", last, "", "", "", "", count])
     for row in study_rows(results):
         difference = wins = ""

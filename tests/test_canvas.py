@@ -32,6 +32,18 @@ def test_a_plain_reference_is_drawn_as_the_reference():
     assert looks["ce"].color == canvas.LIGHT.ink
 
 
+@pytest.mark.parametrize("span", [(1e-3, 1.0), (2.0, 9.0)])
+def test_logarithmic_axes_have_plain_numbers(tmp_path, span):
+    with canvas.canvas(tmp_path / "figure.png", (4, 3), canvas.LIGHT) as figure:
+        axes = figure.subplots()
+        axes.plot(span, span)
+        canvas.logarithmic(axes, "x")
+        figure.canvas.draw()
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+    numbers = [float(label) for label in labels]
+    assert sum(span[0] <= number <= span[1] for number in numbers) >= 2
+
+
 def luminance(color):
     """Relative luminance of WCAG 2."""
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]

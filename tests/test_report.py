@@ -159,6 +159,15 @@ def test_table_of_several_seeds():
     assert "chosen on the test set" in notes and "last − kd" in notes
 
 
+def test_table_shows_the_spread_of_networks_that_each_seed_has_of_its_own():
+    results = study_results()
+    assistant = {**results["frozen"]["teacher"], "top1": 0.55}
+    assistant["by_seed"] = {"top1": [0.54, 0.55, 0.56]}
+    results["frozen"]["assistant"] = assistant
+    lines = report.format_table(results).splitlines()
+    assert " ".join(lines[4].split()) == "assistant (resnet8) 55.0 ± 0.6 321,348"
+
+
 def test_table_of_one_seed_has_no_errors_and_no_empty_columns():
     text = report.format_table(single_results())
     lines = [line.split() for line in text.splitlines()]

@@ -83,11 +83,11 @@ def make(
         given = {}
     given = {name: share for name, share in given.items() if share}
 
-    def shared(term):
+    def shared(one):
         def run(params, extra, outputs, batch, targets, key):
             del batch, key
             said = [
-                share * term(params, outputs, targets[name])
+                share * one(params, outputs, targets[name])
                 for name, share in given.items()
             ]
             return jnp.sum(jnp.stack(said)), extra
@@ -95,7 +95,7 @@ def make(
         return run
 
     terms = {
-        name: (weight if given else 0.0, shared(_term(name, temperature, form, chunk)))
+        name: (weight if given else 0.0, shared(term(name, temperature, form, chunk)))
         for name, weight in weights.items()
     }
     method = streams.student(
@@ -113,10 +113,13 @@ def make(
     )
 
 
-def _term(
-    name: str, temperature: float, form: Form, chunk: int | None
+def term(
+    name: str, temperature: float, form: Form = "gram", chunk: int | None = None
 ) -> Callable[[Any, Any, Any], jax.Array]:
-    """Returns ``(params, outputs, reference) -> scalar``, one of the terms."""
+    """Returns ``(params, outputs, reference) -> scalar``, one of the terms of ``make``.
+
+    Outputs and reference are dictionaries of ``logits`` and ``features``.
+    """
     rows: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
         "second": lambda s, t: losses.second_order(s, t, form=form),
         "third": lambda s, t: losses.third_order(s, t, form=form, chunk=chunk),
@@ -126,7 +129,7 @@ def _term(
     }
     behind_map = {"first": losses.first_order, "cc": losses.correlation_congruence}
 
-    def term(params, outputs, reference) -> jax.Array:
+    def run(params, outputs, reference) -> jax.Array:
         if name == "kd":
             logits = outputs["logits"], reference["logits"]
             return jnp.mean(losses.kd(*logits, temperature=temperature))
@@ -135,7 +138,7 @@ def _term(
             s = streams.mapped(params, s, t.shape[-1])
         return jnp.mean((behind_map | rows)[name](s, t))
 
-    return term
+    return run
 
 
 def _check_names(weights: Mapping[str, float]) -> None:

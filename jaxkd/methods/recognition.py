@@ -16,7 +16,7 @@ from clu import metrics
 
 from jaxkd import losses
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, canvas, drawable, looks
+from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, canvas, drawable, logarithmic, looks
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Batch, Method, Score, Spec
 from jaxkd.data.mixed_views import reduced
@@ -330,8 +330,8 @@ def _draw_curves(trained: Trained, embeddings, pairs: Pairs) -> None:
                 look = styles[student]
                 line = functools.partial(axes.plot, color=look.color)
                 line(far, tar, linestyle=look.dash, label=drawable(student))
-            axes.set_xscale("log")
             axes.set_xlim(1 / np.sum(~pairs.same), 1)
+            logarithmic(axes, "x")
             axes.set_xlabel("FAR")
             axes.set_ylabel("TAR")
             axes.legend(frameon=False, fontsize=8)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks
+from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, logarithmic, looks
 from jaxkd.pipelines.gits_results import Group
 
 ERROR = "end-point error"
@@ -211,20 +211,3 @@ def _finish(
     if legend:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=7, frameon=False)
-
-
-def logarithmic(axes: Any, which: str) -> None:
-    """Makes an axis logarithmic, with plain numbers at its powers of ten.
-
-    Figures do not parse mathematics, which matplotlib would write there.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    low, high = sorted(axis.get_view_interval())
-    # Few powers of ten want ticks between.
-    subs = (1.0, 2.0, 5.0) if high < 50 * low else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=6))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.canvas import WIDTH, Theme, canvas
+from jaxkd.canvas import WIDTH, Theme, canvas, logarithmic
 from jaxkd.diffusion import geometry, samplers, schedules
 from jaxkd.pipelines import gits_config
-from jaxkd.pipelines.gits_figures import logarithmic
 from jaxkd.pipelines.gits_targets import Target
 
 MOST_DRAWN = 24  # trajectories in one picture

@@ -226,6 +226,10 @@ def test_one_command_trains_teacher_assistants_and_students(chain):
         for seed in (1, 2)
     )
     assert np.abs(one["params"]["fc"]["kernel"] - two["params"]["fc"]["kernel"]).max()
+    told = json.loads((folder / "run" / "assistant" / "results.json").read_text())
+    each = told["students"]["horkd"]["last"]["top1"]
+    assert results["frozen"]["assistant"]["by_seed"]["top1"] == each
+    assert results["frozen"]["assistant"]["top1"] == pytest.approx(sum(each) / 2)
     students = results["students"]
     assert set(students["all"]["train"]) > {"kd", "first", "second", "third", "ce"}
     assert "kd" not in students["ce"]["train"]
@@ -264,3 +268,127 @@ def test_a_teacher_worse_than_its_student_is_refused(chain, tmp_path):
         with pytest.raises(UserError, match=f"worse than .* of '{name}'"):
             train(config, tmp_path / name)
     path.write_text(json.dumps(good))
+
+
+TIED = ResNet(CLASSES, 1, 3, (2, 3), (1, 2))
+JOINT_SPEC = SPEC._replace(network=TIED)
+JOINT = {"strides": (2, 2), "first": 20.0, "second": 25.0, "third": 50.0, "kd": 3.0}
+
+
+def _joint(scene, options, params=None):
+    """Loss, variables and outputs of a student that is its own assistant."""
+    batch, _, _, _, targets = scene
+    method = methods.make("horkd_joint", JOINT_SPEC, JOINT | options)
+    own, extra = jax.jit(method.init)(jax.random.key(2))
+    params = own if params is None else params
+
+    @jax.jit
+    def run(params):
+        outputs, after = method.forward(params, extra, batch, jax.random.key(0))
+        value, aux = method.loss(
+            params, after, outputs, batch, targets, jax.random.key(0), jnp.int32(0)
+        )
+        return value, (outputs, aux.extra, aux.metrics)
+
+    (value, told), slope = jax.value_and_grad(run, has_aux=True)(params)
+    return value, slope, (params, *told)
+
+
+@jax.jit
+def _at_both_sides(student, statistics, batch):
+    """The student's and the assistant's outputs, by the networks themselves."""
+    large = ResNet(CLASSES, 1, 3, (2, 3), (2, 2))
+    variables = {"params": student, **statistics}
+    return [
+        network.apply(variables, batch[reads], train=True, mutable=["batch_stats"])
+        for network, reads in ((TIED, "low"), (large, "image"))
+    ]
+
+
+def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
+    batch, targets = scene[0], scene[4]
+    shares = {"teacher": 0.25, "assistant": 0.75}
+    options = {"shares": shares, "assistant_weight": 2.0, "assistant_ce": 0.5}
+    value, _, (params, _, after, _) = _joint(scene, options)
+    method = methods.make("horkd_joint", JOINT_SPEC, JOINT)
+    start = jax.jit(method.init)(jax.random.key(2))[1]["student"]
+    (small, small_after), (large, large_after) = _at_both_sides(
+        params["student"], start, batch
+    )
+    # One network, two sets of batch statistics.
+    jax.tree.map(np.testing.assert_allclose, after["student"], small_after)
+    jax.tree.map(np.testing.assert_allclose, after["assistant"], large_after)
+
+    def cross_entropy(logits):
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(BATCH), batch["label"]]
+        return -chosen.mean()
+
+    def distance(one, other):
+        rows, wanted = one[1]["pooled"], other[1]["pooled"]
+        same = rows.shape == wanted.shape
+        moved = rows if same else rows @ params["maps"]["5"]
+        return (
+            3 * losses.kd(one[0], other[0], temperature=4.0).mean()
+            + 20 * losses.first_order(moved, wanted).mean()
+            + 25 * losses.second_order(rows, wanted)
+            + 50 * losses.third_order(rows, wanted)
+        )
+
+    teacher = targets["teacher"]["logits"], targets["teacher"]["features"]
+    wanted = (
+        cross_entropy(small[0])
+        + 0.5 * cross_entropy(large[0])
+        + 0.25 * distance(small, teacher)
+        + 0.75 * distance(small, large)
+        + 2.0 * distance(large, teacher)
+    )
+    np.testing.assert_allclose(value, wanted, 1e-4)
+
+
+def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
+    nothing = dict.fromkeys(("kd", "first", "second", "third"), 0.0)
+    alone = {**nothing, "ce_weight": 0.0}
+    _, slope, (params, *_) = _joint(scene, alone)
+    method = methods.make("horkd_joint", JOINT_SPEC, JOINT)
+    start = jax.jit(method.init)(jax.random.key(2))[1]["student"]
+
+    def assistant_ce(student):
+        logits = _at_both_sides(student, start, scene[0])[1][0][0]
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(BATCH), scene[0]["label"]]
+        return -chosen.mean()
+
+    wanted = jax.grad(assistant_ce)(params["student"])
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted)) > 1e-3
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, 1e-4, 1e-6),
+        slope["student"],
+        wanted,
+    )
+    # What the student learns from it is a fixed target.
+    toward = {**alone, "second": 1.0, "assistant_ce": 0.0, "assistant_weight": 0.0}
+    shares = {"teacher": 0.0, "assistant": 1.0}
+    _, slope, _ = _joint(scene, {**toward, "shares": shares})
+    fixed = jax.lax.stop_gradient(
+        _at_both_sides(params["student"], start, scene[0])[1][0][1]["pooled"]
+    )
+
+    def relations(student):
+        rows = _at_both_sides(student, start, scene[0])[0][0][1]["pooled"]
+        return losses.second_order(rows, fixed)
+
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, 1e-4, 1e-6),
+        slope["student"],
+        jax.grad(relations)(params["student"]),
+    )
+
+
+def test_errors_of_a_joint_assistant():
+    with pytest.raises(UserError, match="wanted as many"):
+        methods.make("horkd_joint", JOINT_SPEC, {"strides": (2, 2, 2)})
+    with pytest.raises(UserError, match="other variables"):  # no shortcut at stride 1
+        methods.make("horkd_joint", SPEC, {"strides": (2, 2)})
+    with pytest.raises(UserError, match=r"needs\.teacher"):
+        methods.make("horkd_joint", _spec(), {"strides": (2, 2)})
+    with pytest.raises(UserError, match=">= 0"):
+        methods.make("horkd_joint", JOINT_SPEC, JOINT | {"assistant_weight": -1.0})
