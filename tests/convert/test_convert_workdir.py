@@ -111,6 +111,7 @@ def test_a_converted_network_is_evaluated(
     assert got["top1"] == [pytest.approx(right.mean())]
 
 
+@pytest.mark.slow
 def test_the_members_of_a_study(finished_run, tmp_path):
     """Each student and seed has its own file, with the average of its parameters."""
     folder, _ = finished_run

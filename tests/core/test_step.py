@@ -196,6 +196,7 @@ def test_a_seed_sees_its_own_draw_only(study, name):
     assert np.abs(second[0] - second[1]).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_shared_batches_are_seen_by_all_seeds(frozen, alone):
     network, variables = frozen
     rows = {name: ROWS[name] for name in ("ce", "kd")}
@@ -282,6 +283,7 @@ def test_a_step_that_is_not_finite_is_skipped_by_that_member_alone(
     assert_close(got.params, wanted.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_examples_may_be_given_instead_of_an_index(float32_frozen):
     network, variables = float32_frozen
     groups = tiny.make_study({"kd": Row("kd", 3)}, network, (1,))
@@ -312,6 +314,7 @@ def test_accumulation_changes_nothing_without_batch_norm(float32_frozen):
     assert_close(*seen, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_accumulation_updates_batch_statistics_by_each_part(frozen):
     network, variables = frozen
     groups = tiny.make_study({"ce": ROWS["ce"]}, network, (1,))
@@ -331,6 +334,7 @@ def test_accumulation_updates_batch_statistics_by_each_part(frozen):
     np.testing.assert_allclose(got, mean, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_are_float32_whatever_the_network():
     network, variables = tiny.teacher_of(Net(width=9, dtype=jnp.bfloat16))
     rows = {
@@ -414,6 +418,7 @@ def forward_flops(network, variables):
     return flops(jax.make_jaxpr(network.apply)(variables, images).jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["map", "vmap"])
 def test_the_teacher_is_evaluated_once_however_many_students(float32_frozen, loop):
     one, four, twelve = (

@@ -21,6 +21,7 @@ def bank():
     return key, people, face_images.draw_images(key, rows, SIZE, law), law
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_the_key_its_person_and_its_place(bank):
     key, people, images, law = bank
     fewer = face_images.draw_images(key, np.tile(people, (2, 1)), SIZE, law)

@@ -58,6 +58,7 @@ def test_noise_lies_within_the_small_image():
     assert abs(change.std() - 0.5) < 0.05
 
 
+@pytest.mark.slow
 def test_blur_takes_detail_away():
     plain, blurred = (
         make(sides=(12,), blur=blur, probability=1.0).train(jax.random.key(2), batch())

@@ -190,6 +190,7 @@ def test_operations_and_magnitudes_are_uniform(monkeypatch):
         np.testing.assert_allclose(values.std(), (high - low) / 12**0.5, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_operations_follow_one_another(monkeypatch):
     images, key = random_images(SHAPES["odd"], 28), jax.random.key(4)
     once = jax.jit(lambda: randaugment.randaugment(key, images, ops=1))()
@@ -230,6 +231,7 @@ def test_cutout_of_grey_images_paints_the_luma():
     assert set(np.unique(got)) == {0, luma}
 
 
+@pytest.mark.slow
 def test_batches_of_batches():
     images = random_images(SHAPES["odd"], 12).reshape(2, 6, *SHAPES["odd"])
     keys = jax.random.split(jax.random.key(0))

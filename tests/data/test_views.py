@@ -106,6 +106,7 @@ def test_images_of_a_batch_are_cropped_independently():
     assert (other != ours).any()
 
 
+@pytest.mark.slow
 def test_randaugment_without_operations_is_crop_flip():
     images = random_images(30)
     view = views.build("randaugment", INFO, pad=2, flip=True, ops=0, cutout=0.0)
@@ -150,6 +151,7 @@ def test_weak_and_strong_views_move_independently():
     assert abs(equal - 1 / 18) < 4 * np.sqrt(1 / 18 / 400)
 
 
+@pytest.mark.slow
 def test_strong_views_repeat_by_key_and_differ_by_image():
     images = np.repeat(random_images(1, 16, 16), 40, 0)
     see = jax.jit(views.weak_strong(INFO).train)

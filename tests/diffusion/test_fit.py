@@ -50,6 +50,7 @@ def _error(denoise, x, sigmas):
     return float(jnp.mean(jnp.linalg.norm(ends - exact, axis=1))) / 4
 
 
+@pytest.mark.slow
 def test_fit_beats_its_best_start_on_new_latents(denoise, found):
     new = _latents(1000, 64)
     starts = [

@@ -105,6 +105,7 @@ def digits():
     return denoise, sigmas, run.x
 
 
+@pytest.mark.slow
 def test_digits_trajectories_are_nearly_straight_in_three_dimensions(digits):
     _, sigmas, x = digits
     explained = geometry.explained_variance(x, 3)

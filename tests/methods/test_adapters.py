@@ -136,6 +136,7 @@ def test_fitnet_refuses_what_it_cannot_compare():
         fit(3, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("official", [False, True])
 def test_vid_predicts_every_stage(official):
     seen = once("vid", (("official", official),))()
@@ -303,6 +304,7 @@ def test_reviewkd_rises_over_twenty_units():
     np.testing.assert_allclose(seen.total, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_adapters_and_student_learn_and_the_teacher_does_not(name):
     options = {"ce_weight": 0.0}
@@ -340,6 +342,7 @@ def test_wrong_options_are_refused(name):
         make(name, {"wieght": 1.0})
 
 
+@pytest.mark.slow
 def test_a_sum_is_the_sum_of_its_parts():
     options = {"rld": {"beta": 2.0}, "crd": {"weight": 2.0, **dict(ALL_OTHERS)}}
     both = Once(make("rld+crd+vid", options))()

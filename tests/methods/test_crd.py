@@ -61,6 +61,7 @@ def crd_by_hand(seen, normalizers=None):
     return sum(sides), np.array(constants)
 
 
+@pytest.mark.slow
 def test_crd_contrasts_both_sides_and_remembers():
     study = once("crd", ALL_OTHERS)
     first = study()

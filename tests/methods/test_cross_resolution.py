@@ -137,6 +137,7 @@ def test_errors_of_options():
         adaptation.make_adapted(methods.make("aird", SPEC, {}), "slow")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", adaptation.MODES)
 def test_adapted_statistics(batch, mode):
     """Against the moments of what the first batch norm is shown."""
@@ -187,6 +188,10 @@ def test_one_sided_batches_are_noticed():
     rng = np.random.default_rng(0)
     assert not adaptation.is_one_sided(rng.integers(0, 100, 250), 100)
     assert adaptation.is_one_sided(rng.integers(0, 6, 250), 100)
+    # Six classes by a classifier that is right once in three times.
+    right, wrong = rng.integers(0, 6, 250), rng.integers(0, 100, 250)
+    weak = np.where(rng.random(250) < 1 / 3, right, wrong)
+    assert len(np.unique(weak)) > 60 and adaptation.is_one_sided(weak, 100)
     assert not adaptation.is_one_sided(np.arange(3), 100)
 
 

@@ -83,6 +83,7 @@ def test_evaluation_counts_each_image_where_it_is_defined():
     np.testing.assert_allclose(found["flagged"], marked[2].mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_does_not_count():
     batch = make_batch()
     outputs = make_outputs(batch)
@@ -163,6 +164,7 @@ def test_the_official_step_is_traced():
         assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.slow
 def test_a_backbone_is_loaded(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     zoo = pytest.importorskip("torch_defi")
@@ -215,6 +217,7 @@ def findings(tmp_path_factory):
     return defi_assess.assess(trained), folder
 
 
+@pytest.mark.slow
 def test_findings(findings):
     found, folder = findings
     scores = found.scores["a"]

@@ -67,6 +67,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_loss_is_the_weighted_sum_of_the_published_terms(case):
     weight, options, formula = CASES[case]
@@ -94,6 +95,7 @@ def test_stages_are_paired_from_the_deepest(name):
     np.testing.assert_allclose(seen.metrics[name], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_student_learns_and_the_teacher_does_not(name):
     _, outputs, targets = once(name, (("ce_weight", 0.0),)).gradients()

@@ -275,23 +275,20 @@ JOINT_SPEC = SPEC._replace(network=TIED)
 JOINT = {"strides": (2, 2), "first": 20.0, "second": 25.0, "third": 50.0, "kd": 3.0}
 
 
-def _joint(scene, options, params=None):
-    """Loss, variables and outputs of a student that is its own assistant."""
+def _joint(scene, options):
+    """Variables of a student that is its own assistant, and its loss as a function."""
     batch, _, _, _, targets = scene
     method = methods.make("horkd_joint", JOINT_SPEC, JOINT | options)
-    own, extra = jax.jit(method.init)(jax.random.key(2))
-    params = own if params is None else params
+    params, extra = jax.jit(method.init)(jax.random.key(2))
 
-    @jax.jit
     def run(params):
         outputs, after = method.forward(params, extra, batch, jax.random.key(0))
         value, aux = method.loss(
             params, after, outputs, batch, targets, jax.random.key(0), jnp.int32(0)
         )
-        return value, (outputs, aux.extra, aux.metrics)
+        return value, aux.extra
 
-    (value, told), slope = jax.value_and_grad(run, has_aux=True)(params)
-    return value, slope, (params, *told)
+    return params, extra["student"], run
 
 
 @jax.jit
@@ -309,9 +306,8 @@ def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
     batch, targets = scene[0], scene[4]
     shares = {"teacher": 0.25, "assistant": 0.75}
     options = {"shares": shares, "assistant_weight": 2.0, "assistant_ce": 0.5}
-    value, _, (params, _, after, _) = _joint(scene, options)
-    method = methods.make("horkd_joint", JOINT_SPEC, JOINT)
-    start = jax.jit(method.init)(jax.random.key(2))[1]["student"]
+    params, start, run = _joint(scene, options)
+    value, after = jax.jit(run)(params)
     (small, small_after), (large, large_after) = _at_both_sides(
         params["student"], start, batch
     )
@@ -345,12 +341,12 @@ def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
     np.testing.assert_allclose(value, wanted, 1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
     nothing = dict.fromkeys(("kd", "first", "second", "third"), 0.0)
     alone = {**nothing, "ce_weight": 0.0}
-    _, slope, (params, *_) = _joint(scene, alone)
-    method = methods.make("horkd_joint", JOINT_SPEC, JOINT)
-    start = jax.jit(method.init)(jax.random.key(2))[1]["student"]
+    params, start, run = _joint(scene, alone)
+    slope = jax.jit(jax.grad(run, has_aux=True))(params)[0]
 
     def assistant_ce(student):
         logits = _at_both_sides(student, start, scene[0])[1][0][0]
@@ -367,7 +363,8 @@ def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
     # What the student learns from it is a fixed target.
     toward = {**alone, "second": 1.0, "assistant_ce": 0.0, "assistant_weight": 0.0}
     shares = {"teacher": 0.0, "assistant": 1.0}
-    _, slope, _ = _joint(scene, {**toward, "shares": shares})
+    run = _joint(scene, {**toward, "shares": shares})[2]
+    slope = jax.jit(jax.grad(run, has_aux=True))(params)[0]
     fixed = jax.lax.stop_gradient(
         _at_both_sides(params["student"], start, scene[0])[1][0][1]["pooled"]
     )

@@ -79,6 +79,7 @@ def test_loss_by_hand():
         )
 
 
+@pytest.mark.slow
 def test_disturbances():
     rng = np.random.default_rng(0)
     volume = jnp.asarray(rng.integers(-1000, 400, (2, 7, 4, 4)), jnp.int16)

@@ -74,6 +74,7 @@ def gap(a, b):
     return np.mean(1 - (a * b).sum(1))
 
 
+@pytest.mark.slow
 def test_metric_learning_adds_up(batch):
     weights = {"direction": 2.0, "distance": 3.0, "angle": 5.0, "kd": 7.0}
     options = {"labels": "arcface", "margin": 0.3, "scale": 8.0, **weights}
@@ -136,6 +137,7 @@ def test_embeddings_of_other_widths(batch):
         run("metric_learning", batch, {"direction": 1.0}, teacher=wide)
 
 
+@pytest.mark.slow
 def test_ipn_adds_up(batch):
     teacher = build("embed8_wavelets", width=4, **TINY)
     options = {"margin": 0.3, "scale": 8.0, "direction": 2.0, "wavelet": 3.0}
@@ -164,6 +166,7 @@ def test_ipn_refuses_maps_of_other_shapes(batch):
         run("ipn", batch, {}, teacher=other)
 
 
+@pytest.mark.slow
 def test_at_plus_adds_up(batch):
     options = {"attention": 2.0, "features": 3.0, "kd": 5.0, "regression": 7.0}
     value, metrics, outputs, taught, params = run(

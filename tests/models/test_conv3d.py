@@ -25,6 +25,7 @@ def plain(volumes, kernel, strides, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "size", "kernel", "strides", "pad"), CASES)
 def test_value_and_gradients(channels, size, kernel, strides, pad):
     rng = np.random.default_rng(0)
@@ -52,6 +53,7 @@ def test_layer_refuses_what_it_cannot_do():
         layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 4, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 5, 6), (1, 2, 3)])
 def test_max_pool(size):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, *size, 3)), jnp.float32)

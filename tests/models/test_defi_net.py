@@ -47,6 +47,7 @@ def test_parameters_of_the_official_configuration():
     assert sum(parts.values()) == 2_822_958
 
 
+@pytest.mark.slow
 def test_presets_grow():
     tiny, small, full = (
         sum(sizes(f"defi_net{name}").values()) for name in ("_tiny", "_small", "")
@@ -158,12 +159,14 @@ def shapes(size, **options):
     return logits.shape, features["edge"].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"stem_stride": 2}, {"noise": "srm"}])
 @pytest.mark.parametrize("size", [(64, 64), (41, 67), (8, 9)])
 def test_images_of_any_size(size, options):
     assert shapes(size, **options) == ((2, *size, 1),) * 2
 
 
+@pytest.mark.slow
 def test_switches_leave_out_their_part():
     whole = sizes("defi_net_tiny")
     assert sizes("defi_net_tiny", pyramid="plain")["dfpl"] < whole["dfpl"] / 3

@@ -68,6 +68,7 @@ def shapes(network):
     return jax.eval_shape(network.init, jax.random.key(0), images, jnp.zeros(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts(name):
     network = edm.build(name)

@@ -95,6 +95,7 @@ def test_feature_shapes(name):
     assert shapes == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_half_precision_stays_inside(name):
     network = models.build(name, 10, dtype=jnp.bfloat16)

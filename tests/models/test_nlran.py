@@ -155,6 +155,7 @@ def test_attention_module_is_that_of_torch(extra_skips):
         np.testing.assert_allclose(first(mask), wanted[1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_skips_matter():
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 6, 6, 6, 8)))
@@ -222,6 +223,7 @@ def test_non_local_block_refuses_what_does_not_fit():
         )
 
 
+@pytest.mark.slow
 def test_kinds_of_masks():
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(5).normal(size=(1, 4, 4, 4, 8)))

@@ -264,6 +264,7 @@ def test_a_fit_is_worse_only_beyond_the_paired_error():
     assert worse.worse and worse.rival == "gits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", gits_targets.DENSITIES)
 def test_moments_of_a_density_are_those_of_its_denoiser(name):
     """Far away a denoiser tells the mean, and then the covariance."""
