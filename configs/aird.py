@@ -5,7 +5,8 @@
 The data, the teacher and the few labelled images of configs/horkd.py. Trains three
 students per seed (cross entropy, KD, AIRD) and tests each as it is and with batch
 normalisation that adapts to the test images: plain, disturbed, and disturbed and sorted
-by class. No download. The full run has not been made here; its weights are guesses.
+by class. No download; its weights are guesses. docs/cross_resolution.md says what came
+out.
 
     configs/aird.py:quick            one seed, few steps: a look at how it works
 """

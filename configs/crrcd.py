@@ -4,7 +4,8 @@
 
 The data, the teacher and the few labelled images of configs/horkd.py. Trains five
 students per seed: cross entropy, KD, HORKD's orders 1-3, and relational contrast alone
-and with KD. No download. The full run has not been made here; its weights are guesses.
+and with KD. No download; its weights are guesses. docs/cross_resolution.md says what
+came out.
 
     configs/crrcd.py:quick           one seed, few steps: a look at how it works
 """

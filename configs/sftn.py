@@ -4,7 +4,7 @@
 
 The data and the few labelled images of configs/horkd.py. Trains the teacher twice, as
 usual and with branches that are the later stages of the student, and students by KD and
-by relations from either. No download. The full run has not been made here.
+by relations from either. No download. docs/cross_resolution.md says what came out.
 
     configs/sftn.py:quick            one seed, few steps: a look at how it works
 """

@@ -73,6 +73,7 @@ def by_hand(workdir, path, name, seed):
     return (logits.argmax(1) == labels).mean(), loss
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_kind(finished_run, tmp_path):
     workdir, _ = finished_run
     path = write_squares(tmp_path / "others.npz", train=16, test=33, seed=5)

@@ -94,6 +94,7 @@ def test_the_teacher_in_a_run(teacher, converted, squares_run, tmp_path):
     np.testing.assert_allclose(ours, wanted, atol=2e-5 * np.std(wanted))
 
 
+@pytest.mark.slow
 def test_a_converted_network_is_evaluated(
     teacher, converted, squares, squares_run, tmp_path
 ):

@@ -296,6 +296,7 @@ def test_examples_may_be_given_instead_of_an_index(float32_frozen):
     assert_close(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing_without_batch_norm(float32_frozen):
     plain = Net(norm=False)
     rows = {

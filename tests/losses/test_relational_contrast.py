@@ -51,6 +51,7 @@ def test_instance_contrast():
     assert (losses.instance_contrast(s, t, 0 * LABELS) == 0).all()
 
 
+@pytest.mark.slow
 def test_contrast_prefers_the_teachers_own_arrangement():
     s, t = _rows()
     for loss in (

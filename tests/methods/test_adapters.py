@@ -158,6 +158,7 @@ def test_vid_predicts_every_stage(official):
     check_total(seen, "vid", term)
 
 
+@pytest.mark.slow
 def test_vids_variance_is_per_channel_and_trained():
     study = once("vid", (("official", False),))
     rho = study.start[0]["vid"]["pair1"]["rho"]

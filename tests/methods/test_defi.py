@@ -237,6 +237,7 @@ def test_findings(findings):
             assert (folder / name).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_robustness_is_over_the_whole_grid(findings):
     from jaxkd.data import perturb
 

@@ -83,6 +83,7 @@ def test_loss_is_the_weighted_sum_of_the_published_terms(case):
     assert set(seen.extra) == {"student"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("at", "nst"))
 def test_stages_are_paired_from_the_deepest(name):
     method = Once(make(name, teacher=SHALLOW), teacher=SHALLOW)

@@ -104,6 +104,7 @@ def _arcface(cosines, labels):
     return losses.arcface(cosines, labels, margin=0.3, scale=8.0).mean()
 
 
+@pytest.mark.slow
 def test_relations_alone(batch):
     options = {"labels": "none", "distance": 1.0, "angle": 2.0}
     value, metrics, *_ = run("metric_learning", batch, options)

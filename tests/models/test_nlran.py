@@ -34,6 +34,7 @@ def sizes(name, shape=SHAPE, **options):
     }
 
 
+@pytest.mark.slow
 def test_parameters_of_the_full_network():
     parts = sizes("nlran56")
     assert parts["stage1_attention"] == 467_968

@@ -367,6 +367,7 @@ def test_a_model_of_the_user_end_to_end(model_file, tmp_path):
         assert image.size == (140, 140)  # 64 pixels each, 4 around
 
 
+@pytest.mark.slow
 def test_a_model_of_the_user(model_file):
     config = load_config_file().get_config(f"edm,{model_file}")
     pipelines.check(config)
