@@ -45,8 +45,10 @@ def make(
     """Makes a student of one of the two stages.
 
     The generative stage is ``losses.relative_error`` of the tapped features, behind a
-    linear map of channels; it needs the run ``generator``. The discriminative one is
-    ``ce_weight * CE + kd * KD + contrast * L``; it needs the run ``teacher``.
+    linear map of channels and with each channel centred over the batch (the generator's
+    scaled, too), so that a constant has an error of 1; it needs the run ``generator``.
+    The discriminative one is ``ce_weight * CE + kd * KD + contrast * L``; it needs the
+    run ``teacher``.
 
     Args:
       spec: the run.
@@ -104,6 +106,14 @@ def make(
     )
 
 
+def _centred(x: jax.Array, scaled: bool = False) -> jax.Array:
+    """Takes each channel's mean over batch and places away; what is constant is no sign
+    of the image, and would be learned first."""
+    axes = tuple(range(x.ndim - 1))
+    x = x - x.mean(axes)
+    return x / (x.std(axes) + 1e-6) if scaled else x
+
+
 def _generative(spec: Spec, tap: str, generator_tap: str) -> Method:
     generator = distillation.require(spec, "generator", "gdrd")
     name = "generative"
@@ -113,7 +123,8 @@ def _generative(spec: Spec, tap: str, generator_tap: str) -> Method:
         s = outputs["features"][tap]
         t = targets["generator"]["features"][generator_tap]
         t = losses.adaptive_average_pool(t, s.shape[1:3])
-        value = losses.relative_error(streams.mapped(params, s, t.shape[-1]), t)
+        s = streams.mapped(params, s, t.shape[-1])
+        value = losses.relative_error(_centred(s), _centred(t, scaled=True))
         return value, Aux(extra, {name: value})
 
     targets = {"generator": classification.frozen_outputs(generator, "generator")}
