@@ -50,26 +50,23 @@ def get_config(arg: str = "") -> ConfigDict:
     return variants[variant](*options)
 
 
-def few_labels() -> ConfigDict:
+def few_labels(
+    name: str = "horkd",
+    epochs: float = recipes.EPOCHS,
+    assistant_epochs: float = recipes.ASSISTANT_EPOCHS,
+    teacher_epochs: float = recipes.TEACHER_EPOCHS,
+) -> ConfigDict:
     """A teacher of 10,000 images; students with 15 labelled images per class."""
-    config = recipes.glyphs("horkd")
-    config.needs.assistant = recipes.assistant(config)
-    config.students = configs.rows(recipes.horkd_rows())
+    config = recipes.glyphs(name, epochs, teacher_epochs)
+    config.needs.assistant = recipes.assistant(config, epochs=assistant_epochs)
+    config.students = configs.rows(recipes.horkd_rows(recipes.fading(epochs)))
     config.reference = "kd"
     return config
 
 
 def long() -> ConfigDict:
     """The same with longer training."""
-    config = recipes.glyphs(
-        "horkd-long", recipes.LONG_EPOCHS, recipes.LONG_TEACHER_EPOCHS
-    )
-    config.needs.assistant = recipes.assistant(
-        config, epochs=recipes.LONG_ASSISTANT_EPOCHS
-    )
-    config.students = configs.rows(recipes.horkd_rows(fade=recipes.LONG_FADE))
-    config.reference = "kd"
-    return config
+    return few_labels("horkd-long", *recipes.LONG)
 
 
 def hr_small() -> ConfigDict:

@@ -18,13 +18,19 @@ SIDES = (4, 5, 6, 8, 12)
 SEEDS = (1, 2, 3)
 PER_CLASS = 15
 EPOCHS, ASSISTANT_EPOCHS, TEACHER_EPOCHS = 32.0, 20.0, 6.0
-LONG_EPOCHS, LONG_ASSISTANT_EPOCHS, LONG_TEACHER_EPOCHS = 60.0, 40.0, 8.0
-FADE = (0.8 * EPOCHS, EPOCHS)
-LONG_FADE = (0.8 * LONG_EPOCHS, LONG_EPOCHS)
+LONG = 60.0, 40.0, 8.0  # of the same three
 # What cross entropy alone likes best, so all take it. With a shorter warm-up some seeds
 # of it fail.
 STUDENT_DECAY, STUDENT_WARMUP = 5e-3, 5.0
 ORDERS = {"first": 20.0, "second": 25.0, "third": 50.0}
+
+
+def fading(epochs: float) -> tuple[float, float]:
+    """Returns the last fifth of a training, in which what teachers say fades out."""
+    return 0.8 * epochs, epochs
+
+
+FADE = fading(EPOCHS)
 
 
 def glyphs(
@@ -86,7 +92,7 @@ def assistant(
         need.method = "horkd"
         need.model = ConfigDict(model or {"name": "lowres_assistant", "view": "low"})
         need.loss = ConfigDict(
-            {"kd": 3.0, **ORDERS, "fade": (0.8 * epochs, epochs)}
+            {"kd": 3.0, **ORDERS, "fade": fading(epochs)}
             | ({"start_from": start_from} if start_from else {})
         )
         need.duration = need.eval_every = need.checkpoint_every = epochs

@@ -13,7 +13,7 @@ SHOWN = {
     "sftn": "Accuracy by resolution",
     "gdrd": "Accuracy by resolution",
     "ipn": "One image of each pair reduced to a side",
-    "at_plus": "accuracy",
+    "at_plus": "at_plus+kd",
 }
 
 

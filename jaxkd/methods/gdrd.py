@@ -107,8 +107,10 @@ def make(
 
 
 def _centred(x: jax.Array, scaled: bool = False) -> jax.Array:
-    """Takes each channel's mean over batch and places away; what is constant is no sign
-    of the image, and would be learned first."""
+    """Takes away each channel's mean over batch and places.
+
+    What is the same for all images tells nothing of them, and would be learned first.
+    """
     axes = tuple(range(x.ndim - 1))
     x = x - x.mean(axes)
     return x / (x.std(axes) + 1e-6) if scaled else x

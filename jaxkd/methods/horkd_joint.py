@@ -103,7 +103,8 @@ def make(
         warmup=warmup,
         fade=fade,
     )
-    method = _joined(method, network, teacher.reads)
+    init, forward = _joined(method.init, method.forward, network, teacher.reads)
+    method = method._replace(init=init, forward=forward)
     return streams.with_maps(method, spec, spec.frozen)._replace(
         assess=resolution.curve(spec, tuple(curve))
     )
@@ -134,14 +135,9 @@ def _assistant(spec: Spec, strides: tuple[int, ...], reads: str) -> nn.Module:
     return network
 
 
-def _joined(method: Method, network: nn.Module, reads: str) -> Method:
-    init, forward = _functions(method.init, method.forward, network, reads)
-    return method._replace(init=init, forward=forward)
-
-
 # Cached, so that students which differ in their weights share one compiled body.
 @functools.cache
-def _functions(
+def _joined(
     init: Callable, forward: Callable, network: nn.Module, reads: str
 ) -> tuple[Callable, Callable]:
     def init_both(key: jax.Array) -> tuple[Params, Extra]:
