@@ -55,6 +55,12 @@ DARK = Theme(
 )
 
 
+def themes(path: Path) -> Iterator[tuple[Path, Theme]]:
+    """Returns the files of a figure, ``path`` without ``.png``, and their themes."""
+    yield path.with_name(f"{path.name}.png"), LIGHT
+    yield path.with_name(f"{path.name}-dark.png"), DARK
+
+
 class Cast(NamedTuple):
     """The students of a run, of whom two may have a part of their own.
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ def predict_files(
     topk = min(5, info.num_classes) if topk is None else topk
     if not 1 <= topk <= info.num_classes:
         raise UserError(f"--topk is {topk}, wanted 1 to {info.num_classes}.")
-    files = list(_find(inputs))
+    files = list(folder.find(inputs))
     classify = _classifier(workdir, info, student, seed, use)
     predictions = []
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
@@ -108,26 +108,6 @@ def _classifier(
         return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
 
     return classify
-
-
-def _find(inputs: Sequence[str]) -> Iterator[Path]:
-    if not inputs:
-        raise UserError("--mode=predict needs --inputs, image files or folders.")
-    for path in map(Path, inputs):
-        if path.is_dir():
-            found = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in folder.SUFFIXES
-            )
-            if not found:
-                raise UserError(
-                    f"{path} holds no image files, wanted some of "
-                    f"{', '.join(sorted(folder.SUFFIXES))}."
-                )
-            yield from found
-        elif path.is_file():
-            yield path
-        else:
-            raise UserError(f"--inputs: {path} does not exist.")
 
 
 def _read(path: Path, info: Info) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd import figures
-from jaxkd.canvas import DARK, DPI, LIGHT, Cast, Theme
+from jaxkd.canvas import DPI, Cast, Theme, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.statistics import (
@@ -381,8 +381,8 @@ def _levels(results: Results) -> dict[str, float]:
 def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Picture:
     """Draws a figure for light and dark pages and embeds both."""
     (folder / "figures").mkdir(exist_ok=True)
-    for suffix, theme in ("", LIGHT), ("-dark", DARK):
-        job(folder / "figures" / f"{name}{suffix}.png", theme)
+    for path, theme in themes(folder / "figures" / name):
+        job(path, theme)
     return drawn(folder, name)
 
 

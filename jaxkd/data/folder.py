@@ -4,6 +4,7 @@ The class names are the sorted names of the folders in ``train``.
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,32 @@ from jaxkd.data.source import Dataset, Example, Info
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 TEST_FOLDERS = ("val", "test")
+
+
+def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
+    """Lists image files: those that are named, and all below the folders named.
+
+    Args:
+      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``.
+
+    Raises:
+      UserError: if nothing is named, there is no such path, or a folder holds no image.
+    """
+    paths = [Path(path) for path in inputs]
+    if not paths:
+        raise UserError("--mode=predict needs --inputs, image files or folders.")
+    for path in paths:
+        if path.is_file():
+            yield path
+            continue
+        if not path.is_dir():
+            raise UserError(f"--inputs: {path} does not exist.")
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(
+                f"{path} holds no image files, wanted some of {', '.join(SUFFIXES)}."
+            )
+        yield from found
 
 
 class FolderSource:

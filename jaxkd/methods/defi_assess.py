@@ -1,6 +1,5 @@
 """What is found out about localisers after training: methods, transfer, robustness."""
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
+from jaxkd.canvas import themes
 from jaxkd.data import inpainted, perturb
 from jaxkd.data.source import Source
 from jaxkd.methods import defi_figures
@@ -43,13 +43,10 @@ def assess(trained: Trained) -> Findings:
     sweep = _sweep(trained, groups)
     folder, shown = trained.folder, _examples(groups)
     first = next(iter(maps.values()))[0]
-    defi_figures.write(
-        functools.partial(defi_figures.examples, truth=truth, maps=first, rows=shown),
-        folder / "localization",
-    )
-    defi_figures.write(
-        functools.partial(defi_figures.robustness, sweep=sweep), folder / "robustness"
-    )
+    for path, theme in themes(folder / "localization"):
+        defi_figures.examples(path, theme, truth=truth, maps=first, rows=shown)
+    for path, theme in themes(folder / "robustness"):
+        defi_figures.robustness(path, theme, sweep=sweep)
     return Findings(
         scores={
             student: _summary(runs, maps[student], truth, groups)

@@ -1,18 +1,12 @@
 """Figures of localisers: what they mark, and how it fades under disturbances."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, Theme, canvas, drawable, looks
+from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks
 from jaxkd.data import perturb
-
-
-def write(draw: Callable[..., None], path: Path) -> None:
-    """Draws a figure for light and for dark pages; ``path`` is without ``.png``."""
-    draw(path.with_name(f"{path.name}.png"), LIGHT)
-    draw(path.with_name(f"{path.name}-dark.png"), DARK)
 
 
 def examples(

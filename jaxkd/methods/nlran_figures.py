@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.assess import Figure
-from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, Theme, canvas, drawable, looks
+from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks, themes
 from jaxkd.metrics import heatmaps
 
 SCANS = 6  # shown in the montage
@@ -23,8 +23,8 @@ def robustness(
       robust: student -> disturbance -> AUC of each seed.
       plain: the disturbance that is none.
     """
-    for suffix, theme in (("", LIGHT), ("-dark", DARK)):
-        _draw_robustness(folder / f"ct_robustness{suffix}.png", robust, theme)
+    for path, theme in themes(folder / "ct_robustness"):
+        _draw_robustness(path, robust, theme)
     caption = (
         f"Mean and standard deviation over seeds; the first place is for scans {plain}."
     )
@@ -70,8 +70,7 @@ def montage(
       classes: of the same scans.
     """
     chosen = np.linspace(0, len(classes) - 1, min(SCANS, len(classes))).astype(int)
-    for suffix, theme in (("", LIGHT), ("-dark", DARK)):
-        path = folder / f"ct_heatmaps{suffix}.png"
+    for path, theme in themes(folder / "ct_heatmaps"):
         _draw_montage(path, maps, fields, classes, chosen, theme)
     caption = (
         f"First seed of {student}; of each scan the slice with most of its lesions, "

@@ -16,7 +16,7 @@ from clu import metrics
 
 from jaxkd import losses
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, canvas, drawable, logarithmic, looks
+from jaxkd.canvas import WIDTH, Cast, canvas, drawable, logarithmic, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Batch, Method, Score, Spec
 from jaxkd.data.mixed_views import reduced
@@ -321,9 +321,8 @@ def _draw_curves(trained: Trained, embeddings, pairs: Pairs) -> None:
         rows = embeddings[student, members[0].seed]
         cosines = verification.cosine_scores(rows, pairs.first, pairs.second)
         curves[student] = verification.roc(cosines, pairs.same)[:2]
-    for suffix, theme in (("", LIGHT), ("-dark", DARK)):
+    for path, theme in themes(trained.folder / "verification"):
         styles = looks(Cast(list(curves), None, None), theme)
-        path = trained.folder / f"verification{suffix}.png"
         with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
             axes = figure.subplots()
             for student, (far, tar) in curves.items():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import DARK, LIGHT, WIDTH, Cast, Theme, canvas, drawable, looks
+from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
 from jaxkd.data import degrade
@@ -57,8 +57,7 @@ def _curve(sides: tuple[int, ...], kernel: str, reads: str, own: int):
             }
             for student, members in students.items()
         }  # fmt: skip
-        for suffix, theme in (("", LIGHT), ("-dark", DARK)):
-            path = trained.folder / f"{NAME}{suffix}.png"
+        for path, theme in themes(trained.folder / NAME):
             _draw(path, theme, scores, sides, own)
         caption = (
             f"Test images reduced to each side ({kernel}) and brought to the "

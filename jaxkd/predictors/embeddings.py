@@ -1,7 +1,7 @@
 """Embeds people's own images: nearest neighbours, and verification of pairs."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def predict(
       UserError: if an input is missing or no image, the run is unknown or has no
         embedding, or a pair names another image.
     """
-    files = list(_find(inputs))
+    files = list(folder.find(inputs))
     asked = None if pairs is None else _read_pairs(pairs, files)
     most = len(files) - 1
     if not 0 <= neighbours <= most:
@@ -164,24 +164,6 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
     top, left = ((length - least) // 2 for length in image.shape[:2])
     middle = image[top : top + least, left : left + least]
     return images.resize(middle, (side, side))
-
-
-def _find(inputs: Sequence[Path]) -> Iterator[Path]:
-    if not inputs:
-        raise UserError("Embedding needs --inputs, image files or folders.")
-    for path in map(Path, inputs):
-        if path.is_dir():
-            found = [p for p in path.rglob("*") if p.suffix.lower() in folder.SUFFIXES]
-            if not found:
-                raise UserError(
-                    f"{path} holds no image files, wanted some of "
-                    f"{', '.join(folder.SUFFIXES)}."
-                )
-            yield from sorted(found)
-        elif path.is_file():
-            yield path
-        else:
-            raise UserError(f"--inputs: {path} does not exist.")
 
 
 def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +109,7 @@ def predict(
         "tile": lambda image: tiled(image, classify, window, overlap),
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
-    files = _named(list(_find(inputs)))
+    files = _named(list(folder.find(inputs)))
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
     readings = [
@@ -207,22 +207,6 @@ def _classifier(workdir: Path, info, student: str, seed: int | None, use: str):
         return np.asarray(forward(jnp.asarray(padded)))[: len(images)]
 
     return classify
-
-
-def _find(inputs: Sequence[Path]) -> Iterator[Path]:
-    for path in map(Path, inputs):
-        if path.is_file():
-            yield path
-            continue
-        found = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in folder.SUFFIXES
-        )
-        if not found:
-            raise UserError(
-                f"{path} holds no image files, wanted some of "
-                f"{', '.join(sorted(folder.SUFFIXES))}."
-            )
-        yield from found
 
 
 def _named(files: Sequence[Path]) -> dict[str, Path]:

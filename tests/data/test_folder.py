@@ -107,3 +107,11 @@ def test_files_between_the_class_folders(root):
     (root / "train" / "readme.md").write_text("")
     with pytest.raises(UserError, match=r"readme.md is not a folder"):
         folder.load(str(root))
+
+
+def test_find_takes_files_as_they_come_and_folders_in_order(root, tmp_path):
+    named = tmp_path / "no_suffix"
+    named.touch()
+    below = sorted(p for p in (root / "train").rglob("*.png"))
+    assert len(below) > 1
+    assert list(folder.find([named, str(root / "train")])) == [named, *below]
