@@ -195,7 +195,7 @@ def sftn_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
 def gdrd(
     config: ConfigDict,
     generator_epochs: float = 6.0,
-    epochs: float = ASSISTANT_EPOCHS,
+    epochs: float = 40.0,
 ) -> ConfigDict:
     """Adds GDRD's generative teacher and the backbones that learn from it.
 
@@ -217,8 +217,10 @@ def gdrd(
     backbone.loss = ConfigDict({"stage": "generative"})
     backbone.needs = ConfigDict({"generator": configs.needed(generator)})
     backbone.duration = backbone.eval_every = backbone.checkpoint_every = epochs
-    # By SGD at the students' rate it predicts a constant within a hundred steps.
-    backbone.optim.update({"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4})
+    # By SGD at the students' rate it predicts a constant within a hundred steps; by
+    # AdamW at a tenth of this rate, over 20 epochs, it explains too little of the
+    # features to beat a random backbone.
+    backbone.optim.update({"name": "adamw", "lr": 2e-2, "weight_decay": 1e-4})
     config.needs.backbone = configs.needed(backbone)
     return config
 
