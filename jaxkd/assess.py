@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from jaxkd.canvas import Cast
 from jaxkd.core import sharding
 from jaxkd.core.types import Batch, Extra, Method, Outputs, Params, TrainState
 from jaxkd.data import pipeline
@@ -53,6 +54,7 @@ class Trained(NamedTuple):
       view: likewise.
       batch_size: of ``batches``.
       folder: for figures, ``figures/`` of the run.
+      cast: all students of the run, as its other figures draw them.
     """
 
     method: Method
@@ -62,6 +64,7 @@ class Trained(NamedTuple):
     view: View
     batch_size: int
     folder: Path
+    cast: Cast
 
     def batches(
         self,
@@ -177,6 +180,7 @@ def assess(run: "Run", state: Mapping[str, TrainState], workdir: Path) -> Findin
                 view=run.view,
                 batch_size=run.config.eval_batch_size,
                 folder=folder,
+                cast=run.cast,
             )
         )
         for function, mine in members.items()

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxkd import data, methods, models
+from jaxkd.canvas import Cast, cast_students
 from jaxkd.core import config as configs
 from jaxkd.core import optim, sharding
 from jaxkd.core.errors import UserError
@@ -53,6 +54,15 @@ class Run(NamedTuple):
     groups: tuple[Group, ...]
     steps_per_unit: float
     steps: int
+
+    @property
+    def cast(self) -> Cast:
+        """The students' parts in figures."""
+        methods = {
+            student.name: student_config(self.config, student.name).method
+            for student in self.students
+        }
+        return cast_students(methods, self.config.reference or None)
 
     @property
     def settings(self) -> Settings:

@@ -7,7 +7,7 @@ follow Okabe and Ito's palette for colour vision deficiencies (Wong, Nature Meth
 2011).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 DPI = 160
 WIDTH = 9.0  # inches, of all figures but the confusion matrix
+# What the student trained without a teacher, or its method, is called.
+PLAIN = ("ce", "supervised")
 
 
 class Theme(NamedTuple):
@@ -74,6 +76,20 @@ class Cast(NamedTuple):
     names: Sequence[str]
     reference: str | None
     plain: str | None
+
+
+def cast_students(students: Mapping[str, str], reference: str | None) -> Cast:
+    """Gives the students of a run their parts.
+
+    Args:
+      students: name -> method, in the order of the configuration.
+      reference: the one that the others are compared with; None if there is none.
+    """
+    plain = None
+    if len(students) > 1:  # a student trained alone needs no look of its own
+        called = ((name, {name, method}) for name, method in students.items())
+        plain = next((name for name, words in called if words & set(PLAIN)), None)
+    return Cast(list(students), reference, plain)
 
 
 class Look(NamedTuple):

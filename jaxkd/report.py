@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd import figures
-from jaxkd.canvas import DPI, Cast, Theme, themes
+from jaxkd.canvas import DPI, Theme, cast_students, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.statistics import (
@@ -31,9 +31,6 @@ from jaxkd.statistics import (
     study_rows,
     worst_classes,
 )
-
-# What the student trained without a teacher, or its method, is called.
-PLAIN = ("ce", "supervised")
 
 
 def digits(results: Results) -> int:
@@ -311,7 +308,9 @@ def _draw(
     """Draws the figures for which there are data."""
     metrics, names = read_metrics(folder), [row.name for row in rows]
     jobs: dict[str, Callable[[Path, Theme], None]] = {}
-    cast, levels = _cast(results, rows), _levels(results)
+    methods = {row.name: row.method for row in rows}
+    cast = cast_students(methods, results.get("reference"))
+    levels = _levels(results)
     scale, label = _scale(results), _label(results)
     if len(rows) * len(results["seeds"]) > 1:
         jobs["final"] = partial(
@@ -359,13 +358,6 @@ def _class_figures(
         "classes": partial(figures.class_accuracies, accuracies=shares, names=names),
         "confusion": partial(figures.confusion, counts=counts, names=names),
     }
-
-
-def _cast(results: Results, rows: Sequence[Row]) -> Cast:
-    plain = None
-    if len(rows) > 1:  # a student trained alone needs no look of its own
-        plain = next((r.name for r in rows if {r.name, r.method} & set(PLAIN)), None)
-    return Cast([row.name for row in rows], results.get("reference"), plain)
 
 
 def _levels(results: Results) -> dict[str, float]:

@@ -9,6 +9,7 @@ from conftest import squares_config
 from ml_collections import ConfigDict
 
 from jaxkd import build
+from jaxkd.canvas import Cast
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.data.source import ArraySource
@@ -54,8 +55,15 @@ def test_each_seed_draws_its_own_batches_when_asked(squares_run):
     np.testing.assert_array_equal(group.draw_index, [0, 1])
 
 
+def test_the_students_have_their_parts_in_figures(squares_run):
+    rows = {"b": {}, "a": {}, "c": {}}
+    squares_run.students, squares_run.reference = configs.rows(rows), "a"
+    assert build.build(squares_run).cast == Cast(["b", "a", "c"], "a", "b")
+
+
 def test_without_students_the_run_trains_its_own_method(squares_run):
     run = build.build(squares_run)
+    assert run.cast == Cast(["supervised"], None, None)
     assert [student.name for student in run.students] == ["supervised"]
     assert run.steps == 9 and run.steps_per_unit == 1
 

@@ -32,6 +32,15 @@ def test_a_plain_reference_is_drawn_as_the_reference():
     assert looks["ce"].color == canvas.LIGHT.ink
 
 
+def test_the_plain_student_is_found_by_its_name_or_method():
+    kd = {"a": "kd", "b": "dkd"}
+    for name, method in (("ce", "kd"), ("mine", "supervised")):
+        cast = canvas.cast_students(kd | {name: method}, "a")
+        assert cast == canvas.Cast(["a", "b", name], "a", name)
+    assert canvas.cast_students(kd, None).plain is None
+    assert canvas.cast_students({"ce": "kd"}, None).plain is None
+
+
 @pytest.mark.parametrize("span", [(1e-3, 1.0), (2.0, 9.0)])
 def test_logarithmic_axes_have_plain_numbers(tmp_path, span):
     with canvas.canvas(tmp_path / "figure.png", (4, 3), canvas.LIGHT) as figure:

@@ -46,7 +46,7 @@ def assess(trained: Trained) -> Findings:
     for path, theme in themes(folder / "localization"):
         defi_figures.examples(path, theme, truth=truth, maps=first, rows=shown)
     for path, theme in themes(folder / "robustness"):
-        defi_figures.robustness(path, theme, sweep=sweep)
+        defi_figures.robustness(path, theme, cast=trained.cast, sweep=sweep)
     return Findings(
         scores={
             student: _summary(runs, maps[student], truth, groups)

@@ -44,15 +44,16 @@ def examples(
         figure.subplots_adjust(0.005, 0.01, 0.995, top, wspace=0.06, hspace=0.35)
 
 
-def robustness(path: Path, theme: Theme, *, sweep: Mapping) -> None:
+def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
     """Draws IoU over the levels of each disturbance, one line a student.
 
     Args:
       path: the PNG file.
       theme: colours.
+      cast: the students of the run.
       sweep: student -> kind of ``perturb.GRID`` -> level -> IoU of each seed.
     """
-    styles = looks(Cast(tuple(sweep), next(iter(sweep)), None), theme)
+    styles = looks(cast, theme)
     with canvas(path, (WIDTH, 2.7), theme, layout="constrained") as figure:
         grid = figure.subplots(1, len(perturb.GRID), sharey=True)
         for axes, (kind, levels) in zip(grid, perturb.GRID.items(), strict=True):

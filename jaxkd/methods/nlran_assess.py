@@ -5,7 +5,7 @@ beside the plain intensity of a voxel, where lesions are known; and how far the 
 fall when scans are disturbed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -284,11 +284,10 @@ def _robust_table(robust: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
 
 
 def _figures(trained: Trained, said, fields, robust) -> list[Figure]:
-    drawn: list[Callable[[], Figure]] = []
-    names = list(said)
-    drawn.append(lambda: nlran_figures.robustness(trained.folder, robust, UNDISTURBED))
-    shown = [name for name in names if "attention" in said[name].maps] or [
-        name for name in names if said[name].maps
+    folder = trained.folder
+    figures = [nlran_figures.robustness(folder, trained.cast, robust, UNDISTURBED)]
+    shown = [name for name in said if "attention" in said[name].maps] or [
+        name for name in said if said[name].maps
     ]
     if INTENSITY in fields and shown:
         student = shown[-1]
@@ -297,9 +296,5 @@ def _figures(trained: Trained, said, fields, robust) -> list[Figure]:
             trained.dataset.info.class_names[label]
             for label in fields["label"][fields["sick"]]
         ]
-        drawn.append(
-            lambda: nlran_figures.montage(
-                trained.folder, student, first, fields, classes
-            )
-        )
-    return [draw() for draw in drawn]
+        figures.append(nlran_figures.montage(folder, student, first, fields, classes))
+    return figures

@@ -14,26 +14,29 @@ SCANS = 6  # shown in the montage
 
 
 def robustness(
-    folder: Path, robust: Mapping[str, Mapping[str, Sequence[float]]], plain: str
+    folder: Path,
+    cast: Cast,
+    robust: Mapping[str, Mapping[str, Sequence[float]]],
+    plain: str,
 ) -> Figure:
     """Draws the mean AUC of every student under each disturbance.
 
     Args:
       folder: for the files.
+      cast: the students of the run.
       robust: student -> disturbance -> AUC of each seed.
       plain: the disturbance that is none.
     """
     for path, theme in themes(folder / "ct_robustness"):
-        _draw_robustness(path, robust, theme)
+        _draw_robustness(path, looks(cast, theme), robust, theme)
     caption = (
         f"Mean and standard deviation over seeds; the first place is for scans {plain}."
     )
     return Figure("ct_robustness", "AUC on disturbed scans", caption)
 
 
-def _draw_robustness(path: Path, robust, theme: Theme) -> None:
+def _draw_robustness(path: Path, styles, robust, theme: Theme) -> None:
     names = list(robust)
-    styles = looks(Cast(names, None, None), theme)
     with canvas(path, (WIDTH, 3.6), theme, "constrained") as figure:
         axes = figure.subplots()
         for index, name in enumerate(names):

@@ -16,7 +16,7 @@ from clu import metrics
 
 from jaxkd import losses
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import WIDTH, Cast, canvas, drawable, logarithmic, looks, themes
+from jaxkd.canvas import WIDTH, canvas, drawable, logarithmic, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Batch, Method, Score, Spec
 from jaxkd.data.mixed_views import reduced
@@ -322,7 +322,7 @@ def _draw_curves(trained: Trained, embeddings, pairs: Pairs) -> None:
         cosines = verification.cosine_scores(rows, pairs.first, pairs.second)
         curves[student] = verification.roc(cosines, pairs.same)[:2]
     for path, theme in themes(trained.folder / "verification"):
-        styles = looks(Cast(list(curves), None, None), theme)
+        styles = looks(trained.cast, theme)
         with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
             axes = figure.subplots()
             for student, (far, tar) in curves.items():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks, themes
+from jaxkd.canvas import WIDTH, Theme, canvas, drawable, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
 from jaxkd.data import degrade
@@ -58,7 +58,7 @@ def _curve(sides: tuple[int, ...], kernel: str, reads: str, own: int):
             for student, members in students.items()
         }  # fmt: skip
         for path, theme in themes(trained.folder / NAME):
-            _draw(path, theme, scores, sides, own)
+            _draw(path, looks(trained.cast, theme), theme, scores, sides, own)
         caption = (
             f"Test images reduced to each side ({kernel}) and brought to the "
             f"{own} pixels that the students read; means over seeds, bars: standard "
@@ -101,8 +101,7 @@ def _predictions(
         yield member, np.asarray(member.predict(batch)["logits"]).argmax(axis=-1)
 
 
-def _draw(path, theme: Theme, scores, sides: tuple[int, ...], own: int) -> None:
-    styles = looks(Cast(list(scores), None, None), theme)
+def _draw(path, styles, theme: Theme, scores, sides: tuple[int, ...], own: int) -> None:
     with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
         axes = figure.subplots()
         for student, found in scores.items():

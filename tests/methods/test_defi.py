@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxkd import models
+from jaxkd.canvas import Cast
 from jaxkd.core.types import Spec
 from jaxkd.data import views
 from jaxkd.data.source import ArraySource, Dataset, Info
@@ -213,6 +214,7 @@ def findings(tmp_path_factory):
         view=views.build("mask_dihedral", info),
         batch_size=4,
         folder=folder,
+        cast=Cast(["a"], None, None),
     )
     return defi_assess.assess(trained), folder
 
