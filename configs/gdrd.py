@@ -5,8 +5,8 @@
 (arXiv:2409.06371.) The data and the few labelled images of configs/horkd.py. Trains the
 classifier and a conditional denoiser on 10,000 images of 32 pixels; for each seed a
 backbone for 8 pixels that predicts the denoiser's features; and students whose later
-stages learn on that backbone, on a frozen random one, and on one that is free. No
-download. It does not work yet: docs/cross_resolution.md says how far it comes.
+stages learn on that backbone, on a frozen random one, and on one that is free. Some
+sixteen minutes on two CPU cores, no download. docs/cross_resolution.md says what came out.
 
     configs/gdrd.py:quick            one seed, few steps: a look at how it works
 """
