@@ -188,6 +188,7 @@ def test_a_network_of_grey_images_sees_luma(tmp_path):
         np.testing.assert_allclose(got, wanted, atol=0.01)
 
 
+@pytest.mark.slow
 def test_images_that_are_not_square_keep_the_networks_shape(tmp_path):
     workdir = untrained(tmp_path / "wide", (8, 12, 3), tmp_path)
     image = np.random.default_rng(1).integers(0, 256, (8, 12, 3)).astype(np.uint8)

@@ -112,6 +112,7 @@ def test_they_share_one_compiled_network():
     assert len({method.targets["teacher"] for method in made}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_are_options_and_warmup_scales_the_term_alone(name):
     options = {"weight": 2.0, "ce_weight": 0.5, "warmup": 4.0}

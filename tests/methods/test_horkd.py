@@ -302,6 +302,7 @@ def _at_both_sides(student, statistics, batch):
     ]
 
 
+@pytest.mark.slow
 def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
     batch, targets = scene[0], scene[4]
     shares = {"teacher": 0.25, "assistant": 0.75}
