@@ -6,7 +6,8 @@
 classifier and a conditional denoiser on 10,000 images of 32 pixels; for each seed a
 backbone for 8 pixels that predicts the denoiser's features; and students whose later
 stages learn on that backbone, on a frozen random one, and on one that is free. Some
-sixteen minutes on two CPU cores, no download. docs/cross_resolution.md says what came out.
+sixteen minutes on two CPU cores, no download. docs/cross_resolution.md says what came
+out.
 
     configs/gdrd.py:quick            one seed, few steps: a look at how it works
 """

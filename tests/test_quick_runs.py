@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from test_configs import MODULES
 
+from jaxkd.core import checkpoint
+from jaxkd.methods import adaptation
 from jaxkd.train import train
 
 # What a report of the system shows beside the study table.
@@ -42,3 +44,13 @@ def test_a_quick_preset_trains_its_chain_and_reports(name, tmp_path):
     for need in config.needs:
         assert (tmp_path / need / "report.html").stat().st_size > 10_000
     assert SHOWN[name] in (tmp_path / "report.html").read_text()
+    if name == "sftn":  # what is kept of a friendly teacher has no branches
+        variables = checkpoint.load_member(tmp_path / "friendly/checkpoints", "last")
+        assert set(variables) == {"params", "batch_stats"}
+    if name == "aird":
+        last = results["students"]["aird"]["last"]
+        assert {f"top1 plain: {mode}" for mode in adaptation.MODES} < set(last)
+        # 300 test images in batches of 250: the padded last batch is left out.
+        right = np.array(last["top1 plain: source"]) * 250 / 100
+        np.testing.assert_allclose(right, right.round(), atol=1e-4)
+        assert any("one-sided" in table["note"] for table in results["tables"])

@@ -4,17 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import squares_config, write_squares
-from ml_collections import ConfigDict
 
 from jaxkd import losses, methods
-from jaxkd.core import checkpoint
-from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods import adaptation
 from jaxkd.models.resnet import ResNet
-from jaxkd.train import train
 
 BATCH, CLASSES, EXAMPLES = 6, 4, 20
 SMALL = ResNet(CLASSES, 1, 2, (2, 3), (1, 2))
@@ -225,37 +220,6 @@ def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
     assert jnp.abs(slope["branches"]["stage1"]["fc"]["kernel"]).max() > 0
     changed = aux.extra["branches"]["stage1"]["batch_stats"]["enter_bn"]["mean"]
     assert jnp.abs(changed).max() > 0
-
-
-@pytest.mark.slow
-def test_a_friendly_teacher_adaptation_and_contrast_in_one_run(tmp_path):
-    """One study of both methods; its teacher is trained with branches."""
-    path = write_squares(tmp_path / "squares.npz")
-    teacher = squares_config(path)
-    teacher.name, teacher.method = "friendly", "sftn"
-    teacher.model.update({"widths": (2, 3, 4), "strides": (2, 2, 1)})
-    teacher.view = ConfigDict({"name": "low", "base": {"name": "plain"}, "side": 4})
-    teacher.loss = ConfigDict(
-        {"widths": (2, 3, 4), "strides": (1, 1, 1), "sides": (4, 2)}
-    )
-    config = teacher.copy_and_resolve_references()
-    config.needs = ConfigDict({"teacher": configs.needed(teacher)})
-    config.method, config.loss = "aird", ConfigDict()
-    config.model.view, config.model.strides = "low", (2, 1, 1)
-    config.students = configs.rows(
-        {"aird": {"method": "aird"}, "crrcd": {"method": "crrcd"}}
-    )
-    results = train(config, tmp_path / "run")
-    variables = checkpoint.load_member(
-        tmp_path / "run" / "teacher" / "checkpoints", "last"
-    )
-    assert set(variables) == {"params", "batch_stats"}  # without branches
-    last = results["students"]["aird"]["last"]
-    assert {f"top1 plain: {mode}" for mode in adaptation.MODES} < set(last)
-    # 50 test images in batches of 20: the padded last batch is left out.
-    right = np.array(last["top1 plain: source"]) * 40 / 100
-    np.testing.assert_allclose(right, right.round(), atol=1e-6)
-    assert any("one-sided" in one["note"] for one in results["tables"])
 
 
 @pytest.mark.slow
