@@ -381,8 +381,7 @@ def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Pict
 def drawn(folder: Path, name: str) -> Picture:
     """Embeds a figure that was drawn before; a light one serves for both."""
     links = []
-    for suffix in ("", "-dark"):
-        path = folder / "figures" / f"{name}{suffix}.png"
+    for path, _ in themes(folder / "figures" / name):
         if path.exists():
             data = path.read_bytes()
         links.append("data:image/png;base64," + base64.b64encode(data).decode())
