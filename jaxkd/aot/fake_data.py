@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import ct, mask_images
-from jaxkd.data.cifar import COUNTS, STATISTICS
-from jaxkd.data.images import IMAGENET_MEAN, IMAGENET_STD
-from jaxkd.data.source import ArraySource, Dataset, Example, Info
+from jaxkd.datasets import ct, mask_images
+from jaxkd.datasets.cifar import COUNTS, STATISTICS
+from jaxkd.datasets.source import ArraySource, Dataset, Example, Info
+from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
 _IMAGENET = (1_281_167, 50_000)
 _PHOTOGRAPHS = (25_000, 1_000)

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxkd import offline, program
-from jaxkd.build import Run, build, load_data
+from jaxkd.aot import fake_data, flops, hlo
 from jaxkd.core import config as configs
-from jaxkd.core import flops, hlo
 from jaxkd.core.errors import UserError
-from jaxkd.data import outline
-from jaxkd.data.source import Dataset
+from jaxkd.datasets.source import Dataset
+from jaxkd.training import program, target_cache
+from jaxkd.training.build import Run, build, load_data
 
 # The step is compiled to be looked at, not to be run: this takes a fifth of the time.
 _OPTIONS = {"exec_time_optimization_effort": -1.0}
@@ -38,7 +37,7 @@ def plan(config: ConfigDict, topology: str, largest: bool = True) -> dict[str, A
     """Compiles the training step of a configuration for a TPU topology.
 
     The runs it needs are not compiled: each is a configuration of its own. Data whose
-    files are missing is replaced by what is known of it (``jaxkd.data.outline``).
+    files are missing is replaced by what is known of it (``jaxkd.aot.fake_data``).
 
     Args:
       config: of a run.
@@ -104,7 +103,7 @@ def _find_data(config: ConfigDict) -> tuple[Dataset, bool]:
         return load_data(config), False
     except UserError:
         options = configs.resolved(config.data)
-        known = outline.make(options.pop("name"), **options)
+        known = fake_data.make(options.pop("name"), **options)
         if known is None:
             raise
         return known, True
@@ -112,7 +111,7 @@ def _find_data(config: ConfigDict) -> tuple[Dataset, bool]:
 
 def _build(config: ConfigDict, dataset: Dataset, devices: Sequence[Any]) -> Run:
     run = build(config, dataset, devices)
-    offline.check(run)
+    target_cache.check(run)
     program.check_losses(run)
     return run
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from jaxkd.core import lookup
-from jaxkd.data.source import Dataset
+from jaxkd.datasets.source import Dataset
 
 
 def load(name: str, /, **options: Any) -> Dataset:
-    """Loads the data set ``jaxkd.data.<name>`` with the options of its ``load``.
+    """Loads the data set ``jaxkd.datasets.<name>`` with the options of its ``load``.
 
     Raises:
       UserError: if there is no such data set, or it has no such option; the message

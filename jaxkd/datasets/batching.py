@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import CheckedSource, Example, Info, Source
+from jaxkd.datasets.source import CheckedSource, Example, Info, Source
 
 
 def index_stream(

@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.pickles import read_arrays
-from jaxkd.data.source import ArraySource, Dataset, Info, check_labels
+from jaxkd.core.safe_pickle import read_arrays
+from jaxkd.datasets.source import ArraySource, Dataset, Info, check_labels
 
 COUNTS = (50_000, 10_000)  # official training and test images
 PIXELS = 3 * 32 * 32

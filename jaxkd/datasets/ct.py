@@ -9,7 +9,7 @@ Which scans there are, and their labels, is told by one of three layouts:
 - COVNet's: ``train.csv`` with ``case,label`` beside ``<case>/masked_ct.nii`` and
   ``<case>/mask.nii.gz``.
 
-    python -m jaxkd.data.ct FOLDER_OR_CSV
+    python -m jaxkd.datasets.ct FOLDER_OR_CSV
 
 reads all of them, says in one line each what is wrong, and changes nothing.
 """
@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import ct_files, lungs, nifti, volumes
-from jaxkd.data.ct_cases import Case, assign_splits, list_cases
-from jaxkd.data.source import Dataset, Example, Info
-from jaxkd.data.volumes import Volume
+from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.readers.ct import lungs, nifti, scans, volumes
+from jaxkd.readers.ct.cases import Case, assign_splits, list_cases
+from jaxkd.readers.ct.volumes import Volume
 
 
 class ScanSource:
@@ -64,18 +64,18 @@ class Reader(NamedTuple):
       cache: of what was read.
     """
 
-    options: ct_files.Options
+    options: scans.Options
     size: tuple[int, int, int]
     spacing: tuple[float, float, float] | None
     lung_crop: bool
     masks: bool
-    cache: ct_files.Cache
+    cache: scans.Cache
 
     def image(self, case: Case) -> np.ndarray:
         """Returns the scan, int16 of ``size``."""
 
         def make() -> np.ndarray:
-            volume = ct_files.read(case.path, self.options)
+            volume = scans.read(case.path, self.options)
             return fit(volume, self.size, self.spacing, self.lung_crop)[0]
 
         return self.cache(make, case.path)
@@ -90,7 +90,7 @@ class Reader(NamedTuple):
         path = case.lesion_mask
 
         def make() -> np.ndarray:
-            volume = ct_files.read(case.path, self.options)
+            volume = scans.read(case.path, self.options)
             inside = lungs.find(volume)
             nothing = np.zeros(volume.voxels.shape, bool)
             both = [nothing, nothing]
@@ -163,11 +163,11 @@ def load(
       UserError: if the layout, a label or a split is wrong.
     """
     cases, names = list_cases(Path(root).expanduser(), classes)
-    options = ct_files.Options(
+    options = scans.Options(
         fill_gaps, pick_largest, allow_tilt, intensity_offset, already_windowed
     )
     masks = any(case.lesion_mask for case in cases)
-    kept = ct_files.Cache(cache, (options, tuple(size), spacing, lung_crop))
+    kept = scans.Cache(cache, (options, tuple(size), spacing, lung_crop))
     depth, height, width = size
     reader = Reader(options, (depth, height, width), spacing, lung_crop, masks, kept)
     if skip_bad:
@@ -214,7 +214,7 @@ def _readable(cases: Sequence[Case], reader: Reader) -> list[Case]:
     return good
 
 
-def check(root: Path, options: ct_files.Options) -> tuple[list[str], int]:
+def check(root: Path, options: scans.Options) -> tuple[list[str], int]:
     """Reads all scans and describes them.
 
     Args:
@@ -227,7 +227,7 @@ def check(root: Path, options: ct_files.Options) -> tuple[list[str], int]:
     lines, bad = [], 0
     for name, path in _scans(root):
         try:
-            volume = ct_files.read(path, options)
+            volume = scans.read(path, options)
         except UserError as error:
             bad += 1
             lines.append(f"BAD  {name}: {error}")
@@ -244,13 +244,13 @@ def check(root: Path, options: ct_files.Options) -> tuple[list[str], int]:
 
 
 def _scans(root: Path) -> list[tuple[str, Path]]:
-    if ct_files.is_scan(root):
+    if scans.is_scan(root):
         return [(root.name, root)]
     try:
         cases, _ = list_cases(root, None)
         return [(case.name, case.path) for case in cases]
     except UserError:  # of no layout: scans are scans all the same
-        found = list(ct_files.below(root)) if root.is_dir() else []
+        found = list(scans.below(root)) if root.is_dir() else []
         if not found:
             raise
         return [(str(path.relative_to(root)), path) for path in found]
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     parser = argparse.ArgumentParser(
-        prog="python -m jaxkd.data.ct",
+        prog="python -m jaxkd.datasets.ct",
         description="Reads CT scans and says what is wrong with them; changes nothing.",
         epilog="FOLDER_OR_CSV: a manifest (case,path,label), class folders, a folder "
         "in COVNet's layout, a scan, or any folder of scans.",
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--already-windowed", action="store_true")
     given = vars(parser.parse_args(arguments))
     try:
-        lines, bad = check(given.pop("root"), ct_files.Options(**given))
+        lines, bad = check(given.pop("root"), scans.Options(**given))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

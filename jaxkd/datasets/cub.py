@@ -9,9 +9,14 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import IMAGENET_MEAN, IMAGENET_STD
-from jaxkd.data.recognition import ImageFiles, check_files, read_lines, squash_crop
-from jaxkd.data.source import Dataset, Info
+from jaxkd.datasets.source import Dataset, Info
+from jaxkd.readers.identity_pairs import (
+    ImageFiles,
+    check_files,
+    read_lines,
+    squash_crop,
+)
+from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
 FOLDER = "CUB_200_2011"
 CLASSES = 200

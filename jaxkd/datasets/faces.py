@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.face_images import Law, draw_identities, draw_images
-from jaxkd.data.recognition import PairedArrays, Pairs, draw_pairs
-from jaxkd.data.source import ArraySource, Dataset, Info
+from jaxkd.datasets.source import ArraySource, Dataset, Info
+from jaxkd.drawing.faces import Law, draw_identities, draw_images
+from jaxkd.readers.identity_pairs import PairedArrays, Pairs, draw_pairs
 
 IDENTITIES, TRAIN, TEST, VALIDATION = range(4)  # folded into the key: never renumber
 PEOPLE, STRANGERS = 200, 50

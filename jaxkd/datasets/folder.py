@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import (
+from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.readers.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     center_crop,
     decode,
     random_resized_crop,
 )
-from jaxkd.data.source import Dataset, Example, Info
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 TEST_FOLDERS = ("val", "test")

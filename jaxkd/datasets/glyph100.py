@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.glyph_images import CLASSES, LAWS, draw_images
-from jaxkd.data.source import ArraySource, Dataset, Info, Source
+from jaxkd.datasets.source import ArraySource, Dataset, Info, Source
+from jaxkd.drawing.glyphs import CLASSES, LAWS, draw_images
 
 POOL, TEST, FEW, VALIDATION = range(4)  # folded into the key, so never renumber
 POOL_SIZE = 8_000

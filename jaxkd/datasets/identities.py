@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.folder import SUFFIXES
-from jaxkd.data.recognition import ImageFiles, draw_pairs, resize_only
-from jaxkd.data.source import Dataset, Info
+from jaxkd.datasets.folder import SUFFIXES
+from jaxkd.datasets.source import Dataset, Info
+from jaxkd.readers.identity_pairs import ImageFiles, draw_pairs, resize_only
 
 MEAN = STD = (0.5, 0.5, 0.5)  # scales to [-1, 1], as is usual for faces
 _ADVICE = "Wanted {root}/<identity>/<image files>."

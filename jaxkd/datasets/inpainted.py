@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import decode
-from jaxkd.data.source import ArraySource, Dataset, Info, statistics
+from jaxkd.datasets.source import ArraySource, Dataset, Info, statistics
+from jaxkd.readers.images import decode
 
 # Package, folder within it, and files. Only these are asked for: other pictures of
 # scikit-image are fetched over the network.

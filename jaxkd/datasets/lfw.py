@@ -12,15 +12,15 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.identities import MEAN, STD, list_identities
-from jaxkd.data.recognition import (
+from jaxkd.datasets.identities import MEAN, STD, list_identities
+from jaxkd.datasets.source import Dataset, Info
+from jaxkd.readers.identity_pairs import (
     ImageFiles,
     Pairs,
     check_files,
     read_lines,
     resize_only,
 )
-from jaxkd.data.source import Dataset, Info
 
 _ADVICE = (
     "LFW and its pairs.txt (view 2) are at vis-www.cs.umass.edu/lfw; set root to the "

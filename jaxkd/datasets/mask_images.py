@@ -1,9 +1,9 @@
 """Images and masks in files, for localisation: ``root/train`` and ``root/val``.
 
-Each split is a folder or a list, see ``jaxkd.data.mask_pairs``. All files are read once
-before training, so that a damaged or ill-fitting one does not end a run in its middle:
+Each split is a folder or a list, see ``jaxkd.readers.masks.pairs``. All files are read
+once before training, so that a damaged or ill-fitting one does not end a run in its middle:
 
-    python -m jaxkd.data.mask_images data/inpainting
+    python -m jaxkd.datasets.mask_images data/inpainting
 
 does that alone, and tells what it found.
 """
@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import mask_files, mask_pairs
-from jaxkd.data.images import IMAGENET_MEAN, IMAGENET_STD
-from jaxkd.data.mask_pairs import Pair
-from jaxkd.data.source import Dataset, Example, Info
+from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
+from jaxkd.readers.masks import files
+from jaxkd.readers.masks import pairs as mask_pairs
+from jaxkd.readers.masks.pairs import Pair
 
 FITS = ("crop", "resize")
 _MULTIPLE = 8
@@ -54,7 +55,7 @@ class PairSource:
         return read(self.pairs[index], self.reading, lambda text: None)
 
 
-def read(pair: Pair, reading: Reading, note: mask_files.Note) -> Example:
+def read(pair: Pair, reading: Reading, note: files.Note) -> Example:
     """Reads an image and its mask.
 
     Returns:
@@ -63,13 +64,13 @@ def read(pair: Pair, reading: Reading, note: mask_files.Note) -> Example:
     Raises:
       UserError: if a file cannot be read or the sizes do not fit.
     """
-    picture = mask_files.read_image(pair.image, note)
+    picture = files.read_image(pair.image, note)
     if pair.mask is None:
         mask = np.zeros(picture.pixels.shape[:2], np.uint8)
     else:
-        mask = mask_files.read_mask(pair.mask, note, invert=reading.invert)
+        mask = files.read_mask(pair.mask, note, invert=reading.invert)
         origin = f"{pair.image} with {pair.mask}"
-        mask = mask_files.fit_mask(mask, picture, origin, note, resize=reading.resize)
+        mask = files.fit_mask(mask, picture, origin, note, resize=reading.resize)
     return {"image": picture.pixels, "target_mask": mask, "label": _label(mask)}
 
 

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import ArraySource, Dataset, Info, check_labels, statistics
+from jaxkd.datasets.source import ArraySource, Dataset, Info, check_labels, statistics
 
 MAX_CLASSES = 1_000_000
 # TypeError: a file that holds a single array.

@@ -9,7 +9,7 @@ there.
 
 The scans of a data set are drawn once and kept in the cache folder.
 
-    python -m jaxkd.data.phantoms FOLDER
+    python -m jaxkd.datasets.phantoms FOLDER
 
 writes six scans that no data set holds, as NIfTI files and as DICOM series.
 """
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import ArraySource, Dataset, Info
+from jaxkd.datasets.source import ArraySource, Dataset, Info
 
 CLASSES = ("NCP", "CP", "Normal")
 SHAPE = (24, 48, 48)
@@ -317,10 +317,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Writes scans for trying things out."""
     import argparse
 
-    from jaxkd.data import dicom_writing, nifti
+    from jaxkd.readers.ct import dicom_writing, nifti
 
     parser = argparse.ArgumentParser(
-        prog="python -m jaxkd.data.phantoms",
+        prog="python -m jaxkd.datasets.phantoms",
         description="Writes six CT phantoms: three NIfTI files, three DICOM series.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)

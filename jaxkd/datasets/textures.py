@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import ArraySource, Dataset, Info
+from jaxkd.datasets.source import ArraySource, Dataset, Info
 
 DIRECTIONS = (0, 45, 90, 135)  # degrees of the waves' normal, from across to down
 FREQUENCIES = (4.0, 6.5, 10.0)  # waves per image, for each of which a class exists

@@ -12,13 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    center_crop,
-    random_resized_crop,
-)
-from jaxkd.data.source import (
+from jaxkd.datasets.source import (
     ArraySource,
     Dataset,
     Example,
@@ -26,6 +20,12 @@ from jaxkd.data.source import (
     Source,
     check_labels,
     statistics,
+)
+from jaxkd.readers.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    center_crop,
+    random_resized_crop,
 )
 
 IN_MEMORY_BYTES = 2 * 2**30  # larger splits stay on disk

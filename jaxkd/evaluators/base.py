@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from jaxkd.canvas import Cast
 from jaxkd.core import sharding
 from jaxkd.core.types import Batch, Extra, Method, Outputs, Params, TrainState
-from jaxkd.data import pipeline
-from jaxkd.data.source import Dataset, Source
-from jaxkd.data.views import View
+from jaxkd.datasets import batching
+from jaxkd.datasets.source import Dataset, Source
+from jaxkd.report.style import Cast
+from jaxkd.views.ops import View
 
 if TYPE_CHECKING:
-    from jaxkd.build import Run
+    from jaxkd.training.build import Run
 
 
 class Member(NamedTuple):
@@ -81,7 +81,7 @@ class Trained(NamedTuple):
           Batches as the view leaves them, with ``mask`` False on padding.
         """
         see = jax.jit(view or self.view.evaluate)
-        for batch in pipeline.eval_batches(
+        for batch in batching.eval_batches(
             self.dataset.test if source is None else source,
             self.dataset.prepare_test,
             self.batch_size,

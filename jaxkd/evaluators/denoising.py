@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxkd.assess import Figure, Findings, Member, Table, Trained
 from jaxkd.diffusion import densities, frechet, samplers, schedules
-from jaxkd.mosaic import as_bytes, mosaic
+from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.report.image_grid import as_bytes, mosaic
 
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 ENDS = 0.002, 80.0
@@ -21,7 +21,7 @@ MakeDenoiser = Callable[[Member, jax.Array], Partial]
 
 
 def find(trained: Trained, make_denoiser: MakeDenoiser, reads: str) -> Findings:
-    """Measures denoising errors and samples; see ``jaxkd.assess``.
+    """Measures denoising errors and samples; see ``jaxkd.evaluators.base``.
 
     Args:
       trained: the networks.

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import WIDTH, Theme, canvas, drawable, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
-from jaxkd.data import degrade
+from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.report.style import WIDTH, Theme, canvas, drawable, looks, themes
+from jaxkd.views import degrade
 
 NAME = "resolution"
 

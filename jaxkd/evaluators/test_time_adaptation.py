@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.assess import Findings, Member, Table, Trained
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Extra, Method, Outputs, Params, Spec
-from jaxkd.data import degrade
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets.source import ArraySource
+from jaxkd.evaluators.base import Findings, Member, Table, Trained
 from jaxkd.models.layers import MOMENTUM
+from jaxkd.views import degrade
 
 MODES = ("source", "batch", "blend", "ema")
 PRIOR = 16  # images that the source's statistics count for, in a blend

@@ -1,4 +1,4 @@
-"""What the feature and relation losses share: checks, products and directions.
+"""Numerics shared by the losses: checks, casts, products and directions.
 
 The length of a vector has no derivative at zero, and automatic differentiation turns
 that into NaN even where a mask discards the result. Zero vectors do occur: features
@@ -45,6 +45,12 @@ def check_maps(student, teacher, *, same_channels: bool) -> None:
             f"student has {got[-1]} channels and teacher {wanted[-1]}, wanted as many. "
             "Map the student's features to the teacher's channels first."
         )
+
+
+def at_least_float32(x) -> jax.Array:
+    """Casts to float32, or leaves a wider floating type as it is."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def einsum(pattern: str, *arrays: jax.Array) -> jax.Array:

@@ -2,8 +2,8 @@
 
 Denoising diffusion (Ho et al., arXiv:2006.11239) with a cosine schedule:
 ``x_t = cos(pi t / 2) x + sin(pi t / 2) noise``. The network reads the view's field
-``noisy`` (``jaxkd.data.lowres_views.noisy``), which holds the noisy image at one small
-``t``, the enlarged small image, and ``t``; for training, the first and the last are
+``noisy`` (``jaxkd.views.low_resolution.noisy``), which holds the noisy image at one
+small ``t``, the enlarged small image, and ``t``; for training, the first and the last are
 drawn anew for each image, with ``t`` uniform on [0, 1].
 """
 
@@ -17,7 +17,7 @@ from clu import metrics
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Method, Score, Spec
-from jaxkd.data.lowres_views import add_noise
+from jaxkd.views.low_resolution import add_noise
 
 SCORE = Score("error", "error of the predicted noise", percent=False, lower=True)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.canvas import LIGHT, WIDTH, canvas
-from jaxkd.data.volumes import WINDOWS
+from jaxkd.readers.ct.volumes import WINDOWS
+from jaxkd.report.style import LIGHT, WIDTH, canvas
 
 LEVELS = 5  # slices shown of a scan
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import decode, resize
-from jaxkd.data.source import ArraySource, Example
+from jaxkd.datasets.source import ArraySource, Example
+from jaxkd.readers.images import decode, resize
 
 MIN_IDENTITIES = 2  # in a fold, to make a pair of two people
 

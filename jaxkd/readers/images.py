@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import Example
+from jaxkd.datasets.source import Example
 
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxkd import recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import classification
 
 Row = dict[str, Any]
 
@@ -276,15 +276,15 @@ def _shorten(config: ConfigDict) -> None:
 def cifar100(teacher: str, student: str, side: int) -> ConfigDict:
     """Makes a run of CIFAR-100 reduced to ``side`` pixels with HORKD's students.
 
-    The recipe is that of the CIFAR benchmarks (``jaxkd.recipes``), the weights those of
-    RKD there. At 8 pixels the student's first stages keep the size of the map.
+    The recipe is that of the CIFAR benchmarks (``jaxkd.recipes.classification``), the
+    weights those of RKD there. At 8 pixels the student's first stages keep the size of the map.
 
     Args:
       teacher: network of the teacher, at 32 pixels.
       student: network of the students.
       side: of the students' images, 8 or 16.
     """
-    config = recipes.cifar100(teacher, student)
+    config = classification.cifar100(teacher, student)
     view = {"name": "low", "base": {"name": "crop_flip"}, "side": side}
     for part in (config, config.needs.teacher):
         part.view = ConfigDict(view)

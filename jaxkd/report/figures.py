@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.canvas import (
+from jaxkd.report.statistics import Curve
+from jaxkd.report.style import (
     WIDTH,
     Cast,
     Look,
@@ -17,7 +18,6 @@ from jaxkd.canvas import (
     looks,
     text_width,
 )
-from jaxkd.statistics import Curve
 
 MOST_NAMED_CLASSES = 20
 

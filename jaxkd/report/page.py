@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd import figures
-from jaxkd.canvas import DPI, Theme, cast_students, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
-from jaxkd.statistics import (
+from jaxkd.report import figures
+from jaxkd.report.statistics import (
     Estimate,
     Results,
     Row,
@@ -31,6 +30,7 @@ from jaxkd.statistics import (
     study_rows,
     worst_classes,
 )
+from jaxkd.report.style import DPI, Theme, cast_students, themes
 
 
 def digits(results: Results) -> int:
@@ -237,7 +237,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("jaxkd"),
+        loader=PackageLoader("jaxkd.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxkd import data, methods, models
-from jaxkd.canvas import Cast, cast_students
+from jaxkd import datasets, methods, models, views
 from jaxkd.core import config as configs
 from jaxkd.core import optim, sharding
 from jaxkd.core.errors import UserError
 from jaxkd.core.step import Settings
 from jaxkd.core.study import Group, Student, make_groups
 from jaxkd.core.types import FrozenNetwork, Score, Spec
-from jaxkd.data import views
-from jaxkd.data.source import ArraySource, Dataset, Info, Source
-from jaxkd.workdir import read_config
+from jaxkd.datasets.source import ArraySource, Dataset, Info, Source
+from jaxkd.report.style import Cast, cast_students
+from jaxkd.training.workdir import read_config
+from jaxkd.views import ops
 
 
 class Run(NamedTuple):
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     config: ConfigDict
     mesh: Mesh
     dataset: Dataset
-    view: views.View
+    view: ops.View
     draws: tuple[Source, ...]
     draw_seeds: tuple[int, ...]
     frozen: dict[str, FrozenNetwork]
@@ -147,7 +147,7 @@ def build(
     )
 
 
-def _seen(view: views.View, example: dict[str, Any]) -> dict[str, Any]:
+def _seen(view: ops.View, example: dict[str, Any]) -> dict[str, Any]:
     """Returns the shapes and dtypes of an example's fields as a view leaves them."""
     batch = {
         name: jax.ShapeDtypeStruct((2, *one.shape), one.dtype)
@@ -210,10 +210,10 @@ def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:
 def load_data(config: ConfigDict) -> Dataset:
     """Loads the data set that a configuration names."""
     options = configs.resolved(config.data)
-    return data.load(options.pop("name"), **options)
+    return datasets.load(options.pop("name"), **options)
 
 
-def build_view(config: ConfigDict, info: Info) -> views.View:
+def build_view(config: ConfigDict, info: Info) -> ops.View:
     """Builds the augmentation and the evaluation view of a data set."""
     options = configs.resolved(config.view)
     return views.build(options.pop("name"), info, **options)

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxkd import workdir as workdirs
-from jaxkd.build import student_config
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import init_best
 from jaxkd.core.types import TrainState
+from jaxkd.training import workdir as workdirs
+from jaxkd.training.build import student_config
 
 
 class Network(NamedTuple):

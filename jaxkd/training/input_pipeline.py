@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxkd.build import Run
 from jaxkd.core import sharding
-from jaxkd.data import pipeline
-from jaxkd.data.source import ArraySource, check_labels
-from jaxkd.offline import Lookup
+from jaxkd.datasets import batching
+from jaxkd.datasets.source import ArraySource, check_labels
+from jaxkd.training.build import Run
+from jaxkd.training.target_cache import Lookup
 
 
 class Inputs(NamedTuple):
@@ -70,7 +70,7 @@ def _from_memory(
         batch = run.config.batch_size
         index = np.stack(
             [
-                pipeline.index_stream(size, batch, seed, start, count)
+                batching.index_stream(size, batch, seed, start, count)
                 for seed in run.draw_seeds
             ],
             axis=1,
@@ -79,7 +79,7 @@ def _from_memory(
             "index": index + size * np.arange(len(tables), dtype=np.int32)[:, None]
         }
         if visits := run.config.targets.visits:
-            visit = pipeline.epoch_stream(size, batch, start, count) % visits
+            visit = batching.epoch_stream(size, batch, start, count) % visits
             data["visit"] = np.broadcast_to(visit[:, None], index.shape)
             if lookup:
                 data["targets"] = lookup(index, data["visit"])
@@ -96,7 +96,7 @@ def _from_memory(
 
 def _from_files(run: Run, start: int) -> Inputs:
     streams = [
-        pipeline.batches(
+        batching.batches(
             draw,
             run.dataset.prepare_train,
             run.config.batch_size,
@@ -125,7 +125,7 @@ def _from_files(run: Run, start: int) -> Inputs:
 
 def test_batches(run: Run) -> Iterator[dict[str, jax.Array]]:
     """Yields the test examples in order, padded, with ``mask`` False on padding."""
-    batches = pipeline.eval_batches(
+    batches = batching.eval_batches(
         run.dataset.test,
         run.dataset.prepare_test,
         # Batches are padded anyway, so that the last is not short.

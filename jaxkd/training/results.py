@@ -11,16 +11,16 @@ import jaxlib
 import numpy as np
 
 import jaxkd
-from jaxkd import report
-from jaxkd.assess import Findings
-from jaxkd.build import Run, describe_network, student_config
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
 from jaxkd.core.writers import read_metrics, write_json
-from jaxkd.statistics import estimate
-from jaxkd.workdir import RESULTS, read_json
+from jaxkd.evaluators.base import Findings
+from jaxkd.report import page
+from jaxkd.report.statistics import estimate
+from jaxkd.training.build import Run, describe_network, student_config
+from jaxkd.training.workdir import RESULTS, read_json
 
 # Training metrics in the results are means over this last part of a student's steps.
 _TAIL = 0.1
@@ -145,7 +145,7 @@ def record(
         confusions: dict[str, Any] = _confusions(run, end)
         np.savez_compressed(workdir / "confusion.npz", **confusions)
         write_json(workdir / RESULTS, results)
-        report.write_report(workdir)
+        page.write_report(workdir)
     return results
 
 

@@ -21,15 +21,15 @@ import jax
 import numpy as np
 
 import jaxkd
-from jaxkd.build import Run
 from jaxkd.core import batches, checkpoint, distributed, sharding, step
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Targets
 from jaxkd.core.writers import Progress
-from jaxkd.data import logit_files
-from jaxkd.data.source import ArraySource
-from jaxkd.outcome import Frozen
+from jaxkd.datasets.source import ArraySource
+from jaxkd.training import logit_files
+from jaxkd.training.build import Run
+from jaxkd.training.results import Frozen
 
 # ``(index, visit) -> targets``, both ``[steps, draws, batch]``; examples are counted
 # from 0 in each draw. Targets, by name: ``{"logits": [steps, draws, batch, classes]}``.

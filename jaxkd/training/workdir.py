@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import write_json
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
 
 CONFIG, RESULTS = "config.json", "results.json"
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core.types import Batch
-from jaxkd.data.source import Info
-from jaxkd.data.views import View, warp
-from jaxkd.data.volumes import apply_window, window_of
+from jaxkd.datasets.source import Info
+from jaxkd.readers.ct.volumes import apply_window, window_of
+from jaxkd.views.ops import View, warp
 
 # Fields that tell where lesions are. Networks do not see them in training.
 MASKS = ("lesion", "lungs")

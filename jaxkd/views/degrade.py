@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.data import jpeg
+from jaxkd.views import jpeg
 
 Range = tuple[float, float]
 

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch
-from jaxkd.data import degrade, views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
+from jaxkd.views import degrade, ops
 
 # Values of black and white after ``recolour``.
 RECOLOUR_LEVELS = (-2.0, 2.0)
@@ -34,7 +35,7 @@ def low(
     levels: tuple[float, float] | None = None,
     field: str = "low",
     source: str = "image",
-) -> views.View:
+) -> ops.View:
     """Adds a degraded copy of the images to another view, as the batch's field ``low``.
 
     Random blur, noise and quality are drawn in evaluation too, but always alike.
@@ -88,10 +89,10 @@ def low(
     def evaluate(batch: Batch) -> Batch:
         return add(jax.random.key(0), other.evaluate(batch))
 
-    return views.View(train, evaluate)
+    return ops.View(train, evaluate)
 
 
-def recolour(info: Info, *, shift: int = 2) -> views.View:
+def recolour(info: Info, *, shift: int = 2) -> ops.View:
     """Shifts, recolours and inverts training images; all are scaled to [-2, 2].
 
     For characters on coloured backgrounds, whose class does not depend on colour or
@@ -111,11 +112,11 @@ def recolour(info: Info, *, shift: int = 2) -> views.View:
         shift_key, colour_key, sign_key = jax.random.split(key, 3)
         steps = jax.random.randint(shift_key, (len(images), 2), -shift, shift + 1)
         images = roll(scale(images), steps)
-        images = views.permute_channels(colour_key, images)
+        images = ops.permute_channels(colour_key, images)
         sign = jax.random.rademacher(sign_key, (len(images), 1, 1, 1), jnp.float32)
         return sign * images
 
-    return views.of_images(train, scale)
+    return ops.of_images(train, scale)
 
 
 def roll(images: jax.Array, steps: jax.Array) -> jax.Array:
@@ -129,7 +130,7 @@ def roll(images: jax.Array, steps: jax.Array) -> jax.Array:
 
 def noisy(
     info: Info, *, base: Mapping[str, Any], source: str = "low", time: float = 0.1
-) -> views.View:
+) -> ops.View:
     """Adds what a conditional denoiser reads, as the batch's field ``noisy``.
 
     The images with a little noise, the small images enlarged, and the time: what
@@ -157,7 +158,7 @@ def noisy(
         times = jnp.full(len(images), time)
         return batch | {"noisy": add_noise(images, condition, noise, times)}
 
-    return views.View(
+    return ops.View(
         lambda key, batch: add(other.train(key, batch)),
         lambda batch: add(other.evaluate(batch)),
     )

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core.types import Batch
-from jaxkd.data import views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
+from jaxkd.views import ops
 
 # Mean and deviation of the official code, which differ between training and test.
 OFFICIAL_TRAIN = ((0.448, 0.433, 0.397), (0.230, 0.226, 0.235))
@@ -18,7 +18,7 @@ OFFICIAL_TEST = ((0.485, 0.430, 0.387), (0.239, 0.225, 0.230))
 LARGEST_MARGIN = 40
 
 
-def dihedral(info: Info, *, official_statistics: bool = False) -> views.View:
+def dihedral(info: Info, *, official_statistics: bool = False) -> ops.View:
     """Flips and turns training images by right angles: nothing is resampled.
 
     Resampling leaves traces over all of an image, and wipes out those of inpainting.
@@ -34,7 +34,7 @@ def dihedral(info: Info, *, official_statistics: bool = False) -> views.View:
         images, masks = turn(key, batch["image"], batch["target_mask"])
         return batch | {"image": before(images), "target_mask": _soft(masks)}
 
-    return views.View(train, evaluate)
+    return ops.View(train, evaluate)
 
 
 def crop_rotate(
@@ -43,7 +43,7 @@ def crop_rotate(
     margin: int = LARGEST_MARGIN,
     rotate: float = 0.4,
     official_statistics: bool = False,
-) -> views.View:
+) -> ops.View:
     """Flips, crops about the centre, rotates and enlarges training images.
 
     The official augmentation (arXiv:2408.02191): a flip with probability one half; a
@@ -69,13 +69,13 @@ def crop_rotate(
             ],
             axis=-1,
         )
-        both = views.random_flip(flip_key, both)
-        pose = _draw_pose(pose_key, both.shape, margin, rotate)
+        both = ops.random_flip(flip_key, both)
+        pose = draw_pose(pose_key, both.shape, margin, rotate)
         both = jax.vmap(_resample)(both, *pose)
         images, masks = both[..., :-1], both[..., -1]
         return batch | {"image": before(images), "target_mask": _soft(masks)}
 
-    return views.View(train, evaluate)
+    return ops.View(train, evaluate)
 
 
 def turn(
@@ -110,19 +110,19 @@ def _normalizers(info: Info, official: bool):
         )
 
     def evaluate(batch: Batch) -> Batch:
-        changed = {"image": views.normalize(batch["image"], test)}
+        changed = {"image": ops.normalize(batch["image"], test)}
         if "target_mask" in batch:
             changed["target_mask"] = _soft(batch["target_mask"])
         return batch | changed
 
-    return lambda images: views.normalize(images, train), evaluate
+    return lambda images: ops.normalize(images, train), evaluate
 
 
 def _soft(masks: jax.Array) -> jax.Array:
     return masks.astype(jnp.float32) / 255
 
 
-def _draw_pose(key: jax.Array, shape, margin: int, rotate: float):
+def draw_pose(key: jax.Array, shape, margin: int, rotate: float):
     """Draws, for each image, the cropped height and width and an angle in radians."""
     size_key, turn_key, angle_key = jax.random.split(key, 3)
     count, sides = shape[0], jnp.asarray(shape[1:3])
@@ -147,7 +147,7 @@ def _resample(image: jax.Array, crop: jax.Array, angle: jax.Array) -> jax.Array:
     inside = (abs(row - (crop[0] - 1) / 2) <= crop[0] / 2) & (
         abs(column - (crop[1] - 1) / 2) <= crop[1] / 2
     )
-    sampled = views._bilinear(
+    sampled = ops.bilinear(
         image,
         jnp.clip(row, 0, crop[0] - 1) + offset[0],
         jnp.clip(column, 0, crop[1] - 1) + offset[1],

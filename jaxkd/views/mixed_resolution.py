@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch
-from jaxkd.data import degrade, views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
+from jaxkd.views import degrade, ops
 
 ENLARGE = "bicubic_aa"
 
@@ -33,7 +34,7 @@ def mixed_low(
     probability: float = 0.5,
     evaluate_at: int | None = None,
     field: str = "low",
-) -> views.View:
+) -> ops.View:
     """Adds degraded copies of the images to another view, as the batch's ``low``.
 
     Blur, shrinking to a side, noise, enlarging by ``bicubic_aa`` to the image's own
@@ -80,7 +81,7 @@ def mixed_low(
         batch = other.evaluate(batch)
         return batch | {field: reduced(batch["image"], last)}
 
-    return views.View(train, evaluate)
+    return ops.View(train, evaluate)
 
 
 def _sometimes(key: jax.Array, count: int, limits, probability: float) -> jax.Array:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd.data.source import Info
-from jaxkd.data.views import View, of_images
+from jaxkd.datasets.source import Info
+from jaxkd.views.ops import View, of_images
 
 
 def signed(info: Info) -> View:

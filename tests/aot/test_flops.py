@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from jaxkd.core import flops
+from jaxkd.aot import flops
 
 A, B = jnp.zeros((3, 5)), jnp.zeros((5, 7))
 ONE = 2 * 3 * 5 * 7

@@ -1,6 +1,6 @@
 """Collectives counted in programs written out by hand."""
 
-from jaxkd.core.hlo import Sent, collectives
+from jaxkd.aot.hlo import Sent, collectives
 
 PROGRAM = """HloModule jit_call
 

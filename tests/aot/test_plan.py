@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 from ml_collections import ConfigDict
 
-from jaxkd import aot
+from jaxkd.aot import fake_data
+from jaxkd.aot import plan as aot
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.data import outline
 
 COMPILER = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu_aot"
@@ -28,14 +28,14 @@ def make_config(batch_size=64, seeds=(1, 2)):
 
 
 def test_outlines_are_like_the_data():
-    cifar = outline.make("cifar", classes=10, root="nowhere")
+    cifar = fake_data.make("cifar", classes=10, root="nowhere")
     assert cifar.info.num_classes == 10 and len(cifar.train(0)) == 50_000
-    imagenet = outline.make("folder", root="nowhere", size=96)
+    imagenet = fake_data.make("folder", root="nowhere", size=96)
     assert imagenet.info.image_shape == (96, 96, 3)
     assert (len(imagenet.train(0)), len(imagenet.test)) == (1_281_167, 50_000)
     with pytest.raises(UserError, match="only outlined"):
         imagenet.test[0]
-    assert outline.make("npz", path="nowhere") is None
+    assert fake_data.make("npz", path="nowhere") is None
 
 
 def test_the_compilers_refusal_is_read():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.core.tally import Tally
+from jaxkd.core.metric_accumulator import Tally
 
 
 def call(loss, skipped, steps):

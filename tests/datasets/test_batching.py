@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.pipeline import batches, eval_batches, index_stream
-from jaxkd.data.source import ArraySource, Info
+from jaxkd.datasets.batching import batches, eval_batches, index_stream
+from jaxkd.datasets.source import ArraySource, Info
 
 INFO = Info("toy", 5, (1, 1, 1), (0.5,), (0.5,), tuple("abcde"))
 COUNT = 11

@@ -4,16 +4,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cifar_writer import (
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import cifar
+from tests.datasets.cifar_writer import (
     pack_folder,
     python2_pickle,
     random_split,
     write_binary,
     write_python,
 )
-
-from jaxkd.core.errors import UserError
-from jaxkd.data import cifar
 
 COUNTS = (20, 8)
 NAMES = {

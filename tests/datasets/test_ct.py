@@ -8,16 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import data
+from jaxkd import datasets, views
+from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
-from jaxkd.data import ct, ct_cases, lungs, outline, phantoms, views, volumes
-from jaxkd.data.ct_cases import Case, assign_splits
-from jaxkd.data.source import Info
+from jaxkd.datasets import ct, phantoms
+from jaxkd.datasets.source import Info
+from jaxkd.readers.ct import cases as ct_cases
+from jaxkd.readers.ct import lungs, volumes
+from jaxkd.readers.ct.cases import Case, assign_splits
 
 pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
 
-from jaxkd.data import dicom_writing, nifti
+from jaxkd.readers.ct import dicom_writing, nifti
 
 SIZE = (12, 16, 16)
 
@@ -51,7 +54,7 @@ def manifest(path, rows, columns=("case", "path", "label")):
 
 def load(root, tmp_path, **options):
     options = {"size": SIZE, "cache": str(tmp_path / "cache"), **options}
-    return data.load("ct", root=str(root), **options)
+    return datasets.load("ct", root=str(root), **options)
 
 
 def described(example):
@@ -72,7 +75,7 @@ def test_class_folders(scans, folders, tmp_path):
     assert example["image"].shape == SIZE and example["image"].dtype == np.int16
     assert example["label"] == 0
     assert dataset.example(train) == described(example)
-    known = outline.make("ct", classes=("NCP", "Normal"), size=SIZE)
+    known = fake_data.make("ct", classes=("NCP", "Normal"), size=SIZE)
     assert known.example(known.train(0)) == described(example)
     # The second time it comes from disk, and a changed file is read anew.
     kept = list((tmp_path / "cache").iterdir())
@@ -371,7 +374,7 @@ def test_lesions_of_both_kinds_are_alike_in_size_and_differ_in_place():
 
 def test_phantom_data_set(tmp_path):
     options = {"train": 12, "test": 6, "crop": (20, 32, 40), "cache": str(tmp_path)}
-    dataset = data.load("phantoms", **options)
+    dataset = datasets.load("phantoms", **options)
     arrays = dataset.train(0).arrays
     assert arrays["image"].shape == (12, 20, 32, 40) == arrays["lungs"].shape
     assert np.bincount(arrays["label"]).tolist() == [4, 4, 4]
@@ -379,23 +382,23 @@ def test_phantom_data_set(tmp_path):
     for patient in set(arrays["patient"].tolist()):
         assert len(set(arrays["label"][arrays["patient"] == patient].tolist())) == 1
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = data.load("phantoms", **options).train(0).arrays
+    again = datasets.load("phantoms", **options).train(0).arrays
     np.testing.assert_array_equal(again["image"], arrays["image"])
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     # The middle is kept, and a smaller set is the beginning of a larger one.
-    whole = data.load("phantoms", **options | {"crop": None, "train": 6})
+    whole = datasets.load("phantoms", **options | {"crop": None, "train": 6})
     part = whole.train(0).arrays["image"][:, 2:22, 8:40, 4:44]
     np.testing.assert_array_equal(part, arrays["image"][:6])
-    validation = data.load("phantoms", **options, evaluate_on="validation")
+    validation = datasets.load("phantoms", **options, evaluate_on="validation")
     assert (validation.test.arrays["image"] != dataset.test.arrays["image"]).any()
 
 
 def test_a_damaged_cache_is_drawn_again(tmp_path):
     options = {"train": 6, "test": 6, "cache": str(tmp_path)}
-    wanted = data.load("phantoms", **options).test.arrays["image"]
+    wanted = datasets.load("phantoms", **options).test.arrays["image"]
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    got = data.load("phantoms", **options).test.arrays["image"]
+    got = datasets.load("phantoms", **options).test.arrays["image"]
     np.testing.assert_array_equal(got, wanted)
 
 
@@ -410,14 +413,14 @@ def test_a_damaged_cache_is_drawn_again(tmp_path):
 def test_wrong_options_of_phantoms(tmp_path, options, match):
     options = {"train": 6, "test": 6, "cache": str(tmp_path), **options}
     with pytest.raises(UserError, match=match):
-        data.load("phantoms", **options)
+        datasets.load("phantoms", **options)
 
 
 def test_phantoms_written_as_files(tmp_path, capsys):
     phantoms.main([str(tmp_path / "scans")])
     assert "6 scans" in capsys.readouterr().out
     scan = phantoms.draw(1, (0, phantoms.EXAMPLES, 4), (0, phantoms.EXAMPLES, 4, 1))
-    from jaxkd.data import dicom
+    from jaxkd.readers.ct import dicom
 
     volume = dicom.read(tmp_path / "scans" / "cp-4")
     np.testing.assert_array_equal(volume.voxels, scan.image)

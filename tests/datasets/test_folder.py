@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import folder
+from jaxkd.datasets import folder
 
 
 def save(path, value):

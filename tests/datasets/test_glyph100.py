@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import glyph100
+from jaxkd.datasets import glyph100
 
 
 def arrays(source):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from recognition_files import first_pixel, save_image, write_identities
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import identities, lfw
-from jaxkd.data.recognition import draw_pairs, pairs_of
+from jaxkd.datasets import identities, lfw
+from jaxkd.readers.identity_pairs import draw_pairs, pairs_of
+from tests.datasets.recognition_files import first_pixel, save_image, write_identities
 
 COUNTS = {"ann": 5, "bob": 10, "cid": 5, "dot": 4}
 

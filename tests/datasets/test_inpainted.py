@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import inpainted
+from jaxkd.datasets import inpainted
 
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
-from jaxkd.data import mask_files, mask_images, mask_pairs, outline
+from jaxkd.datasets import mask_images
+from jaxkd.readers.masks import files
+from jaxkd.readers.masks import pairs as mask_pairs
 
 SIZE = (48, 56)  # height, width
 
@@ -126,12 +129,12 @@ def test_bad_lists(tmp_path, content, message):
 
 def read_image(path):
     notes = []
-    return mask_files.read_image(path, notes.append), notes
+    return files.read_image(path, notes.append), notes
 
 
 def read_mask(path, **options):
     notes = []
-    return mask_files.read_mask(path, notes.append, **options), notes
+    return files.read_mask(path, notes.append, **options), notes
 
 
 def test_deep_grey_is_scaled_and_not_cut(tmp_path):
@@ -222,11 +225,11 @@ def test_masks_in_either_frame(tmp_path, orientation):
     assert image.orientation == orientation and image.stored == SIZE
     notes = []
     shown = (image.pixels[..., 0] > 128).astype(np.uint8) * 255
-    fitted = mask_files.fit_mask(shown, image, "x", notes.append)
+    fitted = files.fit_mask(shown, image, "x", notes.append)
     np.testing.assert_array_equal(fitted, shown)
     if orientation >= 5:  # the sizes tell the frames apart
         assert not notes
-        fitted = mask_files.fit_mask(hole(), image, "x", notes.append)
+        fitted = files.fit_mask(hole(), image, "x", notes.append)
         np.testing.assert_array_equal(fitted, shown)
         assert "turned" in notes[0]
     else:
@@ -236,12 +239,12 @@ def test_masks_in_either_frame(tmp_path, orientation):
 def test_masks_of_another_size(tmp_path):
     image, _ = read_image(save(tmp_path / "x.png", picture()))
     with pytest.raises(UserError, match=r"image is 56x48 pixels, the mask 28x24"):
-        mask_files.fit_mask(hole((24, 28)), image, "x", print)
+        files.fit_mask(hole((24, 28)), image, "x", print)
     with pytest.raises(UserError, match="turned on its side"):
-        mask_files.fit_mask(hole().T, image, "x", print)
+        files.fit_mask(hole().T, image, "x", print)
     small = np.zeros((24, 28), np.uint8)
     small[:12] = 255
-    fitted = mask_files.fit_mask(small, image, "x", print, resize="nearest")
+    fitted = files.fit_mask(small, image, "x", print, resize="nearest")
     np.testing.assert_array_equal(fitted, np.repeat(np.repeat(small, 2, 0), 2, 1))
 
 
@@ -296,7 +299,7 @@ def test_loading(root, capsys):
 def test_the_outline_is_like_the_data(root):
     real, known = (
         mask_images.load(str(root), size=32),
-        outline.make("mask_images", size=32),
+        fake_data.make("mask_images", size=32),
     )
     assert known.info.image_shape == real.info.image_shape
     assert known.example(known.train(0)) == real.example(real.train(0))

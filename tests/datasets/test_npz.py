@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import npz
+from jaxkd.datasets import npz
 
 
 def arrays(**changes):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import (
+from jaxkd.datasets.source import (
     ArraySource,
     CheckedSource,
     Dataset,

@@ -3,7 +3,7 @@ import pytest
 import scipy.io
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import svhn
+from jaxkd.datasets import svhn
 
 
 def write(path, labels, seed=0, **changes):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import tfds as reader
+from jaxkd.datasets import tfds as reader
 
 pytest.importorskip("tensorflow_datasets")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxkd.data import glyph_images
-from jaxkd.data.glyph_images import CLASSES, FONTS, LAWS, draw_images, glyph_bank, pack
+from jaxkd.drawing import glyphs
+from jaxkd.drawing.glyphs import CLASSES, FONTS, LAWS, draw_images, glyph_bank, pack
 
 
 def font_path(name):
@@ -67,7 +67,7 @@ def test_mask_is_an_affine_warp_of_the_cell(size):
     law, bank = LAWS[size], glyph_bank(size)
     font, rotation, scale, aspect, shear = draws = [0.4, 0.9, 0.2, 0.8, 0.1]
     centre, label = (1.7, -2.4), 37
-    ours = glyph_images._mask(
+    ours = glyphs._mask(
         jnp.asarray(pack(bank)), label, centre, iter(map(jnp.float32, draws)), law
     )
 
@@ -98,7 +98,7 @@ def test_paint_replaces_the_covered_part():
     image = np.random.default_rng(0).random((4, 4, 3), np.float32)
     mask = np.array([[0, 1, 0.25, 0]] * 4, np.float32)
     normals = np.array([1.0, 0.0, -1.0], np.float32)
-    ours = glyph_images._paint(
+    ours = glyphs._paint(
         image, mask, background, -1.0, iter([jnp.float32(0.5)]), normals, law
     )
     colour = np.clip(background - (0.4 + 0.95) / 2 + 0.15 * normals, 0, 1)
@@ -109,7 +109,7 @@ def test_paint_replaces_the_covered_part():
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 0.5])
 def test_blur_is_gaussian(sigma):
     image = np.random.default_rng(0).random((9, 9, 3))
-    ours = glyph_images._blur(jnp.asarray(image, jnp.float32), sigma)
+    ours = glyphs._blur(jnp.asarray(image, jnp.float32), sigma)
     wanted = ndimage.gaussian_filter(
         image, max(sigma, 1e-3), axes=(0, 1), mode="nearest", radius=2
     )
@@ -118,9 +118,7 @@ def test_blur_is_gaussian(sigma):
 
 def test_intruder_keeps_its_distance():
     scalars = np.random.default_rng(0).random((200, 2)).astype(np.float32)
-    centres = np.array(
-        [glyph_images._intrusion(iter(row), LAWS[16]) for row in scalars]
-    )
+    centres = np.array([glyphs._intrusion(iter(row), LAWS[16]) for row in scalars])
     distance = np.hypot(*centres.T)
     assert distance.min() >= 7.5 - 1e-5 and distance.max() <= 10 + 1e-5
     assert np.abs(centres.mean(0)).max() < 1.5  # all directions
@@ -142,7 +140,7 @@ def test_image_depends_on_key_label_and_position_only():
 def test_chunks_continue_the_sequence(monkeypatch):
     key, labels = jax.random.key(0), np.arange(13)
     whole = draw_images(key, labels, 16)
-    monkeypatch.setattr(glyph_images, "CHUNK", 5)
+    monkeypatch.setattr(glyphs, "CHUNK", 5)
     np.testing.assert_array_equal(draw_images(key, labels, 16), whole)
 
 

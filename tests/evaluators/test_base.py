@@ -4,19 +4,19 @@ import functools
 
 import numpy as np
 import pytest
-from conftest import squares_config
 from ml_collections import ConfigDict
 
-from jaxkd import report
-from jaxkd.assess import Figure, Findings, Table
-from jaxkd.canvas import LIGHT, canvas
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Score
 from jaxkd.core.writers import read_metrics
+from jaxkd.evaluators.base import Figure, Findings, Table
 from jaxkd.methods import supervised
+from jaxkd.report import page as report
+from jaxkd.report.style import LIGHT, canvas
 from jaxkd.train import train
+from tests.conftest import squares_config
 
 
 def assess(trained):

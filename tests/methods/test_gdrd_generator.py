@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkd import methods, models
+from jaxkd import methods, models, views
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Spec
-from jaxkd.data import views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
 from jaxkd.models.lowres_denoiser import depth_to_space, space_to_depth
 
 INFO = Info("test", 2, (16, 16, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))

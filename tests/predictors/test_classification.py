@@ -6,19 +6,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import squares_config, write_squares
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxkd import build, predict, statistics
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint, study
 from jaxkd.core.checkpoint import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import write_json
-from jaxkd.data import images as decoding
-from jaxkd.data.npz import load
-from jaxkd.predict import predict_files
+from jaxkd.datasets.npz import load
+from jaxkd.predictors import classification
+from jaxkd.predictors.classification import predict_files
+from jaxkd.readers import images as decoding
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
+from tests.conftest import squares_config, write_squares
 
 NAMES = ("nw", "ne", "sw", "se")
 
@@ -124,7 +126,7 @@ def test_several_inputs_and_several_batches(finished_run, photos, monkeypatch):
     given = [str(photos / "deeper" / "c.png"), str(photos), str(photos / "b.png")]
     whole = predict_files(workdir, given, topk=2)
     assert len(whole) == 5 and whole[0].file == given[0] and whole[4].file == given[2]
-    monkeypatch.setattr(predict, "_BATCH", 2)
+    monkeypatch.setattr(classification, "_BATCH", 2)
     again = predict_files(workdir, given, topk=2)
     for one, other in zip(whole, again, strict=True):
         assert one.classes == other.classes
@@ -196,7 +198,7 @@ def test_images_that_are_not_square_keep_the_networks_shape(tmp_path):
     Image.fromarray(image).resize((30, 20)).save(tmp_path / "larger.png")
     config = workdirs.read_config(workdir)
     info = workdirs.read_info(workdirs.read_results(workdir))
-    assert predict._read(tmp_path / "larger.png", info).shape == (8, 12, 3)
+    assert classification._read(tmp_path / "larger.png", info).shape == (8, 12, 3)
     (found,) = predict_files(workdir, [str(tmp_path / "own_size.png")], topk=4)
     check(found, probabilities(workdir, config.method, 0, image), 4)
 

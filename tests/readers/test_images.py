@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import (
+from jaxkd.readers.images import (
     center_crop,
     crop_box,
     decode,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxkd import figures
-from jaxkd.canvas import DARK, LIGHT, Cast, canvas
-from jaxkd.statistics import Curve
+from jaxkd.report import figures
+from jaxkd.report.statistics import Curve
+from jaxkd.report.style import DARK, LIGHT, Cast, canvas
 
 # A dollar sign would start a formula, and the font has no Chinese characters.
 NAMES = ["ce", "kd", "$x_1$", "猫_with_a_name_that_is_far_too_long"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxkd import report
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import Writer, write_json
+from jaxkd.report import page as report
 
 CLASSES = ["<script>alert(1)</script>", "$", "&amp", "ΞЩ"]
 FIGURES = ["accuracy", "classes", "confusion", "final", "loss"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxkd import statistics
+from jaxkd.report import statistics
 
 
 def student(top1, best=None, method="kd", model="resnet8", parameters=10, flops=None):

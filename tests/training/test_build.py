@@ -5,16 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import squares_config
 from ml_collections import ConfigDict
 
-from jaxkd import build
-from jaxkd.canvas import Cast
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets.source import ArraySource
 from jaxkd.models.resnet import ResNet
+from jaxkd.report.style import Cast
 from jaxkd.train import train
+from jaxkd.training import build
+from tests.conftest import squares_config
 
 
 def test_steps_and_students(squares_run):

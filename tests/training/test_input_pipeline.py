@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxkd import build, inputs
 from jaxkd.core.errors import UserError
-from jaxkd.data import pipeline
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets import batching
+from jaxkd.datasets.source import ArraySource
+from jaxkd.training import build, input_pipeline
 
 
 def make_run(config, **changes):
@@ -25,7 +25,7 @@ def looked_up(feed, batches, count):
 @pytest.mark.parametrize("batches", ["shared", "per_seed"])
 def test_batches_in_memory_are_those_of_the_index_stream(squares_run, batches):
     run = make_run(squares_run, seeds=(3, 8), batches=batches, steps_per_call=4)
-    feed = inputs.make_inputs(run, 0)
+    feed = input_pipeline.make_inputs(run, 0)
     assert feed.steps_per_call == 4
     whole = run.dataset.train(3).arrays
     for start, count in ((0, 4), (4, 1), (5, 3), (90, 2)):
@@ -33,7 +33,7 @@ def test_batches_in_memory_are_those_of_the_index_stream(squares_run, batches):
         assert found["data"]["index"].shape == (4, len(run.draws), 16)
         seen = looked_up(feed, found, count)
         for draw, seed in enumerate(run.draw_seeds):
-            wanted = pipeline.index_stream(64, 16, seed, start, count)
+            wanted = batching.index_stream(64, 16, seed, start, count)
             for name in ("image", "label"):
                 np.testing.assert_array_equal(seen[name][:, draw], whole[name][wanted])
     assert len(run.draw_seeds) == (1 if batches == "shared" else 2)
@@ -57,18 +57,18 @@ def test_each_draw_has_its_own_examples(squares_run, monkeypatch):
 
     monkeypatch.setattr(build, "load_data", personal)
     run = make_run(squares_run, seeds=(3, 8), batches="per_seed")
-    feed = inputs.make_inputs(run, 0)
+    feed = input_pipeline.make_inputs(run, 0)
     seen = looked_up(feed, feed.next(0, 5), 5)
     for draw, seed in enumerate((3, 8)):
         assert set(np.unique(seen["image"][:, draw] % 9)) == {seed}
-        wanted = pipeline.index_stream(20, 16, seed, 0, 5)
+        wanted = batching.index_stream(20, 16, seed, 0, 5)
         labels = run.draws[draw].arrays["label"]
         np.testing.assert_array_equal(seen["label"][:, draw], labels[wanted])
 
 
 def test_a_call_may_stop_anywhere(squares_run):
     run = make_run(squares_run, steps_per_call=6)
-    feed = inputs.make_inputs(run, 0)
+    feed = input_pipeline.make_inputs(run, 0)
     long = looked_up(feed, feed.next(2, 6), 6)
     parts = [looked_up(feed, feed.next(start, 2), 2) for start in (2, 4, 6)]
     for name, array in long.items():
@@ -79,7 +79,7 @@ def test_a_call_may_stop_anywhere(squares_run):
 def test_learning_rates_are_padded(squares_run):
     squares_run.students = {"a": {"optim": {"lr": 0.3}}, "b": {"duration": 4}}
     run = make_run(squares_run, seeds=(1, 2), steps_per_call=5)
-    found = inputs.make_inputs(run, 0).next(3, 2)["lr"]
+    found = input_pipeline.make_inputs(run, 0).next(3, 2)["lr"]
     (group,) = run.groups
     rates = np.asarray(found[group.name])
     assert rates.shape == (5, 4) and rates.dtype == np.float32
@@ -126,10 +126,10 @@ def from_files(squares_run, monkeypatch):
 @pytest.mark.parametrize("start", [0, 7])
 def test_batches_from_files_are_those_of_the_pipeline(from_files, start):
     run = make_run(from_files, seeds=(3, 8), batches="per_seed")
-    feed = inputs.make_inputs(run, start)
+    feed = input_pipeline.make_inputs(run, start)
     assert feed.steps_per_call == 1 and feed.table == {}
     streams = [
-        pipeline.batches(
+        batching.batches(
             run.draws[0], brighten, 16, info=run.dataset.info, seed=s, workers=0
         )
         for s in (3, 8)
@@ -150,10 +150,10 @@ def test_batches_from_files_are_those_of_the_pipeline(from_files, start):
 
 def test_both_feeds_give_uint8_images_and_int32_labels(squares_run, from_files):
     run = make_run(from_files)
-    found = inputs.make_inputs(run, 0).next(0, 1)["data"]
+    found = input_pipeline.make_inputs(run, 0).next(0, 1)["data"]
     assert found["image"].dtype == np.uint8 and found["label"].dtype == np.int32
     memory = run._replace(draws=(ArraySource(run.draws[0].arrays_elsewhere),))
-    table = inputs.make_inputs(memory, 0).table
+    table = input_pipeline.make_inputs(memory, 0).table
     assert table["image"].dtype == np.uint8 and table["label"].dtype == np.int32
 
 
@@ -163,12 +163,12 @@ def test_labels_in_memory_are_checked(squares_run):
     wrong = np.where(np.arange(64) == 5, 4, arrays["label"])
     run = run._replace(draws=(ArraySource(arrays | {"label": wrong}),))
     with pytest.raises(UserError, match="example 5 has label 4, wanted 0 to 3"):
-        inputs.make_inputs(run, 0)
+        input_pipeline.make_inputs(run, 0)
 
 
 def test_test_batches_are_in_order_and_padded(squares_run):
     run = make_run(squares_run, eval_batch_size=32)
-    batches = jax.device_get(list(inputs.test_batches(run)))
+    batches = jax.device_get(list(input_pipeline.test_batches(run)))
     assert [batch["mask"].sum() for batch in batches] == [32, 18]
     labels = itertools.chain(*[batch["label"][batch["mask"]] for batch in batches])
     np.testing.assert_array_equal(list(labels), run.dataset.test.arrays["label"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxkd.data import logit_files
+from jaxkd.training import logit_files
 
 
 @pytest.fixture

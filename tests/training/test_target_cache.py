@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxkd import offline
-from jaxkd.build import build
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.train import train
+from jaxkd.training import target_cache
+from jaxkd.training.build import build
 
 STEPS = 9  # of 16 out of 64 examples: a little over two epochs
 VIEW = ConfigDict({"name": "crop_flip", "pad": 2, "flip": True})
@@ -79,7 +79,7 @@ def test_repeated_views_are_others_than_endless_ones(study, shared):
 @pytest.mark.slow
 def test_another_run_of_the_same_teacher_computes_nothing(study, shared, monkeypatch):
     run_once(study(visits=2, cache=True), shared / "cached")
-    monkeypatch.setattr(offline, "_make_compute", None)
+    monkeypatch.setattr(target_cache, "_make_compute", None)
     config = study(visits=2, cache=True)
     config.method = "kd"
     config.duration = 3
@@ -93,7 +93,7 @@ def test_only_missing_visits_are_computed(study, teacher, shared, monkeypatch):
     for file in lost.iterdir():
         file.unlink()
     lost.rmdir()
-    computed, make = [], offline._make_compute
+    computed, make = [], target_cache._make_compute
 
     def spy(*arguments):
         compute = make(*arguments)
@@ -104,7 +104,7 @@ def test_only_missing_visits_are_computed(study, teacher, shared, monkeypatch):
 
         return counting
 
-    monkeypatch.setattr(offline, "_make_compute", spy)
+    monkeypatch.setattr(target_cache, "_make_compute", spy)
     train(study(visits=2, cache=True), shared / "mended")
     assert computed == [1]
     jax.tree.map(np.testing.assert_array_equal, params(shared / "mended"), wanted)
@@ -151,10 +151,10 @@ def test_a_disk_too_small_is_told_first(study, teacher, monkeypatch):
     run = build(study(visits=3, cache=True))
     frozen = {"teacher": Stub(teacher)}
     monkeypatch.setattr(
-        offline.shutil, "disk_usage", lambda path: Stub(teacher, free=100)
+        target_cache.shutil, "disk_usage", lambda path: Stub(teacher, free=100)
     )
     with pytest.raises(UserError, match=r"0\.0 MB free"):
-        offline.prepare(run, frozen)
+        target_cache.prepare(run, frozen)
 
 
 class Stub:

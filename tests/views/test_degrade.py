@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import degrade, jpeg
+from jaxkd.views import degrade, jpeg
 
 
 @pytest.fixture(scope="module")

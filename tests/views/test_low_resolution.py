@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkd import views
 from jaxkd.core.errors import UserError
-from jaxkd.data import degrade, views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
+from jaxkd.views import degrade
 
 INFO = Info("test", 2, (16, 16, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
 BASE = {"name": "recolour", "shift": 2}

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.data import mask_views, views
-from jaxkd.data.source import Info
+from jaxkd import views
+from jaxkd.datasets.source import Info
+from jaxkd.views import masks as mask_views
 
 SIZE = 24
 INFO = Info("x", 2, (SIZE, SIZE, 3), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), ("a", "b"))

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkd import views
 from jaxkd.core.errors import UserError
-from jaxkd.data import degrade, mixed_views, views
-from jaxkd.data.source import Info
+from jaxkd.datasets.source import Info
+from jaxkd.views import degrade, mixed_resolution, standard
 
 INFO = Info("squares", 2, (12, 12, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
 KERNELS = ("area", "bicubic_aa")
@@ -29,7 +30,7 @@ def test_each_image_is_one_of_the_plain_resizes():
     seen = jax.jit(make().train)(jax.random.key(0), batch())
     images = seen["image"]
     np.testing.assert_allclose(
-        images, views.plain(INFO).evaluate(batch())["image"], 1e-6
+        images, standard.plain(INFO).evaluate(batch())["image"], 1e-6
     )
     options = [images]
     for side in (4, 6):
@@ -43,7 +44,9 @@ def test_each_image_is_one_of_the_plain_resizes():
 
 def test_evaluation_is_at_one_side():
     seen = make().evaluate(batch())
-    np.testing.assert_allclose(seen["low"], mixed_views.reduced(seen["image"], 4), 1e-5)
+    np.testing.assert_allclose(
+        seen["low"], mixed_resolution.reduced(seen["image"], 4), 1e-5
+    )
     full = make(evaluate_at=12).evaluate(batch())
     np.testing.assert_array_equal(full["low"], full["image"])
 
@@ -86,7 +89,7 @@ def test_wrong_options(options, message):
 
 def test_images_must_be_square():
     with pytest.raises(UserError, match="12 x 10 pixels, wanted square"):
-        mixed_views.mixed_low(
+        mixed_resolution.mixed_low(
             INFO._replace(image_shape=(12, 10, 3)),
             base={"name": "plain"},
             sides=(4,),

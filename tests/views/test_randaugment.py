@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import randaugment
+from jaxkd.views import randaugment
 
 COUNT = 300
 SHAPES = {"rgb": (32, 32, 3), "odd": (17, 23, 3), "grey": (20, 21, 1)}

@@ -16,11 +16,13 @@ import numpy as np
 from flax import traverse_util
 from jax.tree_util import Partial
 
-from jaxkd.convert import edm_names, edm_pickle, names, weights
-from jaxkd.convert.edm_names import NETWORKS, PREFIX
+from jaxkd.convert.edm import names as edm_names
+from jaxkd.convert.edm import network_pickle
+from jaxkd.convert.edm.names import NETWORKS, PREFIX
+from jaxkd.convert.torch import names, weights
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.diffusion import denoisers, noise
+from jaxkd.diffusion import denoisers, noise_schedules
 from jaxkd.models import edm
 
 # Class in a pickle -> preconditioning, and argument there -> option of it, default.
@@ -79,7 +81,7 @@ def load(
     path = Path(path)
     _check_precondition(precondition)
     if path.suffix == ".pkl":
-        return _from_pickle(edm_pickle.read(path), path, precondition)
+        return _from_pickle(network_pickle.read(path), path, precondition)
     state = _read_npz(path) if path.suffix == ".npz" else weights.read_state(path)
     configuration = Configuration(*edm_names.infer(state, path), precondition)
     return configuration, to_variables(state, path, configuration)
@@ -135,7 +137,7 @@ def denoiser(
     kind, given = configuration.precondition, _precondition_options(configuration)
     if kind == "vp":
         steps = int(given.pop("steps"))
-        return denoisers.vp(bound, noise.LinearBeta(**given), steps)
+        return denoisers.vp(bound, noise_schedules.LinearBeta(**given), steps)
     if kind == "iddpm":
         return denoisers.iddpm(bound, int(given["steps"]))
     if kind == "ve":
@@ -228,7 +230,7 @@ def save(
 
 
 def _from_pickle(
-    content: edm_pickle.Content, path: Path, precondition: str
+    content: network_pickle.Content, path: Path, precondition: str
 ) -> tuple[Configuration, dict[str, Any]]:
     outer = content.network
     network = outer if outer.name in NETWORKS else outer.part("model")
@@ -272,7 +274,7 @@ def _precondition_options(configuration: Configuration) -> dict[str, float]:
     return usual | given
 
 
-def _read_precondition(outer: edm_pickle.Module, path: Path):
+def _read_precondition(outer: network_pickle.Module, path: Path):
     arguments = outer.arguments()
     kind, known = _PRECONDITIONS[outer.name]
     for name, usual in (("C_1", 0.001), ("C_2", 0.008)):
@@ -288,7 +290,7 @@ def _read_precondition(outer: edm_pickle.Module, path: Path):
 
 
 def _read_dropout(
-    network: edm_pickle.Module, name: str, path: Path
+    network: network_pickle.Module, name: str, path: Path
 ) -> dict[str, float]:
     """Returns the options that no tensor shows; refuses those that EDM has not."""
     arguments = network.arguments()

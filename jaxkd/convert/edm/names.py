@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxkd.convert import names
+from jaxkd.convert.torch import names
 from jaxkd.core.errors import UserError
 from jaxkd.models import edm
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxkd.convert import defi_names
+from jaxkd.convert.torch import defi_names
 from jaxkd.core.errors import UserError
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
@@ -138,7 +138,7 @@ def _rules(name: str) -> Rules:
             return rules
     raise UserError(
         f"The names that torch checkpoints give to {name!r} are not known. Add its "
-        "family to FAMILIES in jaxkd/convert/names.py."
+        "family to FAMILIES in jaxkd/convert/torch/names.py."
     )
 
 

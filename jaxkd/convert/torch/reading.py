@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.pickles import Reader
+from jaxkd.core.safe_pickle import Reader
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001

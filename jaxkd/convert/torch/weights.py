@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxkd import models
-from jaxkd.convert import names, reading, writing
+from jaxkd.convert.torch import names, reading, writing
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 

@@ -21,9 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxkd.diffusion import gits, schedules, solvers
-from jaxkd.diffusion.rollout import Student, movable, read, slopes_at
+from jaxkd.diffusion import schedules, solvers
 from jaxkd.diffusion.schedules import Schedule
+from jaxkd.diffusion.search import gits
+from jaxkd.diffusion.search.rollout import Student, movable, read, slopes_at
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
@@ -35,7 +36,7 @@ SATURATING = ((1.5, 0.3), (1.5, 1.0), (2.0, 1.0), (2.0, 3.0), (3.0, 3.0), (5.0, 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def search(
+def fit(
     denoise: Denoiser,
     x_fit: jax.Array,
     x_valid: jax.Array,

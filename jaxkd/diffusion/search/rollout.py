@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxkd.diffusion import samplers, solvers
-from jaxkd.diffusion.recurrence import Recurrence
+from jaxkd.diffusion.solvers.recurrence import Recurrence
 
 WIDTH = 0.02  # By which an unknown is moved, at most.
 

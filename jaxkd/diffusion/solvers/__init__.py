@@ -15,8 +15,9 @@
 
 import numpy as np
 
-from jaxkd.diffusion import adams, exponential, schedules, singlestep
-from jaxkd.diffusion.recurrence import Recurrence
+from jaxkd.diffusion import schedules
+from jaxkd.diffusion.solvers import adams, exponential, single_step
+from jaxkd.diffusion.solvers.recurrence import Recurrence
 
 # The highest order; None where there is only one and the argument has no effect.
 MAX_ORDER = {
@@ -59,11 +60,11 @@ def make(
     variant = _checked_variant(solver, order, predict, variant)
     match solver:
         case "euler":
-            return singlestep.euler(sigmas)
+            return single_step.euler(sigmas)
         case "heun":
-            return singlestep.heun(sigmas)
+            return single_step.heun(sigmas)
         case "dpm":
-            return singlestep.dpm(sigmas)
+            return single_step.dpm(sigmas)
         case "ipndm":
             return adams.ipndm(sigmas, order)
         case "ipndm_v":

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from jaxkd.diffusion import noise
-from jaxkd.diffusion.recurrence import Recurrence, multistep
+from jaxkd.diffusion import noise_schedules
+from jaxkd.diffusion.solvers.recurrence import Recurrence, multistep
 
 FIXED_STEP = (
     np.array([1.0]),
@@ -67,7 +67,7 @@ def deis(
     order: int = 4,
     variant: str = "tab",
     quadrature: str = "gauss",
-    clock: noise.LinearBeta | None = None,
+    clock: noise_schedules.LinearBeta | None = None,
 ) -> Recurrence:
     """Makes DEIS (arXiv 2204.13902): the polynomial is in the time of a VP clock.
 
@@ -89,7 +89,7 @@ def deis(
         raise ValueError(f"quadrature {quadrature!r}; wanted 'gauss', 'riemann10000'.")
     if variant == "rhoab":
         return ab_v(sigmas, order)
-    clock = noise.fit_linear_beta(0.002, 80.0) if clock is None else clock
+    clock = noise_schedules.fit_linear_beta(0.002, 80.0) if clock is None else clock
 
     def sigma_rate(time: np.ndarray) -> np.ndarray:
         exponent = (0.5 * clock.beta_d * time + clock.beta_min) * time

@@ -8,7 +8,7 @@ and with ``lower_order_final`` so do the last, which steadies few-step sampling.
 
 import numpy as np
 
-from jaxkd.diffusion.recurrence import Recurrence, padded
+from jaxkd.diffusion.solvers.recurrence import Recurrence, padded
 
 
 def dpmpp(

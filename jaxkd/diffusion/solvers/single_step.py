@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxkd.diffusion.recurrence import Recurrence, multistep
+from jaxkd.diffusion.solvers.recurrence import Recurrence, multistep
 
 
 def euler(sigmas: np.ndarray) -> Recurrence:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.assess import Figure, Findings, Table, Trained
-from jaxkd.methods import nlran_baselines, nlran_figures
+from jaxkd.evaluators.base import Figure, Findings, Table, Trained
+from jaxkd.evaluators.ct import baselines as nlran_baselines
+from jaxkd.evaluators.ct import figures as nlran_figures
+from jaxkd.evaluators.ct.corruptions import DISTURBANCES, UNDISTURBED
 from jaxkd.methods.nlran import EXPLAIN
-from jaxkd.methods.nlran_disturb import DISTURBANCES, UNDISTURBED
 from jaxkd.metrics import classification, heatmaps
 
 SCORES = ("auc", "accuracy", "precision", "recall", "f1", "ece")

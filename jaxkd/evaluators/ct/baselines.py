@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxkd.data.source import Dataset, Source
-from jaxkd.data.volumes import WINDOWS, resample
+from jaxkd.datasets.source import Dataset, Source
+from jaxkd.readers.ct.volumes import WINDOWS, resample
 
 BINS = 24
 BLOCK = 4  # voxels along each axis that are averaged

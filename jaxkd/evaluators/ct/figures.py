@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.assess import Figure
-from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks, themes
+from jaxkd.evaluators.base import Figure
 from jaxkd.metrics import heatmaps
+from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, looks, themes
 
 SCANS = 6  # shown in the montage
 

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import themes
-from jaxkd.data import inpainted, perturb
-from jaxkd.data.source import Source
-from jaxkd.methods import defi_figures
+from jaxkd.datasets import inpainted
+from jaxkd.datasets.source import Source
+from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.evaluators.localization import corruptions, figures
 from jaxkd.metrics import localization
+from jaxkd.report.style import themes
 
 # Not learnt at small scale: reported beside the others, never averaged with them.
 HARD = "exemplar"
@@ -44,9 +44,9 @@ def assess(trained: Trained) -> Findings:
     folder, shown = trained.folder, _examples(groups)
     first = next(iter(maps.values()))[0]
     for path, theme in themes(folder / "localization"):
-        defi_figures.examples(path, theme, truth=truth, maps=first, rows=shown)
+        figures.examples(path, theme, truth=truth, maps=first, rows=shown)
     for path, theme in themes(folder / "robustness"):
-        defi_figures.robustness(path, theme, cast=trained.cast, sweep=sweep)
+        figures.robustness(path, theme, cast=trained.cast, sweep=sweep)
     return Findings(
         scores={
             student: _summary(runs, maps[student], truth, groups)
@@ -192,9 +192,9 @@ def _sweep(trained: Trained, groups) -> dict[str, dict[str, list[list[float]]]]:
     rows = np.concatenate([groups[name][:40] for name in _averaged(groups)])
     source = _Rows(trained.dataset.test, rows)
     found: dict[str, dict[str, list[list[float]]]] = {}
-    for kind, levels in perturb.GRID.items():
+    for kind, levels in corruptions.GRID.items():
         for level in levels:
-            disturbed = perturb.Disturbed(source, kind, level)
+            disturbed = corruptions.Disturbed(source, kind, level)
             for student, members in trained.by_student().items():
                 ious = [_iou_on(trained, member, disturbed) for member in members]
                 by_kind = found.setdefault(student, {})
@@ -308,12 +308,12 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 
 def _sweep_table(sweep) -> Table:
-    lines = [["", "", *[""] * max(map(len, perturb.GRID.values()))]]
+    lines = [["", "", *[""] * max(map(len, corruptions.GRID.values()))]]
     for student, by_kind in sweep.items():
         for kind, levels in by_kind.items():
             pad = [""] * (len(lines[0]) - 2 - len(levels))
-            names = [f"{level:g}" for level in perturb.GRID[kind]]
-            lines.append([student, perturb.LABELS[kind], *names, *pad])
+            names = [f"{level:g}" for level in corruptions.GRID[kind]]
+            lines.append([student, corruptions.LABELS[kind], *names, *pad])
             lines.append(["", "IoU", *[f"{np.mean(v):.3f}" for v in levels], *pad])
     note = "Mean IoU over seeds and images, without methods that are reported apart."
     return Table("Robustness", lines, note)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, looks
-from jaxkd.data import perturb
+from jaxkd.evaluators.localization import corruptions
+from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, looks
 
 
 def examples(
@@ -55,8 +55,8 @@ def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
     """
     styles = looks(cast, theme)
     with canvas(path, (WIDTH, 2.7), theme, layout="constrained") as figure:
-        grid = figure.subplots(1, len(perturb.GRID), sharey=True)
-        for axes, (kind, levels) in zip(grid, perturb.GRID.items(), strict=True):
+        grid = figure.subplots(1, len(corruptions.GRID), sharey=True)
+        for axes, (kind, levels) in zip(grid, corruptions.GRID.items(), strict=True):
             places = np.arange(len(levels))
             for student, found in sweep.items():
                 values, style = np.asarray(found[kind]), styles[student]
@@ -73,7 +73,7 @@ def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
                     places, values.min(1), values.max(1), color=style.color, alpha=0.2
                 )
             axes.set_xticks(places, [f"{level:g}" for level in levels])
-            axes.set_xlabel(perturb.LABELS[kind])
+            axes.set_xlabel(corruptions.LABELS[kind])
         most = max(np.max(v) for found in sweep.values() for v in found.values())
         grid[0].set(ylabel="IoU", ylim=(0, 1.08 * most))
         if len(sweep) > 1:

@@ -27,7 +27,7 @@ from jaxkd.core.types import (
     Spec,
     Targets,
 )
-from jaxkd.methods import classification
+from jaxkd.methods.common import classification
 
 Features = dict[str, jax.Array]
 

@@ -15,15 +15,15 @@ import numpy as np
 from clu import metrics
 
 from jaxkd import losses
-from jaxkd.assess import Figure, Findings, Member, Table, Trained
-from jaxkd.canvas import WIDTH, canvas, drawable, logarithmic, looks, themes
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Batch, Method, Score, Spec
-from jaxkd.data.mixed_views import reduced
-from jaxkd.data.recognition import Pairs, pairs_of
-from jaxkd.losses._features import einsum, unit
-from jaxkd.methods import classification
+from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.losses.numerics import einsum, unit
+from jaxkd.methods.common import classification
 from jaxkd.metrics import retrieval, verification
+from jaxkd.readers.identity_pairs import Pairs, pairs_of
+from jaxkd.report.style import WIDTH, canvas, drawable, logarithmic, looks, themes
+from jaxkd.views.mixed_resolution import reduced
 
 BINS = 512  # of cosines from -1 to 1
 FARS = (0.001, 0.01, 0.1)
@@ -149,7 +149,7 @@ def _embedding(features: dict[str, jax.Array]) -> jax.Array:
 
 
 def assess(trained: Trained) -> Findings:
-    """Verifies the test's pairs and looks for neighbours; see ``jaxkd.assess``."""
+    """Verifies the test's pairs and looks for neighbours."""
     embeddings, labels = embed(trained)
     pairs = pairs_of(trained.dataset.test)
     scores: dict[str, dict[str, list[float]]] = {}

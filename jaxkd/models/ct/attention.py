@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models import conv3d, layers
+from jaxkd.models import layers
+from jaxkd.models.ct import conv as conv3d
 
 _EPSILON = 1e-6
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models import conv3d
+from jaxkd.models.ct import conv
 
 MAPS = ("attention", "cam", "gradcam")
 
@@ -55,9 +55,7 @@ def explain(
     if "attention1" in features:
         maps["attention"] = jnp.mean(features["attention1"].astype(jnp.float32), -1)
     size = volumes.shape[1:4]
-    return logits, {
-        k: conv3d.resize(m[..., None], size)[..., 0] for k, m in maps.items()
-    }
+    return logits, {k: conv.resize(m[..., None], size)[..., 0] for k, m in maps.items()}
 
 
 def class_activation(
@@ -87,5 +85,5 @@ def grad_cam(feature: jax.Array, gradient: jax.Array) -> jax.Array:
     Returns:
       ``[batch, d, h, w]``.
     """
-    weights = conv3d.global_mean(gradient)
+    weights = conv.global_mean(gradient)
     return nn.relu(jnp.einsum("bdhwc,bc->bdhw", feature.astype(jnp.float32), weights))

@@ -23,9 +23,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models import attention3d, conv3d, layers
-from jaxkd.models.nonlocal_block import NonLocalBlock
-from jaxkd.models.resnet3d import BasicUnit, BottleneckUnit
+from jaxkd.models import layers
+from jaxkd.models.ct import attention as attention3d
+from jaxkd.models.ct import conv as conv3d
+from jaxkd.models.ct.non_local import NonLocalBlock
+from jaxkd.models.ct.resnet import BasicUnit, BottleneckUnit
 
 
 class NLRAN(nn.Module):

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models import conv3d, layers
+from jaxkd.models import layers
+from jaxkd.models.ct import conv
 
 # Bytes of the largest matrix of similarities that is worth trying.
 LIMIT = 2**30
@@ -49,7 +50,7 @@ class NonLocalBlock(nn.Module):
         half = max(x.shape[-1] // 2, 1)
 
         def project(name: str, pooled: bool = False) -> jax.Array:
-            y = conv3d.conv(half, 1, use_bias=True, dtype=self.dtype, name=name)(x)
+            y = conv.conv(half, 1, use_bias=True, dtype=self.dtype, name=name)(x)
             if pooled:
                 y = nn.max_pool(y, (1, 2, 2), (1, 2, 2))
             return y.reshape(y.shape[0], -1, half)
@@ -59,7 +60,7 @@ class NonLocalBlock(nn.Module):
         _check_size(theta.shape, phi.shape, self.sub_sample)
         y = (_weights(theta, phi, self.kind, self.scale) @ g).astype(self.dtype)
         y = y.reshape(*x.shape[:-1], half)
-        y = conv3d.conv(x.shape[-1], 1, dtype=self.dtype, name="out")(y)
+        y = conv.conv(x.shape[-1], 1, dtype=self.dtype, name="out")(y)
         norm = nn.BatchNorm(
             not self.train,
             momentum=layers.MOMENTUM,

@@ -22,8 +22,15 @@ import numpy as np
 
 from jaxkd.models import layers
 from jaxkd.models.conv import conv2d
-from jaxkd.models.defi_dfpl import DenseFeaturePyramid, PlainFeaturePyramid, resize_to
-from jaxkd.models.defi_ream import ReverseEdgeAttention, SpatialAdaptiveFusion
+from jaxkd.models.defi_net.edge_attention import (
+    ReverseEdgeAttention,
+    SpatialAdaptiveFusion,
+)
+from jaxkd.models.defi_net.feature_pyramid import (
+    DenseFeaturePyramid,
+    PlainFeaturePyramid,
+    resize_to,
+)
 from jaxkd.models.hrnet import NARROW, HRNet
 
 NOISE = ("none", "residual", "srm")

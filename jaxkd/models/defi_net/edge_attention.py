@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.models import layers
-from jaxkd.models.defi_dfpl import resize_to
+from jaxkd.models.defi_net.feature_pyramid import resize_to
 
 _UP = 8  # from the coarsest level to the finest
 _KERNEL = 16

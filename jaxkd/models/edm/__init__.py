@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxkd.models import edm_layers as parts
-from jaxkd.models.edm_unet import UNet
+from jaxkd.models.edm import layers as parts
+from jaxkd.models.edm.unet import UNet
 
 _TYPES = {
     "embedding_type": ("positional", "fourier"),

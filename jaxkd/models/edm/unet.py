@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models import edm_layers as parts
+from jaxkd.models.edm import layers as parts
 
 
 class UNet(nn.Module):

@@ -24,17 +24,13 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import Asked, nobody
 from jaxkd.core.writers import write_json
 from jaxkd.diffusion import samplers, schedules, solvers
-from jaxkd.mosaic import as_bytes, mosaic
-from jaxkd.pipelines import (
-    gits_cells,
-    gits_config,
-    gits_report,
-    gits_targets,
-    gits_trained,
-)
-from jaxkd.pipelines.gits_config import check, default
-from jaxkd.pipelines.gits_results import Results, format_table, groups
-from jaxkd.workdir import CONFIG, RESULTS, read_json
+from jaxkd.pipelines.gits import cells as gits_cells
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits import models, report, trained_models
+from jaxkd.pipelines.gits.config import check, default
+from jaxkd.pipelines.gits.results import Results, format_table, groups
+from jaxkd.report.image_grid import as_bytes, mosaic
+from jaxkd.training.workdir import CONFIG, RESULTS, read_json
 
 __all__ = ("check", "default", "format_table", "run", "sample")
 
@@ -59,14 +55,14 @@ def run(config: ConfigDict, workdir: Path, asked: Asked = nobody) -> dict[str, A
     finished = _claim(workdir, config)
     if finished is not None:
         return finished
-    gits_trained.train(config, workdir, asked)
+    trained_models.train(config, workdir, asked)
     cells = gits_cells.fill(config, workdir, asked)
     began = time.perf_counter()
     results = _results(config, cells)
     _save_schedules(workdir, results)
-    gits_report.draw(config, workdir, results)
+    report.draw(config, workdir, results)
     results["seconds"] += time.perf_counter() - began
-    gits_report.write(workdir, results)
+    report.write(workdir, results)
     write_json(workdir / RESULTS, results)
     return results
 
@@ -92,13 +88,13 @@ def sample(
             "as range(64)."
         )
     settings = config.sample
-    names = gits_targets.names(config)
+    names = models.names(config)
     name = settings.target or names[0]
     if name not in names:
         raise UserError(
             f"config.sample.target is {name!r}, wanted one of {', '.join(names)}."
         )
-    target = gits_targets.load(config, name, workdir)
+    target = models.load(config, name, workdir)
     if len(target.shape) != 3 or target.shape[-1] not in (1, 3):
         raise UserError(
             f"{name} has samples of shape {target.shape}, which are no images; set "
@@ -231,7 +227,7 @@ def _chosen_schedule(
 
 def _draw(
     config: ConfigDict,
-    target: gits_targets.Target,
+    target: models.Target,
     chosen: schedules.Schedule,
     seeds: Sequence[int],
 ) -> np.ndarray:

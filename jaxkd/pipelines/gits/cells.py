@@ -18,11 +18,13 @@ from ml_collections import ConfigDict
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import Asked
 from jaxkd.core.writers import Progress, write_json
-from jaxkd.diffusion import denoisers, fit, gits, samplers, schedules
-from jaxkd.pipelines import gits_bench, gits_config, gits_targets
-from jaxkd.pipelines.gits_bench import Bench
-from jaxkd.pipelines.gits_targets import Target
-from jaxkd.workdir import read_json
+from jaxkd.diffusion import denoisers, samplers, schedules
+from jaxkd.diffusion.search import gits, least_squares
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits import models, reference
+from jaxkd.pipelines.gits.models import Target
+from jaxkd.pipelines.gits.reference import Bench
+from jaxkd.training.workdir import read_json
 
 FOLDER = "cells"
 
@@ -45,7 +47,7 @@ def plan(config: ConfigDict) -> list[Cell]:
     """Lists all cells; of each target those that take longest first."""
     return [
         Cell(target, seed, solver, nfe)
-        for target in gits_targets.names(config)
+        for target in models.names(config)
         for own in (gits_config.of_target(config, target),)
         for seed in own.seeds
         for nfe in sorted(own.nfe, reverse=True)
@@ -80,7 +82,7 @@ def fill(config: ConfigDict, workdir: Path, asked: Asked) -> list[dict[str, Any]
         try:
             if bench is None or (bench.target.name, bench.seed) != cell[:2]:
                 bench = None  # Frees the last one first.
-                bench = gits_bench.prepare(config, cell.target, cell.seed, workdir)
+                bench = reference.prepare(config, cell.target, cell.seed, workdir)
             write_json(workdir / cell.path, measure(config, bench, cell))
         except ValueError as error:  # A denoiser that returns NaN, say.
             where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
@@ -182,14 +184,14 @@ def _fitted(
     began = time.perf_counter()
     ends = bench.target.sigma_min, bench.target.sigma_max
     x_fit, x_valid = bench.warm_up
-    found = schedules.fit(
+    found = least_squares.fit(
         bench.denoise,
         x_fit,
         x_valid,
         stamps,
         solver=cell.solver,
         order=order,
-        reference=gits_bench.fine(config.fit.reference, ends),
+        reference=reference.fine(config.fit.reference, ends),
         starts=config.fit.starts,
     )
     kept = {key: found.details[key] for key in ("start", "error", "calls")}
@@ -206,14 +208,14 @@ def _with_offsets(
     began = time.perf_counter()
     ends = bench.target.sigma_min, bench.target.sigma_max
     x_fit, x_valid = bench.warm_up
-    found = fit.add_offsets(
+    found = least_squares.add_offsets(
         bench.denoise,
         x_fit,
         x_valid,
         fitted,
         solver=cell.solver,
         order=order,
-        reference=gits_bench.fine(config.fit.reference, ends),
+        reference=reference.fine(config.fit.reference, ends),
     )
     seconds = fitted.details["seconds"] + time.perf_counter() - began
     return found._replace(details=dict(found.details) | {"seconds": seconds})
@@ -242,7 +244,7 @@ def _tried(bench: Bench, schedule: schedules.Schedule, solver: str, order: int) 
         )
         ends.append(jax.block_until_ready(run.x[-1]))
         seconds.append(time.perf_counter() - began)
-        errors.append(gits_bench.end_error(ends[-1], exact))
+        errors.append(reference.end_error(ends[-1], exact))
     return _Try(schedule, errors, ends, min(seconds))
 
 
@@ -251,7 +253,7 @@ def _record(target: Target, best: _Try) -> dict[str, Any]:
     record = {
         "sigmas": best.schedule.sigmas.tolist(),
         "errors": best.errors,
-        "frechet": gits_bench.distance(target, best.ends),
+        "frechet": reference.distance(target, best.ends),
         "details": dict(best.schedule.details),
     }
     if best.schedule.indices is not None:

@@ -7,8 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
-from jaxkd.diffusion import gits, solvers
-from jaxkd.pipelines import gits_targets, gits_trained
+from jaxkd.diffusion import solvers
+from jaxkd.diffusion.search import gits
+from jaxkd.pipelines.gits import models, trained_models
 
 SCHEDULES = (
     "polynomial",
@@ -111,7 +112,7 @@ def check(config: ConfigDict) -> None:
     if config.sample.solver:
         _check_choices((config.sample.solver,), solvers.MAX_ORDER, "sample.solver")
     _check_orders(config.orders)
-    for own in (config, *(of_target(config, n) for n in gits_targets.names(config))):
+    for own in (config, *(of_target(config, n) for n in models.names(config))):
         _check_choices(own.solvers, solvers.MAX_ORDER, "solvers")
         _check_numbers(own)
         _check_nfe(own)
@@ -163,15 +164,15 @@ def _check_choices(given: Any, known: Any, key: str, empty: bool = False) -> Non
 
 
 def _check_targets(config: ConfigDict) -> None:
-    _check_choices(config.densities, gits_targets.DENSITIES, "densities", empty=True)
+    _check_choices(config.densities, models.DENSITIES, "densities", empty=True)
     path = config.edm.path
     if not (config.densities or path or config.needs):
         raise UserError(
             "config.densities, config.edm.path and config.needs are all empty; wanted "
-            f"something to sample, such as {', '.join(gits_targets.DENSITIES)}."
+            f"something to sample, such as {', '.join(models.DENSITIES)}."
         )
     for name, need in config.needs.items():
-        gits_trained.check(name, need)
+        trained_models.check(name, need)
     if path and not Path(path).is_file():
         raise UserError(
             f"config.edm.path: there is no file {path}; wanted an EDM model, such as a "

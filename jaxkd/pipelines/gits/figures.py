@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.canvas import WIDTH, Cast, Theme, canvas, drawable, logarithmic, looks
-from jaxkd.pipelines.gits_results import Group
+from jaxkd.pipelines.gits.results import Group
+from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, logarithmic, looks
 
 ERROR = "end-point error"
 FRECHET = "Fréchet distance, raw values"

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
-from jaxkd.diffusion import densities, frechet, noise
+from jaxkd.diffusion import densities, frechet, noise_schedules
 from jaxkd.diffusion.frechet import Moments
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
@@ -69,7 +69,7 @@ def digits_kde() -> Density:
 
 def glyphs() -> Density:
     """A Gaussian for each of ten drawn characters, averaged to 8 x 8 grey pixels."""
-    from jaxkd.data import glyph_images
+    from jaxkd.drawing import glyphs as glyph_images
 
     labels = np.tile(np.arange(10) * 10, 200)
     drawn = glyph_images.draw_images(jax.random.key(0), labels, 16)
@@ -128,9 +128,9 @@ def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> Target:
       UserError: if a model cannot be read or does not fit its settings.
     """
     if name in config.needs:
-        from jaxkd.pipelines import gits_trained
+        from jaxkd.pipelines.gits import trained_models
 
-        return gits_trained.load(config, name, Path(workdir))
+        return trained_models.load(config, name, Path(workdir))
     if name not in config.densities:
         return _load_edm(config, name)
     density = DENSITIES[name]()
@@ -193,14 +193,14 @@ def _trained_range(configuration: Any) -> tuple[float, float]:
     options = dict(configuration.precondition_options)
     match configuration.precondition:
         case "vp":
-            clock = noise.LinearBeta(
+            clock = noise_schedules.LinearBeta(
                 options.get("beta_d", 19.9), options.get("beta_min", 0.1)
             )
             return float(clock.sigma(1e-5)), float(clock.sigma(1.0))
         case "ve":
             return 0.02, 100.0
         case "iddpm":
-            sigmas = noise.iddpm_sigmas(int(options.get("steps", 1000)))
+            sigmas = noise_schedules.iddpm_sigmas(int(options.get("steps", 1000)))
             used = np.asarray(sigmas)[np.asarray(sigmas) > 0]
             return float(used.min()), float(used.max())
         case _:

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.diffusion import frechet, gits, samplers, schedules
-from jaxkd.pipelines import gits_config, gits_targets
-from jaxkd.pipelines.gits_targets import Denoiser, Target
+from jaxkd.diffusion import frechet, samplers, schedules
+from jaxkd.diffusion.search import gits
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits import models
+from jaxkd.pipelines.gits.models import Denoiser, Target
 
 
 class Bench(NamedTuple):
@@ -42,7 +44,7 @@ def prepare(
     config: ConfigDict, name: str, seed: int, workdir: str | Path = "."
 ) -> Bench:
     """Loads a target, solves the held-out latents finely and runs the GITS teacher."""
-    target = gits_targets.load(config, name, workdir)
+    target = models.load(config, name, workdir)
     config = gits_config.of_target(config, name)
     denoise, ends = target.denoise(config.batch), (target.sigma_min, target.sigma_max)
     first = 2 * config.batch * seed

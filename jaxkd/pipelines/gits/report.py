@@ -7,16 +7,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxkd import report
-from jaxkd.diffusion import gits, samplers, schedules
-from jaxkd.pipelines import (
-    gits_config,
-    gits_figures,
-    gits_results,
-    gits_shape,
-    gits_targets,
-)
-from jaxkd.pipelines.gits_results import Group, Results
+from jaxkd.diffusion import samplers, schedules
+from jaxkd.diffusion.search import gits
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits import figures, models, trajectories
+from jaxkd.pipelines.gits import results as gits_results
+from jaxkd.pipelines.gits.results import Group, Results
+from jaxkd.report import page as report
 
 # The solver whose schedules are drawn, where it is among those measured.
 SHOWN = "ipndm"
@@ -28,10 +25,10 @@ def draw(config: ConfigDict, workdir: Path, results: Results) -> None:
         summary["name"]: gits_results.of_target(results, summary["name"])
         for summary in results["targets"]
     }
-    jobs = {"best": partial(gits_figures.by_solver, found=found)}
+    jobs = {"best": partial(figures.by_solver, found=found)}
     for summary in results["targets"]:
         name = summary["name"]
-        target = gits_targets.load(config, name, workdir)
+        target = models.load(config, name, workdir)
         jobs |= _target_jobs(config, target, found[name], summary)
     for name, job in jobs.items():
         report.picture(workdir, name, job)
@@ -107,30 +104,30 @@ def _search(details: dict[str, Any]) -> tuple[str, str, str]:
 
 def _target_jobs(
     config: ConfigDict,
-    target: gits_targets.Target,
+    target: models.Target,
     found: dict[tuple[str, int], Group],
     summary: dict[str, Any],
 ) -> dict[str, Any]:
     name = summary["name"]
     solvers = [solver for solver, _ in found]
     shown = SHOWN if SHOWN in solvers else solvers[0]
-    measured = gits_shape.measure(config, target)
+    measured = trajectories.measure(config, target)
     jobs = {
-        "error": partial(gits_figures.by_schedule, found=found),
-        "schedules": partial(gits_figures.stamps, found=found, solver=shown),
-        "cost": partial(gits_figures.cost, **_costs(config, target)),
-        "trajectories": partial(gits_shape.trajectories, shape=measured),
-        "along": partial(gits_shape.along, shape=measured),
+        "error": partial(figures.by_schedule, found=found),
+        "schedules": partial(figures.stamps, found=found, solver=shown),
+        "cost": partial(figures.cost, **_costs(config, target)),
+        "trajectories": partial(trajectories.trajectories, shape=measured),
+        "along": partial(trajectories.along, shape=measured),
     }
     floor = summary["frechet_exact"]
     if floor is not None:
         jobs["frechet"] = partial(
-            gits_figures.by_schedule, found=found, frechet=True, floor=floor
+            figures.by_schedule, found=found, frechet=True, floor=floor
         )
     return {f"{kind}-{name}": job for kind, job in jobs.items()}
 
 
-def _costs(config: ConfigDict, target: gits_targets.Target) -> dict[str, Any]:
+def _costs(config: ConfigDict, target: models.Target) -> dict[str, Any]:
     """Returns the cost matrix of a warm-up batch, and two paths through it."""
     config = gits_config.of_target(config, target.name)
     grid = schedules.polynomial(config.gits.grid, target.sigma_min, target.sigma_max)

@@ -9,14 +9,14 @@ import numpy as np
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
-from jaxkd import build
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import Asked
-from jaxkd.data.source import Dataset
+from jaxkd.datasets.source import Dataset
 from jaxkd.diffusion import frechet
-from jaxkd.pipelines.gits_targets import DENSITIES, Target
+from jaxkd.pipelines.gits.models import DENSITIES, Target
+from jaxkd.training import build
 
 METHOD = "edm"
 RANGE = 0.002, 80.0  # of sigma, as EDM samples

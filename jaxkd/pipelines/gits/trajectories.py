@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.canvas import WIDTH, Theme, canvas, logarithmic
 from jaxkd.diffusion import geometry, samplers, schedules
-from jaxkd.pipelines import gits_config
-from jaxkd.pipelines.gits_targets import Target
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits.models import Target
+from jaxkd.report.style import WIDTH, Theme, canvas, logarithmic
 
 MOST_DRAWN = 24  # trajectories in one picture
 

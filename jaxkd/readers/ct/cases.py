@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import nifti
+from jaxkd.readers.ct import nifti
 
 SPLITS = ("train", "val", "test")
 

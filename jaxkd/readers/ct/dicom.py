@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import volumes
-from jaxkd.data.volumes import AIR, Volume
+from jaxkd.readers.ct import volumes
+from jaxkd.readers.ct.volumes import AIR, Volume
 
 GAP = 1.5  # times the usual distance of slices: beyond it one is missing
 # From DICOM's world (left, posterior, superior) to NIfTI's (right, anterior, superior).

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.data.dicom import TO_RAS, library
-from jaxkd.data.volumes import AIR
+from jaxkd.readers.ct.dicom import TO_RAS, library
+from jaxkd.readers.ct.volumes import AIR
 
 
 def write(folder: Path, array: np.ndarray, affine: np.ndarray) -> list[Path]:

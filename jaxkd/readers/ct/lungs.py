@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxkd.data.volumes import Volume
+from jaxkd.readers.ct.volumes import Volume
 
 AIR_BELOW = -400  # Hounsfield units
 MARGIN = 5.0  # mm

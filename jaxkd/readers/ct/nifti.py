@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import volumes
-from jaxkd.data.volumes import AIR, Volume
+from jaxkd.readers.ct import volumes
+from jaxkd.readers.ct.volumes import AIR, Volume
 
 SUFFIXES = (".nii", ".nii.gz")
 

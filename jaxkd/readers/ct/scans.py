@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import dicom, images, nifti, volumes
-from jaxkd.data.volumes import Volume
+from jaxkd.readers import images
+from jaxkd.readers.ct import dicom, nifti, volumes
+from jaxkd.readers.ct.volumes import Volume
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # Of neighbouring slices: below it they may be out of order.

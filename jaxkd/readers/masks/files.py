@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.images import DECODING_ERRORS
+from jaxkd.readers.images import DECODING_ERRORS
 
 Note = Callable[[str], None]
 

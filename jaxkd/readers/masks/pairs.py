@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxkd.core.errors import UserError
-from jaxkd.data.folder import SUFFIXES
+from jaxkd.datasets.folder import SUFFIXES
 
 LAYOUTS = (("images", "labels"), ("images", "masks"), ("Tp", "Gt"))
 UNTOUCHED = ("authentic", "Au")

@@ -10,7 +10,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from jaxkd.convert import reading
+from jaxkd.convert.torch import reading
 from jaxkd.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -175,7 +175,7 @@ def test_nothing_is_executed(tmp_path, layout):
         "collections\nOrderedDict.fromkeys",
         "argparse\nFileType",
         "numpy\nload",
-        "jaxkd.convert.reading\nTensor",
+        "jaxkd.convert.torch.reading\nTensor",
     ],
 )
 def test_every_other_name_is_refused(tmp_path, name):

@@ -9,11 +9,12 @@ import pytest
 from flax import traverse_util
 
 from jaxkd import models
-from jaxkd.convert import load_torch, names, save_torch
+from jaxkd.convert import load_torch, save_torch
+from jaxkd.convert.torch import names
 from jaxkd.core.errors import UserError
 
 torch = pytest.importorskip("torch")
-zoo = pytest.importorskip("torch_zoo")
+zoo = pytest.importorskip("tests.torch_zoo")
 
 CLASSES = 7
 OPTIONS = {"blocks": 1, "stem": 4, "widths": (4, 6, 8)}

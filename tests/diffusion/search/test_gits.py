@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import solver_reference as reference
 from sklearn.datasets import load_digits
 
-from jaxkd.diffusion import denoisers, densities, gits, samplers, schedules
+from jaxkd.diffusion import denoisers, densities, samplers, schedules
+from jaxkd.diffusion.search import gits
+from tests.diffusion import solver_reference as reference
 
 GRID = schedules.polynomial(9, 0.05, 20.0)
 RNG = np.random.default_rng(0)

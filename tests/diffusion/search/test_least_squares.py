@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxkd.diffusion import (
-    denoisers,
-    densities,
-    fit,
-    gits,
-    rollout,
-    samplers,
-    schedules,
-)
-from jaxkd.diffusion.rollout import Student
+from jaxkd.diffusion import denoisers, densities, samplers, schedules
+from jaxkd.diffusion.search import gits, least_squares, rollout
+from jaxkd.diffusion.search.rollout import Student
 
 REFERENCE = schedules.polynomial(41, 0.01, 40.0)
 RNG = np.random.default_rng(0)
@@ -39,7 +32,9 @@ def found(denoise):
 def _search(denoise, stamps=6, starts=2, **changed):
     arguments = {"solver": "ipndm", "order": 4, "reference": REFERENCE} | changed
     x_fit, x_valid = _latents(0, 64), _latents(64, 64)
-    return schedules.fit(denoise, x_fit, x_valid, stamps, starts=starts, **arguments)
+    return least_squares.fit(
+        denoise, x_fit, x_valid, stamps, starts=starts, **arguments
+    )
 
 
 def _error(denoise, x, sigmas):
@@ -60,7 +55,7 @@ def test_fit_beats_its_best_start_on_new_latents(denoise, found):
         schedules.time_uniform(6, 0.01, 40.0, 2.0),
     ]
     run = samplers.sample(denoise, _latents(0, 64), REFERENCE, keep_denoised=True)
-    for metric, coeff in fit.GITS_CHOICES:
+    for metric, coeff in least_squares.GITS_CHOICES:
         cost = gits.cost_matrix(run.x, run.denoised, REFERENCE, metric)
         starts.append(REFERENCE[gits.plan(cost, 6, coeff)])
     best = min(_error(denoise, new, sigmas) for sigmas in starts)
@@ -70,7 +65,9 @@ def test_fit_beats_its_best_start_on_new_latents(denoise, found):
 
 def test_fit_is_never_worse_than_a_start_on_the_validation_latents(found):
     names = set(found.details["errors"])
-    saturating = {f"saturating {rho:g} {knee:g}" for rho, knee in fit.SATURATING}
+    saturating = {
+        f"saturating {rho:g} {knee:g}" for rho, knee in least_squares.SATURATING
+    }
     fixed = {"polynomial", "logsnr", "time-uniform", "time-quadratic"}
     assert names - saturating == fixed | {"gits"}
     assert len(names & saturating) == 2
@@ -95,7 +92,7 @@ def test_fit_repeats_and_counts_its_calls(denoise, found, tmp_path):
 @pytest.mark.slow
 def test_validation_guards_against_what_was_fitted_too_closely(denoise):
     # Fitted to one sample, judged by others: still no worse than the candidates.
-    made = fit.search(
+    made = least_squares.fit(
         denoise,
         jnp.repeat(_latents(0, 1), 64, axis=0),
         _latents(64, 64),
@@ -150,12 +147,14 @@ def test_a_single_point_leaves_nothing_to_fit():
 def test_offsets_lower_the_error_further(denoise, found, tmp_path):
     counting, calls = denoisers.counted(denoise)
     x_fit, x_valid = _latents(0, 64), _latents(64, 64)
-    made = fit.add_offsets(counting, x_fit, x_valid, found, reference=REFERENCE)
+    made = least_squares.add_offsets(
+        counting, x_fit, x_valid, found, reference=REFERENCE
+    )
     spent = made.details["calls"] - found.details["calls"]
     assert spent == calls.wait().samples
     assert made.details["error_before"] == pytest.approx(found.details["error"])
     assert made.details["error"] < 0.8 * found.details["error"]
-    assert np.abs(made.offsets).max() <= fit.FARTHEST
+    assert np.abs(made.offsets).max() <= least_squares.FARTHEST
     new = _latents(1000, 64)
     exact = samplers.sample(denoise, new, REFERENCE).x[-1]
 
@@ -206,7 +205,7 @@ def test_fit_beats_every_other_schedule_on_digits(solver, order):
         cost = gits.cost_matrix(run.x, run.denoised, fine, metric)
         others += [fine[gits.plan(cost, 7, coeff)] for coeff in gits.AUTO_COEFFS]
     options = {"solver": solver, "order": order, "reference": fine}
-    found = schedules.fit(denoise, x_fit, x_valid, 7, **options)
+    found = least_squares.fit(denoise, x_fit, x_valid, 7, **options)
     assert error(found.sigmas) <= 0.85 * min(map(error, others))
 
 
@@ -228,4 +227,6 @@ def test_impossible_fits(denoise, changed, message):
 
 def test_latents_that_do_not_match(denoise):
     with pytest.raises(ValueError, match=r"\(4, 16\) and to validate .* \(4, 3\)"):
-        fit.search(denoise, np.ones((4, 16)), np.ones((4, 3)), 5, reference=REFERENCE)
+        least_squares.fit(
+            denoise, np.ones((4, 16)), np.ones((4, 3)), 5, reference=REFERENCE
+        )

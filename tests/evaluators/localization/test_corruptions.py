@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.data import perturb
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets.source import ArraySource
+from jaxkd.evaluators.localization import corruptions
 
 
 def example(size=(40, 48)):
@@ -22,15 +22,15 @@ def example(size=(40, 48)):
 
 def change(kind, level):
     before = example()
-    after = perturb.apply(before, kind, level)
+    after = corruptions.apply(before, kind, level)
     return np.abs(after["image"].astype(int) - before["image"]).mean()
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "noise", "blur"])
 def test_harsher_levels_change_more(kind):
-    changes = [change(kind, level) for level in perturb.GRID[kind]]
+    changes = [change(kind, level) for level in corruptions.GRID[kind]]
     assert changes == sorted(changes) and changes[-1] > changes[0] > 0
-    after = perturb.apply(example(), kind, perturb.GRID[kind][-1])
+    after = corruptions.apply(example(), kind, corruptions.GRID[kind][-1])
     np.testing.assert_array_equal(after["target_mask"], example()["target_mask"])
     assert after["image"].dtype == np.uint8
 
@@ -38,10 +38,10 @@ def test_harsher_levels_change_more(kind):
 @pytest.mark.parametrize("variance", [3, 23])
 def test_noise_has_its_variance(variance):
     grey = np.full((200, 200, 3), 128, np.uint8)
-    noisy = perturb.noise(grey, variance).astype(float)
+    noisy = corruptions.noise(grey, variance).astype(float)
     # Rounding adds a twelfth.
     assert noisy.var() == pytest.approx(variance + 1 / 12, rel=0.03)
-    np.testing.assert_array_equal(noisy, perturb.noise(grey, variance))
+    np.testing.assert_array_equal(noisy, corruptions.noise(grey, variance))
 
 
 @pytest.mark.parametrize("kernel", [3, 7, 23])
@@ -49,12 +49,12 @@ def test_blur_is_that_of_opencv(kernel):
     cv2 = pytest.importorskip("cv2")
     image = example()["image"]
     wanted = cv2.GaussianBlur(image, (kernel, kernel), 0).astype(int)
-    assert np.abs(perturb.blur(image, kernel) - wanted).max() <= 2
+    assert np.abs(corruptions.blur(image, kernel) - wanted).max() <= 2
 
 
-@pytest.mark.parametrize("scale", perturb.GRID["resize"])
+@pytest.mark.parametrize("scale", corruptions.GRID["resize"])
 def test_masks_follow_a_change_of_size(scale):
-    after = perturb.apply(example(), "resize", scale)
+    after = corruptions.apply(example(), "resize", scale)
     assert after["image"].shape[:2] == after["target_mask"].shape
     assert after["target_mask"].shape == (round(40 * scale), round(48 * scale))
     assert set(np.unique(after["target_mask"])) == {0, 255}
@@ -65,11 +65,11 @@ def test_masks_follow_a_change_of_size(scale):
 def test_sources():
     one = example()
     source = ArraySource({name: np.stack([x, x]) for name, x in one.items()})
-    disturbed = perturb.Disturbed(source, "jpeg", 50)
+    disturbed = corruptions.Disturbed(source, "jpeg", 50)
     assert len(disturbed) == 2
-    wanted = perturb.jpeg(one["image"], 50)
+    wanted = corruptions.jpeg(one["image"], 50)
     np.testing.assert_array_equal(disturbed[1]["image"], wanted)
     with pytest.raises(UserError, match="jpeg"):
-        perturb.apply(one, "jpg", 50)
+        corruptions.apply(one, "jpg", 50)
     with pytest.raises(UserError, match="no examples"):
-        perturb.Disturbed(ArraySource({"label": np.zeros(0)}), "jpeg", 50)
+        corruptions.Disturbed(ArraySource({"label": np.zeros(0)}), "jpeg", 50)

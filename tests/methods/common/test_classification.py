@@ -3,11 +3,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fields import fields
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from jaxkd.core.types import FrozenNetwork, Spec
-from jaxkd.methods import classification
+from jaxkd.methods.common import classification
+from tests.fields import fields
 
 CLASSES, SHAPE = 7, (2, 2, 1)
 QUICK = {"xla_backend_optimization_level": 0}  # tests compile more than they compute

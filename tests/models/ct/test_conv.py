@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxkd.models import conv3d
+from jaxkd.models.ct import conv as conv3d
 
 # Channels, size, kernel, stride, padding on every side.
 CASES = [

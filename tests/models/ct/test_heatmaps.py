@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxkd import models
-from jaxkd.models import heatmaps3d
+from jaxkd.models.ct import heatmaps
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def case():
 
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     logits, features = jax.jit(network.apply)(variables, volumes)
-    said = jax.jit(heatmaps3d.explain, static_argnums=0)(network, variables, volumes)
+    said = jax.jit(heatmaps.explain, static_argnums=0)(network, variables, volumes)
     return network, variables, volumes, logits, features, said
 
 
@@ -35,7 +35,7 @@ def test_logits_are_those_of_the_network(case):
     *_, logits, _, (explained, maps) = case
     np.testing.assert_allclose(explained, logits, atol=1e-5)
     assert all(heat.shape == SHAPE[:4] for heat in maps.values())
-    assert set(maps) == set(heatmaps3d.MAPS)
+    assert set(maps) == set(heatmaps.MAPS)
 
 
 def test_class_activation_adds_up_to_the_logit(case):
@@ -46,7 +46,7 @@ def test_class_activation_adds_up_to_the_logit(case):
         each = last[index] @ head["kernel"][:, chosen]
         total = each.mean() + head["bias"][chosen]
         assert total == pytest.approx(float(logits[index, chosen]), abs=1e-4)
-    got = heatmaps3d.class_activation(
+    got = heatmaps.class_activation(
         features["last"], variables["params"]["fc"]["kernel"], logits.argmax(-1)
     )
     np.testing.assert_allclose(got[index], np.maximum(each, 0), atol=1e-4)
@@ -90,7 +90,7 @@ def test_grad_cam_of_the_last_map_is_the_class_activation(case):
         kernel.T[logits.argmax(-1)][:, None, None, None] / voxels, last.shape
     )
     np.testing.assert_allclose(
-        heatmaps3d.grad_cam(last, gradient) * voxels,
-        heatmaps3d.class_activation(last, kernel, logits.argmax(-1)),
+        heatmaps.grad_cam(last, gradient) * voxels,
+        heatmaps.class_activation(last, kernel, logits.argmax(-1)),
         atol=1e-4,
     )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxkd import models
-from jaxkd.models import attention3d
-from jaxkd.models.attention3d import CBAM, AttentionModule
-from jaxkd.models.nonlocal_block import NonLocalBlock
-from jaxkd.models.resnet3d import BasicUnit, BottleneckUnit
+from jaxkd.models.ct import attention as attention3d
+from jaxkd.models.ct.attention import CBAM, AttentionModule
+from jaxkd.models.ct.non_local import NonLocalBlock
+from jaxkd.models.ct.resnet import BasicUnit, BottleneckUnit
 
 SHAPE = (1, 64, 128, 128, 1)
 # Compiling takes longer than running.
