@@ -1,7 +1,7 @@
 """Embeds people's own images: nearest neighbours, and verification of pairs."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
     return found
 
 
-def _threshold(results: dict[str, Any], workdir: Path, student: str, seed) -> float:
+def _threshold(results: Mapping[str, Any], workdir: Path, student: str, seed) -> float:
     if student not in results["students"]:
         raise UserError(
             f"{workdir} has no student {student!r}, expected one of "
