@@ -65,8 +65,8 @@ def predict(
     most = len(files) - 1
     if not 0 <= neighbours <= most:
         raise UserError(
-            f"{neighbours} neighbours were asked for of {len(files)} images, expected 0 "
-            f"to {most}. Add images or ask for fewer."
+            f"{neighbours} neighbours were asked for of {len(files)} images, expected "
+            f"0 to {most}. Add images or ask for fewer."
         )
     restored = restore(workdir, student, seed, use)
     if asked is not None and threshold is None:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxkd.diffusion import schedules, solvers
 from jaxkd.diffusion.schedules import Schedule
 from jaxkd.diffusion.search import gits
-from jaxkd.diffusion.search.rollout import Rollout, free_indices
+from jaxkd.diffusion.search.rollout import Rollout, free_indices, jacobian, unpack
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
@@ -278,8 +278,8 @@ def _check(x_fit, x_valid, stamps, reference, starts):
         )
     if not 2 <= stamps <= len(reference):
         raise ValueError(
-            f"{stamps} stamps with a reference of {len(reference)}; expected at least 2 "
-            "and no more than the reference has."
+            f"{stamps} stamps with a reference of {len(reference)}; expected at least "
+            "2 and no more than the reference has."
         )
     if starts < 1:
         raise ValueError(f"starts={starts}; expected at least 1.")
