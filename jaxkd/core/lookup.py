@@ -44,7 +44,7 @@ def module(package: str, name: str, attribute: str) -> ModuleType:
         if hasattr(found, attribute):
             return found
     modules = {each: importlib.import_module(f"{package}.{each}") for each in public}
-    wanted = [each for each, m in modules.items() if hasattr(m, attribute)]
+    expected = [each for each, m in modules.items() if hasattr(m, attribute)]
     raise UserError(f"{package} has no {name!r}, expected {_one_of(name, expected)}.")
 
 
@@ -146,8 +146,8 @@ def _find_file(file: str, name: str, what: str) -> Path:
             return option.resolve()
     searched = ", ".join(dict.fromkeys(str(option.parent) for option in options))
     raise UserError(
-        f"{what} is {name!r}, but there is no file {file} in {searched}. Give its path, "
-        "absolute or relative to the configuration file."
+        f"{what} is {name!r}, but there is no file {file} in {searched}. Give its "
+        "path, absolute or relative to the configuration file."
     )
 
 
@@ -211,8 +211,8 @@ def call(
     }
     for name in options:
         if name not in parameters:
-            wanted = _one_of(name, parameters) if parameters else "no option at all"
-            raise UserError(f"{what} has no option {name!r}, expected {wanted}.")
+            expected = _one_of(name, parameters) if parameters else "no option at all"
+            raise UserError(f"{what} has no option {name!r}, expected {expected}.")
     missing = [
         name
         for name, parameter in parameters.items()
