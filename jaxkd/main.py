@@ -123,8 +123,10 @@ def main(argv: list[str]) -> None:
     # Orbax tells of every file it writes and, when one fails, of every part of it.
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    from jaxkd.core import compile_cache
+    from jaxkd.core import compile_cache, namesake
 
+    if message := namesake.warning():
+        print(f"jaxkd: {message}", file=sys.stderr)
     compile_cache.enable()
     try:
         _run()
