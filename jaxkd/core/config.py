@@ -19,6 +19,7 @@ from jaxkd.core.errors import UserError
 # other values than it was started with.
 RUNTIME_KEYS = (
     "checkpoint_every",
+    "code",
     "keep",
     "max_skipped",
     "mesh",
@@ -44,6 +45,10 @@ def default() -> ConfigDict:
     """Returns the default configuration: one supervised ResNet-20 on ``glyph100``."""
     config = ConfigDict()
     config.name = ""  # shown in tables; main.py fills in the name of the config file
+
+    # Folder of own code, which "file.py:function" and "package.module:function" name;
+    # main.py fills in that of the config file.
+    config.code = ""
 
     # What is trained. A student of ``students`` overrides the keys of STUDENT_KEYS;
     # without any, the run trains the one student that these describe.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers.ct import volumes
 from jaxkd.readers.ct.volumes import AIR, Volume
@@ -62,14 +63,7 @@ def library() -> Any:
     Raises:
       UserError: if it is not installed.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError(
-            "DICOM files are read with pydicom, which is not installed. Install it "
-            "with: pip install 'jaxkd[medical]'"
-        ) from error
-    return pydicom
+    return optional.load("pydicom", extra="medical", purpose="DICOM files")
 
 
 def read(
