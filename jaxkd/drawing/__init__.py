@@ -1,0 +1,1 @@
+"""Procedural pictures and sounds, drawn on demand: nothing to download."""
