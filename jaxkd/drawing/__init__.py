@@ -1,1 +1,1 @@
-"""Procedural pictures and sounds, drawn on demand: nothing to download."""
+"""Procedural pictures and sounds, seeded, for checks that need no download."""

@@ -8,7 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._masked import Scalar, at_least_float32
+from jaxkd.losses._masked import Scalar
+from jaxkd.losses.numerics import at_least_float32
 
 
 def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:

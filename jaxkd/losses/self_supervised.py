@@ -11,8 +11,8 @@ Memories and schedules that go with them are in ``self_supervised_state``.
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import einsum, unit
-from jaxkd.losses._masked import Scalar, at_least_float32
+from jaxkd.losses._masked import Scalar
+from jaxkd.losses.numerics import at_least_float32, einsum, unit
 
 STANDARDIZE_EPSILON = 1e-5  # added to the variances of Barlow Twins
 VARIANCE_EPSILON = 1e-4  # added to the variances of VICReg

@@ -8,8 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import unit
-from jaxkd.losses._masked import Scalar, at_least_float32
+from jaxkd.losses._masked import Scalar
+from jaxkd.losses.numerics import at_least_float32, unit
 
 
 def queue_init(key: jax.Array, size: int, dim: int) -> jax.Array:
