@@ -43,10 +43,12 @@ class DenseEncoder(nn.Module):
     Attributes:
       num_classes: number of logits.
       widths: of the hidden layers; the first has no batch norm.
+      dtype: float32 whatever it is: dense layers compute in at least that.
     """
 
     num_classes: int
     widths: Sequence[int] = (1024, 512, 256, 128)
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(

@@ -110,12 +110,14 @@ class RealNVP(nn.Module):
         at each scale after it.
       width: of the couplings' hidden channels.
       depth: of the couplings' networks.
+      dtype: float32 whatever it is: likelihoods need it.
     """
 
     num_classes: int
     couplings: Sequence[int] = (4, 2, 4)
     width: int = 64
     depth: int = 2
+    dtype: Any = jnp.float32
 
     def setup(self):
         """Makes the couplings, scale by scale."""

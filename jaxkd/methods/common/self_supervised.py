@@ -329,11 +329,11 @@ def joint_embedding(
         init,
         forward,
         logged,
-        after_step=None if momentum is None else _move_target(momentum),
+        after_step=None if momentum is None else move_target(momentum),
     )
 
 
-def _move_target(momentum: Callable[[jax.Array], jax.Array]) -> Callable:
+def move_target(momentum: Callable[[jax.Array], jax.Array]) -> Callable:
     """Returns an ``after_step`` that moves the target towards the trained network."""
 
     def after_step(params, model_state, step):
