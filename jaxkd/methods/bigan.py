@@ -81,7 +81,7 @@ def make(
     def play(params, state, batch, key):
         """Makes both pairs and judges them: logits, features and new statistics."""
         code_key, *dropout = jax.random.split(key, 3)
-        images = 2 * batch[spec.input_key] - 1
+        images = batch[spec.input_key]
         (_, features), own = self_supervised.apply(
             network, params["student"], state["student"], images, train=True
         )
@@ -90,7 +90,9 @@ def make(
         pictures, generated = self_supervised.apply(
             generator, params["generator"], state["generator"], drawn, train=True
         )
-        pairs = (images, codes), (jnp.tanh(pictures), drawn)
+        # The dense generator's pictures are in [-1, 1] already.
+        pictures = jnp.tanh(pictures) if arch == "conv" else pictures
+        pairs = (2 * images - 1, codes), (pictures, drawn)
         logits = [
             judge.apply(
                 {"params": params[JUDGE]}, *pair, train=True, rngs={"dropout": own_key}

@@ -1,4 +1,4 @@
-"""Flow: an invertible network fitted by exact likelihood, RealNVP (arXiv:1605.08803)."""
+"""Flow: an invertible network fitted by exact likelihood (arXiv:1605.08803)."""
 
 import math
 
