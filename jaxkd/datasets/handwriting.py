@@ -20,7 +20,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.drawing.handwriting import draw_writers
 from jaxkd.readers import handwriting as reading
-from jaxkd.readers.handwriting import Words
+from jaxkd.readers.handwriting import PairedWords, Words
 
 FIRST_TEST, FIRST_VALIDATION = 100_000, 200_000  # numbers of drawn writers
 
@@ -129,7 +129,7 @@ def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Datase
         for words, side in ((train, "training"), (test, "test"))
     )
 
-    def labelled_pairs(training_seed: int) -> ArraySource:
+    def labelled_pairs(training_seed: int) -> PairedWords:
         names = np.unique(train.writer)
         if order == "permuted":
             names = np.random.default_rng([seed, training_seed]).permutation(names)
@@ -139,7 +139,7 @@ def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Datase
         table = reading.make_pairs(
             words.writer, seed=training_seed, max_positives=max_positives
         )
-        return ArraySource(_paired(words, table))
+        return PairedWords(words, table)
 
     table = reading.make_pairs(test.writer, seed=seed)
     half = count // 2
@@ -149,16 +149,7 @@ def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Datase
         for same in (True, False)
     ]
     some = reading.PairTable(*(x[np.concatenate(places)] for x in table))
-    return Dataset(info, labelled_pairs, ArraySource(_paired(test, some)))
-
-
-def _paired(words: Words, table: reading.PairTable) -> dict[str, np.ndarray]:
-    return {
-        "image": words.image[table.first],
-        "other": words.image[table.second],
-        "label": table.same.astype(np.int32),
-        "writers": np.stack([words.writer[table.first], words.writer[table.second]], 1),
-    }
+    return Dataset(info, labelled_pairs, PairedWords(test, some))
 
 
 def _drop_single(words: Words, side: str, drop: bool) -> Words:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource
 from jaxkd.readers.images import SUFFIXES, decode, resize
 
 CEDAR_NAME = re.compile(r"(\d{4})[a-z]_num\d+\.png", re.IGNORECASE)
@@ -48,6 +49,23 @@ class Words(NamedTuple):
         return Words(
             self.image[chosen], self.writer[chosen], self.names, files, parameters
         )
+
+
+class PairedWords(ArraySource):
+    """Pairs of words in memory, with the words that they were made of."""
+
+    def __init__(self, words: Words, table: "PairTable"):
+        super().__init__(
+            {
+                "image": words.image[table.first],
+                "other": words.image[table.second],
+                "label": table.same.astype(np.int32),
+                "writers": np.stack(
+                    [words.writer[table.first], words.writer[table.second]], axis=1
+                ),
+            }
+        )
+        self.words, self.table = words, table
 
 
 class PairTable(NamedTuple):
@@ -324,9 +342,9 @@ def write_pairs(path: Path, table: PairTable, files: Sequence[str]) -> None:
         table.same.astype(int).tolist(),
     )
     if path.suffix == ".parquet":
-        parquet = _parquet()
-        content = parquet.pa.table(dict(zip(COLUMNS, columns, strict=True)))
-        parquet.write_table(content, path)
+        pyarrow = _pyarrow()
+        content = pyarrow.table(dict(zip(COLUMNS, columns, strict=True)))
+        pyarrow.parquet.write_table(content, path)
         return
     _check_suffix(path)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -341,7 +359,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
       UserError: if it cannot be read, has other columns, or names an unknown file.
     """
     if path.suffix == ".parquet":
-        content = _parquet().read_table(path).to_pydict()
+        content = _pyarrow().parquet.read_table(path).to_pydict()
         rows = list(zip(*(content[name] for name in COLUMNS), strict=True))
     else:
         _check_suffix(path)
@@ -372,11 +390,12 @@ def _check_suffix(path: Path) -> None:
         raise UserError(f"{path} ends in {path.suffix!r}, expected .csv or .parquet.")
 
 
-def _parquet():
+def _pyarrow():
     try:
-        import pyarrow.parquet as parquet
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise UserError(
             "Parquet files need pyarrow: pip install pyarrow, or take a .csv file."
         ) from error
-    return parquet
+    return pyarrow

@@ -2,7 +2,8 @@
 
 Networks see ink: 0 on paper and 1 where it is black, whatever the policy. A training
 batch gets ``views`` ``[batch, views, h, w, channels]`` beside ``image``, and, if asked
-for, ``local_views`` of a smaller size.
+for, ``local_views`` of a smaller size. Batches of pairs, ``image`` and ``other``, get
+both as ``pair`` ``[batch, 2, h, w, channels]``.
 
 ``handwriting`` keeps what tells writers apart: each of its distortions is small against
 the differences between hands. ``lightly`` has the natural-image defaults of the
@@ -200,13 +201,20 @@ def _view(
                 if name in clean:
                     own = jax.random.fold_in(image_key, place)
                     result[name] = wide(own, clean[name], side)
-        return result
+        return _paired(result)
 
     def evaluate(batch: Batch) -> Batch:
         names = [name for name in ("image", "other") if name in batch]
-        return batch | {name: _ink(batch[name]) for name in names}
+        return _paired(batch | {name: _ink(batch[name]) for name in names})
 
     return View(train, evaluate)
+
+
+def _paired(batch: Batch) -> Batch:
+    """Adds ``pair``, ``[batch, 2, h, w, channels]``, where there are two pictures."""
+    if "other" not in batch:
+        return batch
+    return batch | {"pair": jnp.stack([batch["image"], batch["other"]], axis=1)}
 
 
 def _ink(images: jax.Array) -> jax.Array:
