@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views.ops import View, bilinear
 
 Range = Sequence[float]
