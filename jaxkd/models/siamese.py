@@ -103,7 +103,7 @@ class Siamese(nn.Module):
         network = models.build(
             self.encoder, self.num_classes, dtype=self.dtype, **given
         )
-        return network.clone(name="encoder")
+        return network.clone(name="encoder", parent=self)
 
 
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
