@@ -149,5 +149,5 @@ def test_pair_files(tmp_path, suffix):
     assert all(np.array_equal(a, b) for a, b in zip(table, found, strict=True))
     with pytest.raises(UserError, match="two known files"):
         reading.read_pairs(path, files[:3])
-    with pytest.raises(UserError, match="expected .csv or .parquet"):
+    with pytest.raises(UserError, match=r"expected \.csv or \.parquet"):
         reading.write_pairs(tmp_path / "pairs.txt", table, files)
