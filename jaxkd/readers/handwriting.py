@@ -396,6 +396,7 @@ def _pyarrow():
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            "Parquet files need pyarrow: pip install pyarrow, or take a .csv file."
+            "Parquet files need pyarrow: pip install -e '.[handwriting]', or take a "
+            ".csv file."
         ) from error
     return pyarrow
