@@ -70,6 +70,8 @@ class UNet(nn.Module):
       groups: of the group norms.
       guidance_width: of the embedded guidance scale of latent consistency models; None
         where the network has no such input.
+      predicts: "noise", or "velocity" (arXiv 2202.00512) as Stable Diffusion 2.1 does;
+        the result is the noise in either case.
       remat: whether to compute each block again for its gradient, which saves memory.
       dtype: of the computation; norms and softmax are at least float32.
     """
@@ -85,6 +87,7 @@ class UNet(nn.Module):
     depth: int = 1
     groups: int = 32
     guidance_width: int | None = None
+    predicts: str = "noise"
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -158,7 +161,17 @@ class UNet(nn.Module):
             dtype=self.dtype,
             name="conv_out",
         )(jax.nn.silu(x))
-        return x.astype(wide), {k: v for k, v in aux.items() if v is not None}
+        x = self._as_noise(x.astype(wide), latents, timesteps)
+        return x, {k: v for k, v in aux.items() if v is not None}
+
+    def _as_noise(self, x, latents, timesteps):
+        if self.predicts == "noise":
+            return x
+        betas = jnp.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        table = jnp.cumprod(1 - betas)[jnp.asarray(timesteps, jnp.int32)]
+        alpha = jnp.broadcast_to(table, x.shape[:1])[:, None, None, None]
+        noisy = latents[..., : self.out_channels].astype(x.dtype)
+        return jnp.sqrt(alpha) * x + jnp.sqrt(1 - alpha) * noisy
 
     def _embed(
         self, timesteps: jax.Array, batch: int, guidance: jax.Array | None
