@@ -27,8 +27,8 @@ from jaxkd.models.stable_diffusion.attention import (
 RIGID, NON_RIGID, GLOBAL = range(3)
 KINDS = ("rigid", "non-rigid", "global")
 # What is kept of the cross-attention: the base's map and the mutual row's, both mapped
-# to the branch's words, and the target's own.
-BASE_MAP, MUTUAL_MAP, OWN_MAP = range(3)
+# to the branch's words; the target's own; the base's own, over the base's words.
+BASE_MAP, MUTUAL_MAP, OWN_MAP, SOURCE_MAP = MAPS = range(4)
 
 
 class BranchState(NamedTuple):
@@ -145,8 +145,8 @@ def branch_attention(
     """Makes the attention of all branches; its state is a ``BranchState``.
 
     Probabilities are kept of cross-attention alone. Where it has ``resolution``, in one
-    of ``places``, the mean over heads of the three maps of each branch is returned,
-    ``[branches, 3, height, width, tokens]``.
+    of ``places``, the mean over heads of the maps of each branch is returned,
+    ``[branches, maps, height, width, tokens]``.
 
     Args:
       resolution: height and width of the maps to return.
@@ -247,7 +247,7 @@ def _cross_attention(site, q, k, v, scale, state, cross_from, kept):
 
 
 def _branch_maps(own: jax.Array, n: int, state: BranchState) -> tuple[jax.Array, ...]:
-    """Returns base, mutual and own map ``[heads, pixels, tokens]`` of branch n."""
+    """Returns the maps ``[heads, pixels, tokens]`` of branch n, in their order."""
     base, target = own[target_row(n - 1)], own[target_row(n)]
     mutual = own[target_row(n) + 1]
     mapper, mapped = state.mapper[n - 1], state.mapped[n - 1]
@@ -257,4 +257,5 @@ def _branch_maps(own: jax.Array, n: int, state: BranchState) -> tuple[jax.Array,
         jnp.where(swap, replaced, refine(base, target, mapper, mapped)),
         jnp.where(swap, replaced, refine(mutual, target, mapper, mapped)),
         target,
+        base,
     )

@@ -1,4 +1,4 @@
-"""DDIM (Song et al. 2021, arXiv 2010.02502) on discrete timesteps, and its inversion."""
+"""DDIM (Song et al. 2021, arXiv 2010.02502) on discrete timesteps, and inverted."""
 
 from collections.abc import Callable
 from typing import Any

@@ -81,9 +81,10 @@ def coefficients(sigmas: np.ndarray, order: int) -> np.ndarray:
     for i in range(len(sigmas) - 1):
         known = sigmas[max(0, i - order + 1) : i + 1][::-1]
         for j, point in enumerate(known):
-            others = np.delete(known, j)
-            basis = Polynomial.fromroots(others) / np.prod(point - others)
-            integral = basis.integ() if len(others) else Polynomial([0.0, 1.0])
+            basis = Polynomial([1.0])
+            for other in np.delete(known, j):
+                basis = basis * Polynomial([-other, 1.0]) / (point - other)
+            integral = basis.integ()
             weights[i, j] = integral(sigmas[i + 1]) - integral(sigmas[i])
     return weights
 

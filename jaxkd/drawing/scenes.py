@@ -186,8 +186,8 @@ class Tokenizer:
         unknown = sorted({word for word in words if word not in WORDS[2:]})
         if unknown or len(words) > LENGTH - 2:
             raise UserError(
-                f"The caption {prompt!r} has {len(words)} words, of which {unknown} are "
-                f"not known to the scene model. Expected at most {LENGTH - 2} of "
+                f"The caption {prompt!r} has {len(words)} words; not known to the scene "
+                f"model: {unknown}. Expected at most {LENGTH - 2} of "
                 f"{', '.join(WORDS[2:])}."
             )
 

@@ -34,7 +34,10 @@ def softmax(x):
 
 def draw(rows, count, seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=(rows, HEADS, n, WIDTH)) for n in (4, count, count)]
+    return [
+        rng.normal(size=(rows, HEADS, n, WIDTH)).astype(np.float32)
+        for n in (4, count, count)
+    ]
 
 
 def attend_by_hand(q, k, v):
@@ -113,8 +116,10 @@ def test_cross_attention_row_by_row(cross_from):
         np.testing.assert_allclose(
             out[row], attend_by_hand(q[row], k[row], v[row]), atol=1e-5
         )
-    expected = np.stack([base[0].mean(1), base[1].mean(1), p[[1, 3]].mean(1)], axis=1)
-    np.testing.assert_allclose(aux, expected.reshape(2, 3, 2, 2, TOKENS), atol=1e-5)
+    expected = np.stack(
+        [base[0].mean(1), base[1].mean(1), p[[1, 3]].mean(1), p[[0, 1]].mean(1)], axis=1
+    )
+    np.testing.assert_allclose(aux, expected.reshape(2, 4, 2, 2, TOKENS), atol=1e-5)
 
 
 def test_global_branches_and_late_steps_keep_their_own_attention():

@@ -73,7 +73,7 @@ class SceneDiffusion(nn.Module):
     def __call__(
         self, images: jax.Array, timesteps: jax.Array, ids: jax.Array
     ) -> jax.Array:
-        """Predicts the noise in ``[batch, height, width, channels]`` of about [-1, 1]."""
+        """Predicts the noise in images ``[batch, height, width, channels]``."""
         return self.controlled(images, timesteps, self.encode_text(ids))[0]
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
