@@ -60,7 +60,7 @@ def test_captions_and_tokens():
     assert [scenes.WORDS[i] for i in ids[0]] == ["<start>", *first.split(), "<end>"]
     assert [scenes.WORDS[i] for i in ids[2]] == ["<start>"] + ["<end>"] * 12
     assert tokenizer.words(second).tolist()[:8] == [-1, 0, 1, 2, 3, 4, 5, -1]
-    with pytest.raises(UserError, match="not known to the scene model: ..purple"):
+    with pytest.raises(UserError, match="not known to the scene model"):
         tokenizer.encode("a purple circle")
 
 

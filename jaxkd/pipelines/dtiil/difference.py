@@ -137,8 +137,8 @@ def enlarge(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
     factors = [side / own for side, own in zip(size, mask.shape, strict=True)]
     if any(factor != int(factor) or factor < 1 for factor in factors):
         raise UserError(
-            f"A mask of {mask.shape} for an image of {tuple(size)}; expected sides that "
-            "are multiples."
+            f"A mask of {mask.shape} for an image of {tuple(size)}; expected an image "
+            "whose sides are multiples of the mask's."
         )
     return np.kron(mask, np.ones([int(f) for f in factors], mask.dtype)).astype(
         mask.dtype
