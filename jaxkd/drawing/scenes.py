@@ -5,6 +5,7 @@ scene is drawn again with other attributes, and the mask of each object is known
 ``read`` finds the attributes in an image again, without knowing the scene.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ _SQUARE = 0.88  # half the side of a square, in units of the radius
 _BASE = 0.8  # where a triangle ends, in units of the radius below its centre
 
 
-class Scenes(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Scenes:
     """A batch of scenes; index 0 is the left object, 1 the right one.
 
     Attributes:
@@ -67,16 +69,18 @@ class Scenes(NamedTuple):
     y: np.ndarray
     radius: np.ndarray
 
-    def __len__(self) -> int:  # of scenes, not of fields
+    def __len__(self) -> int:
         return len(self.background)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> "Scenes":
         """Returns some of the scenes."""
-        return Scenes(*(np.asarray(field)[rows] for field in tuple(self)))
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Scenes(*(np.asarray(field)[rows] for field in fields))
 
     def change(self, **fields: np.ndarray) -> "Scenes":
         """Returns the scenes with other attributes, at the same places."""
-        return self._replace(**{k: np.asarray(v) for k, v in fields.items()})
+        arrays = {name: np.asarray(value) for name, value in fields.items()}
+        return dataclasses.replace(self, **arrays)
 
 
 def draw_scenes(
@@ -186,8 +190,8 @@ class Tokenizer:
         unknown = sorted({word for word in words if word not in WORDS[2:]})
         if unknown or len(words) > LENGTH - 2:
             raise UserError(
-                f"The caption {prompt!r} has {len(words)} words; not known to the scene "
-                f"model: {unknown}. Expected at most {LENGTH - 2} of "
+                f"The caption {prompt!r} has {len(words)} words; not known to the "
+                f"scene model: {unknown}. Expected at most {LENGTH - 2} of "
                 f"{', '.join(WORDS[2:])}."
             )
 

@@ -88,8 +88,8 @@ def to_params(
     checkpoint.compare(origin, saved, expected)
     return traverse_util.unflatten_dict(
         {
-            path: np.ascontiguousarray(
-                from_checkpoint(path, saved[key_of(path)]), dtype=dtype
+            path: np.array(
+                from_checkpoint(path, saved[key_of(path)]), dtype=dtype, order="C"
             )
             for path in flat
         }
@@ -100,8 +100,8 @@ def to_state(params: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     """Turns parameters into a state dictionary; undoes ``to_params``."""
     flat = traverse_util.flatten_dict(dict(params))
     state = {
-        key_of(path): np.ascontiguousarray(
-            to_checkpoint(path, np.asarray(leaf)), dtype=dtype
+        key_of(path): np.array(
+            to_checkpoint(path, np.asarray(leaf)), dtype=dtype, order="C"
         )
         for path, leaf in flat.items()
     }

@@ -35,7 +35,7 @@ class SceneDiffusion(nn.Module):
 
     vocab_size: int = 17
     tokens: int = 13
-    widths: tuple[int, ...] = (48, 96)
+    widths: tuple[int, ...] = (32, 64)
     heads: int = 4
     text_width: int = 64
     patch: int = 2
@@ -71,10 +71,28 @@ class SceneDiffusion(nn.Module):
         )
 
     def __call__(
-        self, images: jax.Array, timesteps: jax.Array, ids: jax.Array
-    ) -> jax.Array:
-        """Predicts the noise in images ``[batch, height, width, channels]``."""
-        return self.controlled(images, timesteps, self.encode_text(ids))[0]
+        self,
+        images: jax.Array,
+        timesteps: jax.Array | int = 0,
+        ids: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Predicts the noise in images ``[batch, height, width, channels]``.
+
+        Args:
+          images: noisy, of about [-1, 1].
+          timesteps: ``[batch]`` or a scalar.
+          ids: token numbers ``[batch, tokens]``; None for those of zeros.
+          train: changes nothing.
+
+        Returns:
+          The noise, of the shape of the images, and ``"context"``, the hidden states.
+        """
+        del train
+        if ids is None:
+            ids = jnp.zeros((len(images), self.tokens), jnp.int32)
+        context = self.encode_text(ids)
+        return self.controlled(images, timesteps, context)[0], {"context": context}
 
     def encode_text(self, ids: jax.Array) -> jax.Array:
         """Encodes token numbers ``[batch, tokens]`` as hidden states."""

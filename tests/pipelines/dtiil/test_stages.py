@@ -239,15 +239,13 @@ def test_all_stages_and_their_errors():
     before = jax.tree.map(np.copy, backbone.params)
     found = localise(backbone, list(image), captions, jax.random.key(0), FAST)
     again = localise(backbone, list(image), captions, jax.random.key(0), FAST)
-    for one, other in zip(found, again, strict=True):
+    for i, (one, other) in enumerate(zip(found, again, strict=True)):
         np.testing.assert_array_equal(one.mask, other.mask)
         assert one.mask.shape == (32, 32)
         assert one.phrase in one.phrases and len(one.phrase_scores) == 6
         assert one.mean_difference > 0 and -1 <= one.embedding_similarity <= 1
         outside = ~one.first_mask
-        np.testing.assert_allclose(
-            one.edited[outside], image[found.index(one)][outside], atol=1e-5
-        )
+        np.testing.assert_allclose(one.edited[outside], image[i][outside], atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, before, backbone.params)
     for images, texts, message in (
         (list(image), captions[:1], "2 images and 1 captions"),
