@@ -7,9 +7,22 @@ from typing import Any
 
 import jax
 
+from jaxkd.core.errors import Interrupted
+from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import estimate
+
+
+def stop_if_requested(stop_requested: StopRequest) -> None:
+    """Ends a benchmark between two of its parts, if it is asked to stop.
+
+    Raises:
+      Interrupted: then; nothing of the benchmark itself is kept.
+    """
+    who = stop_requested()
+    if who is not None:
+        raise Interrupted(f"Stopped by {who}. The same command starts it again.")
 
 
 def environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.preemption import StopRequest, never_stop, stop_if_requested
+from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.writers import write_json
 from jaxkd.pipelines import benchmark_page, scene_model
 from jaxkd.pipelines.dtiil import difference, scene_pairs
@@ -97,10 +97,10 @@ def run(
     began = time.perf_counter()
     cells: list[dict[str, Any]] = []
     for seed in config.seeds:
-        stop_if_requested(stop_requested)
+        benchmark_page.stop_if_requested(stop_requested)
         cells += _measure(config, backbone, seed, workdir)
         for control in config.controls:
-            stop_if_requested(stop_requested)
+            benchmark_page.stop_if_requested(stop_requested)
             cells.append(_control(config, backbone, seed, control))
     results = {
         "pipeline": config.pipeline,
@@ -253,8 +253,8 @@ def _table(cells: list[dict[str, Any]]) -> Table:
 
 
 _NOTE = (
-    "IoU and F1 of pixels, and word, over captions with a wrong word; by chance one word "
-    "of five is right. AUC and AP tell wrong captions from right ones, by chance 50. "
+    "IoU and F1 of pixels, and word, over captions with a wrong word; by chance one "
+    "word of five is right. AUC and AP tell wrong captions from right ones, by chance 50. "
     "Thresholds of masks are chosen on other pairs. untrained, two words and all wrong "
     "are controls of two stages, at the threshold of the configuration. ±: standard "
     "error of the mean over seeds."

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.preemption import StopRequest, stop_if_requested
+from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.writers import write_json
 from jaxkd.drawing import scenes
 from jaxkd.pipelines import benchmark_page, scene_model
@@ -100,7 +100,7 @@ def run(
     for seed in config.seeds:
         for count in config.edits:
             for method in config.methods:
-                stop_if_requested(stop_requested)
+                benchmark_page.stop_if_requested(stop_requested)
                 found, images = _measure(config, backbone, seed, count, method)
                 cells.append(found)
                 if seed == config.seeds[0]:
@@ -139,8 +139,6 @@ def sample(
     Raises:
       UserError: for an impossible configuration.
     """
-    from jaxkd.core.preemption import never_stop
-
     backbone = scene_model.load(config.needs.scenes, never_stop)
     count = max(config.edits)
     rows = []
@@ -237,7 +235,7 @@ def _figure(
 
 def _about(config: ConfigDict) -> str:
     return (
-        f"{config.scenes} drawn scenes for each of {len(config.seeds)} seeds, edited by "
-        f"{config.edit.steps} steps with guidance {config.edit.scale:g}; aspects typed "
+        f"{config.scenes} drawn scenes for each of {len(config.seeds)} seeds, edited "
+        f"by {config.edit.steps} steps with guidance {config.edit.scale:g}; aspects typed "
         f"by {'attention' if config.types == 'attention' else 'what is known'}."
     )
