@@ -120,7 +120,11 @@ def self_routes(
       Three arrays ``[rows]``.
     """
     q, k, v = ([jnp.int32(0)] for _ in range(3))
-    always = {"late": jnp.logical_not(early), "always": True, "never": False}[non_rigid]
+    always = {
+        "late": jnp.logical_not(early),
+        "always": jnp.array(True),
+        "never": jnp.array(False),
+    }[non_rigid]
     for n in range(1, len(kind) + 1):
         base, target, mutual = target_row(n - 1), target_row(n), target_row(n) + 1
         rigid, free = kind[n - 1] == RIGID, kind[n - 1] == GLOBAL
@@ -219,11 +223,11 @@ def _self_attention(site, q, k, v, scale, state, non_rigid):
     count = rows(len(state.kind))
     routes = self_routes(state.kind, state.early, non_rigid=non_rigid)
     # Both halves of the guidance are routed alike.
-    routed = [
+    q, k, v = (
         jnp.take(x.reshape(-1, count, *x.shape[1:]), route, axis=1).reshape(x.shape)
         for x, route in zip((q, k, v), routes, strict=True)
-    ]
-    return plain_attention(site, *routed, scale)[0]
+    )
+    return plain_attention(site, q, k, v, scale)[0]
 
 
 def _cross_attention(site, q, k, v, scale, state, cross_from, kept):

@@ -143,7 +143,7 @@ def sample(
     def advance(x, row):
         number, timestep, alpha, alpha_next = row
         noise = None
-        if eta:
+        if eta and key is not None:
             noise = jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype)
         eps = predict(x, timestep)
         x, _ = step(x, eps, alpha, alpha_next, eta=eta, noise=noise)

@@ -294,8 +294,8 @@ def _best_shape(part: np.ndarray) -> int:
     u = np.arange(part.shape[1])[None, :] + 0.5 - (left + right) / 2
     u, v = u / half_width, v / half_height  # the bounding box is [-1, 1] squared
     # In the units of each template its bounding box is as high and wide.
-    boxes = ((1.0, 1.0, 0.0), (_SQUARE, _SQUARE, 0.0))
-    boxes += ((1.0, (1 + _BASE) / 2, (_BASE - 1) / 2),)
+    circle, square = (1.0, 1.0, 0.0), (_SQUARE, _SQUARE, 0.0)
+    boxes = (circle, square, (1.0, (1 + _BASE) / 2, (_BASE - 1) / 2))
     overlaps = []
     for k, (wide, high, shift) in enumerate(boxes):
         template = _inside(np.array(k), u * wide, v * high + shift)

@@ -63,12 +63,7 @@ def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
     if not need.init_from:
         train(configs.standalone(need), source, stop_requested)
     run = build.source_config(need)
-    network = build.build_network(run, 0)
-    if not isinstance(network, SceneDiffusion):
-        raise UserError(
-            f"config.needs.scenes trains {run.model.name!r}; expected a network such "
-            "as 'scene_diffusion'."
-        )
+    network = _network(run)
     variables = checkpoint.load_member(source / "checkpoints", "last")
     params = jax.tree.map(jnp.asarray, variables["params"])
     return text_to_image.of_scenes(network, params)
@@ -76,7 +71,17 @@ def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
 
 def untrained(need: ConfigDict) -> Backbone:
     """Makes the same network with initial weights, as a control."""
-    network = build.build_network(build.source_config(need), 0)
+    network = _network(build.source_config(need))
     blank = jnp.zeros((1, 32, 32, 3))
     params = jax.jit(network.init)(jax.random.key(0), blank)["params"]
     return text_to_image.of_scenes(network, params)
+
+
+def _network(run: ConfigDict) -> SceneDiffusion:
+    network = build.build_network(run, 0)
+    if not isinstance(network, SceneDiffusion):
+        raise UserError(
+            f"config.needs.scenes trains {run.model.name!r}; expected a network such "
+            "as 'scene_diffusion'."
+        )
+    return network

@@ -138,10 +138,10 @@ def of_scenes(network: SceneDiffusion, params: Any) -> Backbone:
 
 def to_signed(images: np.ndarray) -> jax.Array:
     """Maps images, uint8 or floats of [0, 1], to [-1, 1]."""
-    images = jnp.asarray(images)
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1
-    return 2 * images - 1
+    pixels = jnp.asarray(images)
+    if pixels.dtype == jnp.uint8:
+        return pixels.astype(jnp.float32) / 127.5 - 1
+    return 2 * pixels - 1
 
 
 def to_unit(images: jax.Array) -> np.ndarray:

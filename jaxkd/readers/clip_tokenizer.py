@@ -67,9 +67,10 @@ class ClipTokenizer:
                 )
         vocabulary = _read_json(folder / VOCABULARY)
         lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
-        pairs = [tuple(line.split()) for line in lines if not _is_comment(line)]
-        if any(len(pair) != 2 for pair in pairs):
+        split = [line.split() for line in lines if not _is_comment(line)]
+        if any(len(pair) != 2 for pair in split):
             raise UserError(f"{folder / MERGES} has a line that is not two tokens.")
+        pairs = [(first, second) for first, second in split]
         return cls(vocabulary, pairs, pad=_padding(folder), length=_length(folder))
 
     def save(self, folder: str | Path) -> None:

@@ -95,7 +95,7 @@ def load_stable_diffusion(
     }
     origin = folder / "text_encoder" / CONFIG
     projection = "text_projection.weight" in states["text_encoder"]
-    networks = {
+    networks: dict[str, Any] = {
         "unet": configurations.unet(
             configs["unet"], folder / "unet" / CONFIG, dtype
         ).clone(predicts=predicts),
@@ -198,6 +198,7 @@ def load_clip(
 def param_shapes(network: Any) -> Any:
     """Returns the shapes of a network's parameters, without computing anything."""
     key = jax.random.key(0)
+    args: tuple[jax.Array, ...]
     if isinstance(network, UNet):
         side = 2 ** (len(network.widths) - 1)
         args = (

@@ -101,7 +101,7 @@ class SceneDiffusion(nn.Module):
     def controlled(
         self,
         images: jax.Array,
-        timesteps: jax.Array,
+        timesteps: jax.Array | int,
         context: jax.Array,
         attn_fn: AttentionFn = plain_attention,
         state: Any = None,

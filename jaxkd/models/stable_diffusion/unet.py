@@ -94,7 +94,7 @@ class UNet(nn.Module):
     def __call__(
         self,
         latents: jax.Array,
-        timesteps: jax.Array,
+        timesteps: jax.Array | int,
         context: jax.Array,
         guidance: jax.Array | None = None,
     ) -> jax.Array:
@@ -105,7 +105,7 @@ class UNet(nn.Module):
     def controlled(
         self,
         latents: jax.Array,
-        timesteps: jax.Array,
+        timesteps: jax.Array | int,
         context: jax.Array,
         attn_fn: AttentionFn = plain_attention,
         state: Any = None,
@@ -132,7 +132,8 @@ class UNet(nn.Module):
         wide = jnp.promote_types(latents.dtype, jnp.float32)
         emb = self._embed(timesteps, latents.shape[0], guidance)
         x, context = latents.astype(self.dtype), context.astype(self.dtype)
-        call = functools.partial(self._block, emb, context, attn_fn, state, aux := {})
+        aux: dict[str, Any] = {}
+        call = functools.partial(self._block, emb, context, attn_fn, state, aux)
         x = _conv(self.widths[0], 3, dtype=self.dtype, name="conv_in")(x)
         skips = [x]
         last = len(self.widths) - 1
@@ -174,7 +175,7 @@ class UNet(nn.Module):
         return jnp.sqrt(alpha) * x + jnp.sqrt(1 - alpha) * noisy
 
     def _embed(
-        self, timesteps: jax.Array, batch: int, guidance: jax.Array | None
+        self, timesteps: jax.Array | int, batch: int, guidance: jax.Array | None
     ) -> jax.Array:
         width = self.widths[0]
         emb = timestep_embedding(jnp.broadcast_to(timesteps, (batch,)), width)

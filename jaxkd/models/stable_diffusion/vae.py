@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.models.conv import conv_general_dilated
 from jaxkd.models.stable_diffusion.unet import (
     Downsample,
     ResidualBlock,
@@ -188,4 +189,7 @@ def _residual(width: int, groups: int, dtype: Any, name: str) -> ResidualBlock:
 
 
 def _bare_conv(width: int, dtype: Any) -> nn.Conv:
-    return _conv(width, 1, dtype=dtype, name=None)
+    # Named by the attribute that it becomes.
+    return nn.Conv(
+        width, (1, 1), padding=0, conv_general_dilated=conv_general_dilated, dtype=dtype
+    )

@@ -254,10 +254,10 @@ def _table(cells: list[dict[str, Any]]) -> Table:
 
 _NOTE = (
     "IoU and F1 of pixels, and word, over captions with a wrong word; by chance one "
-    "word of five is right. AUC and AP tell wrong captions from right ones, by chance 50. "
-    "Thresholds of masks are chosen on other pairs. untrained, two words and all wrong "
-    "are controls of two stages, at the threshold of the configuration. ±: standard "
-    "error of the mean over seeds."
+    "word of five is right. AUC and AP tell wrong captions from right ones; chance is "
+    "50. Thresholds of masks are chosen on other pairs. untrained, two words and all "
+    "wrong are controls of two stages, at the threshold of the configuration. ±: "
+    "standard error of the mean over seeds."
 )
 _CAPTION = (
     "From the left, twice: the image; the image as the caption claims it, inside the "

@@ -189,9 +189,9 @@ def _last_noise(
         return call(noisy, jnp.asarray(time), pair)
     if solver == "lms":
         count = max(1, int(steps * strength))
-        schedule = lms.table(steps, last=count, alphas=alphas)
-        noisy = noise_tables.add_noise(clean, noise, schedule.alpha[0])
-        return lms.sample(guided, noisy, schedule)[1]
+        multistep = lms.table(steps, last=count, alphas=alphas)
+        noisy = noise_tables.add_noise(clean, noise, multistep.alpha[0])
+        return lms.sample(guided, noisy, multistep)[1]
     schedule = ddim.part(ddim.table(steps, alphas=alphas), strength)
     noisy = noise_tables.add_noise(clean, noise, schedule.alpha[0])
 

@@ -125,9 +125,9 @@ def replacement(
             matrix[np.ix_(old, new)] = 1 / len(new)
         else:
             raise UserError(f"Word {word} differs but is not named as changed.")
-    old, new = _count_words(source_words), _count_words(target_words)
-    tail = np.arange(length - max(old, new))
-    matrix[old + tail, new + tail] = 1  # the end and the padding
+    ends = _count_words(source_words), _count_words(target_words)
+    tail = np.arange(length - max(ends))
+    matrix[ends[0] + tail, ends[1] + tail] = 1  # the end and the padding
     return matrix
 
 

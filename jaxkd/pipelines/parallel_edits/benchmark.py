@@ -236,6 +236,6 @@ def _figure(
 def _about(config: ConfigDict) -> str:
     return (
         f"{config.scenes} drawn scenes for each of {len(config.seeds)} seeds, edited "
-        f"by {config.edit.steps} steps with guidance {config.edit.scale:g}; aspects typed "
-        f"by {'attention' if config.types == 'attention' else 'what is known'}."
+        f"by {config.edit.steps} steps with guidance {config.edit.scale:g}; aspects "
+        f"typed by {'attention' if config.types == 'attention' else 'what is known'}."
     )

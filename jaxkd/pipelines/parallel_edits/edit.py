@@ -19,6 +19,11 @@ from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.text_to_image import Backbone
 
 COMPAT = ("", "official")
+# Settings of 0 to 1.
+_SHARES = (
+    *("eta", "self_replace", "cross_replace", "chain_start"),
+    *("edit_threshold", "mutual_threshold"),
+)
 
 
 class Settings(NamedTuple):
@@ -139,9 +144,7 @@ def check(settings: Settings) -> None:
     """
     if settings.compat not in COMPAT:
         raise UserError(f"compat is {settings.compat!r}; expected '' or 'official'.")
-    shares = ("eta", "self_replace", "cross_replace", "chain_start")
-    shares += ("edit_threshold", "mutual_threshold")
-    for name in shares:
+    for name in _SHARES:
         value = getattr(settings, name)
         if not 0 <= value <= 1:
             raise UserError(f"{name} is {value}; expected 0 to 1.")
@@ -336,7 +339,8 @@ def _blend(settings, branches, moved, maps, alpha):
     threshold = jnp.maximum(
         settings.edit_threshold, settings.temperature / jnp.sqrt(alpha)
     )
-    masks, blended, base = [], [], moved["source"]
+    masks: list[jax.Array] = []
+    blended, base = [], moved["source"]
     for n in range(len(maps)):
         local, mutual = branches.local[n], branches.mutual[n]
         removed = branches.removed[n]

@@ -194,10 +194,11 @@ def word_maps(
         mutual=jnp.zeros((2, length)),
     )
     found = edit.edit(backbone, clean, free, key, ATTENTION).maps[:, control.OWN_MAP]
-    return tuple(
+    first, second = (
         _by_word(np.asarray(one), backbone.tokenizer.words(text))
         for one, text in zip(found, (source, target), strict=True)
     )
+    return first, second
 
 
 def pad(plan: Plan, sizes: Sequence[int] = (1, 2, 3, 5)) -> Branches:
@@ -285,10 +286,11 @@ def _maps_of(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     new = [i for i, made_by in enumerate(target.aspect) if made_by == number]
     sides = (list(aspects.source_positions(aspect)), new)
-    return tuple(
+    old_map, new_map = (
         grouping.scale_map(one[places].mean(0)) if places else None
         for one, places in zip(maps, sides, strict=True)
     )
+    return old_map, new_map
 
 
 def _either(pair: tuple[np.ndarray | None, np.ndarray | None]) -> np.ndarray:

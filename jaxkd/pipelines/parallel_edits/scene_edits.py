@@ -247,20 +247,6 @@ def _sequential(backbone, task, latents, key, settings, types, batch):
     return images, total
 
 
-def redraw(
-    backbone: Backbone,
-    captions: Sequence[str],
-    key: jax.Array,
-    steps: int,
-    scale: float,
-) -> np.ndarray:
-    """Draws scenes from their captions alone, ``[n, 32, 32, 3]`` of [0, 1]."""
-    blank = jnp.zeros((len(captions), scenes.SIDE, scenes.SIDE, 3))
-    settings = Settings(steps=steps, scale=scale)
-    images, _ = _redraw(backbone, blank, captions, key, settings, 1.0)
-    return text_to_image.to_unit(images)
-
-
 def _redraw(backbone, latents, captions, key, settings, strength):
     table = edit.table(backbone, settings.steps)
     if strength < 1:
