@@ -166,18 +166,20 @@ def _measure(
     pairs = scene_pairs.draw_pairs(rng, config.pairs)
     both = [_localise(config, backbone, one, seed) for one in (known, pairs)]
     key = jax.random.key(seed)
-    maps = [
+    maps: list[dict[str, Sequence[np.ndarray]]] = [
         {
             "two stages": [f.difference for f in found],
             "one stage": [f.first_difference for f in found],
-            "cross-attention": scene_pairs.attention_maps(backbone, one, found, key),
+            "cross-attention": list(
+                scene_pairs.attention_maps(backbone, one, found, key)
+            ),
         }
         for one, found in zip((known, pairs), both, strict=True)
     ]
-    best = {}
+    best: dict[str, float | str] = {}
     for name in _FREE:
-        scores = scene_pairs.sweep(known, maps[0][name], THRESHOLDS)
-        best[name] = max(scores, key=lambda threshold: scores[threshold])
+        means = scene_pairs.sweep(known, maps[0][name], THRESHOLDS)
+        best[name] = max(means, key=means.__getitem__)
     masks = {
         name: [difference.mask(one, best[name]) for one in maps[1][name]]
         for name in _FREE
@@ -189,7 +191,7 @@ def _measure(
     ]
     if seed == config.seeds[0]:
         _draw(pairs, chosen, workdir)
-    cells = []
+    cells: list[dict[str, Any]] = []
     for name in METHODS:
         found = [f._replace(mask=m) for f, m in zip(both[1], masks[name], strict=True)]
         scores = scene_pairs.measure(pairs, found)
@@ -201,8 +203,8 @@ def _measure(
     errors = scene_pairs.whole_caption_errors(backbone, pairs, key)
     first = np.array([np.mean(f.first_difference) for f in both[1]])
     labels = pairs.inconsistent
-    for name, scores in (("denoising error", errors), ("one stage", first)):
-        own = scene_pairs.detection(labels, scores, scores)
+    for name, values in (("denoising error", errors), ("one stage", first)):
+        own = scene_pairs.detection(labels, values, values)
         cells.append(
             {
                 "seed": seed,

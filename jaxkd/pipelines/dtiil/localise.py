@@ -203,7 +203,7 @@ def _finding(backbone, latents, caption, phrases, hidden, maps, key, settings):
         phrases=phrases,
         phrase_scores=scores,
         phrase=phrases[int(np.argmax(scores))],
-        embedding_similarity=_cosine(*hidden, tokens),
+        embedding_similarity=_cosine(hidden[0], hidden[1], tokens),
         mean_difference=float(np.mean(final)),
     )
 

@@ -110,7 +110,7 @@ def measure(pairs: Pairs, found: Sequence[Finding]) -> dict[str, float]:
       mean difference as a score of contradiction, and ``auc of similarity`` of the
       fall of the embeddings' cosine.
     """
-    wrong = np.flatnonzero(pairs.inconsistent)
+    wrong = np.flatnonzero(pairs.inconsistent).tolist()
     hits = [
         any(found[i].phrase.start <= w < found[i].phrase.stop for w in pairs.changed[i])
         for i in wrong
@@ -144,7 +144,7 @@ def sweep(
     pairs: Pairs, maps: Sequence[np.ndarray], thresholds: Sequence[float | str]
 ) -> dict[float | str, float]:
     """Computes the mean IoU of wrong captions for each threshold of their maps."""
-    wrong = np.flatnonzero(pairs.inconsistent)
+    wrong = np.flatnonzero(pairs.inconsistent).tolist()
     return {
         threshold: float(
             np.mean(

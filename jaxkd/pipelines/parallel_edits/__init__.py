@@ -1,6 +1,6 @@
 """ParallelEdits: edits several aspects of an image at once, each in its own branch.
 
-``edit`` and ``plan`` edit images with any ``text_to_image.Backbone``; as a pipeline it
+``edit_picture`` edits a picture with any ``text_to_image.Backbone``; as a pipeline it
 runs the benchmark of ``configs/parallel_edits.py``.
 """
 
@@ -11,7 +11,8 @@ from jaxkd.pipelines.parallel_edits.benchmark import (
     run,
     sample,
 )
-from jaxkd.pipelines.parallel_edits.edit import Branches, Edited, Settings, edit
+from jaxkd.pipelines.parallel_edits.edit import Branches, Edited, Settings
+from jaxkd.pipelines.parallel_edits.picture import edit_picture, write_page
 from jaxkd.pipelines.parallel_edits.plan import Grouping, Plan
 
 __all__ = [
@@ -22,8 +23,9 @@ __all__ = [
     "Settings",
     "check",
     "default",
-    "edit",
+    "edit_picture",
     "format_table",
     "run",
     "sample",
+    "write_page",
 ]

@@ -295,4 +295,7 @@ def _maps_of(
 
 def _either(pair: tuple[np.ndarray | None, np.ndarray | None]) -> np.ndarray:
     first, second = pair
-    return second if second is not None else first
+    found = second if second is not None else first
+    if found is None:
+        raise UserError("An aspect has neither old nor new words.")
+    return found
