@@ -6,7 +6,7 @@ the published code, with its slips mended: no weights are changed for good, and 
 decides everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jaxkd.pipelines.dtiil.words import Phrase
 from jaxkd.pipelines.text_to_image import Backbone
 
 LATENTS = ("original", "edited")
+Similarity = Callable[[np.ndarray, list[str]], np.ndarray]
 
 
 class Settings(NamedTuple):
@@ -76,6 +77,8 @@ class Finding(NamedTuple):
       edited: the image as the caption claims it, of [0, 1].
       phrases: of the caption.
       phrase_scores: ``[phrases]``; the largest offends most.
+      score: 0 to 100, how well the image fits the caption inside the mask, or as a
+        whole where the mask is empty; None without a ``similarity``.
       phrase: the offending one.
       embedding_similarity: cosine of the hidden states that describe the image and of
         those that keep the claim, averaged over the caption's tokens.
@@ -92,6 +95,7 @@ class Finding(NamedTuple):
     phrase: Phrase
     embedding_similarity: float
     mean_difference: float
+    score: float | None = None
 
 
 def localise(
@@ -100,6 +104,8 @@ def localise(
     captions: Sequence[str],
     key: jax.Array,
     settings: Settings = DEFAULT,
+    *,
+    similarity: Similarity | None = None,
 ) -> list[Finding]:
     """Runs the four stages on images of one size.
 
@@ -109,6 +115,9 @@ def localise(
       captions: one for each.
       key: of all randomness.
       settings: numbers of the stages.
+      similarity: ``(image of [0, 1], texts) -> cosines``, such as CLIP's; finds the
+        offending phrase as published, by the edited image, and the score. Without it
+        the phrase is found by the denoising error (``words.elbo_scores``).
 
     Raises:
       UserError: for images and captions that do not fit, before anything is compiled.
@@ -176,26 +185,34 @@ def localise(
             (first[i], masks[i], final[i], edited[i]),
             jax.random.fold_in(keys[5], i),
             settings,
+            (similarity, text_to_image.to_unit(pixels[i])),
         )
         for i in range(len(images))
     ]
 
 
-def _finding(backbone, latents, caption, phrases, hidden, maps, key, settings):
+def _finding(backbone, latents, caption, phrases, hidden, maps, key, settings, judged):
+    similarity, image = judged
     first, first_mask, final, edited = maps
     small = difference.mask(final, settings.threshold)
-    texts = [caption, *(words.without(caption, phrase) for phrase in phrases)]
-    scores = words.elbo_scores(
-        backbone,
-        latents,
-        backbone.contexts(texts),
-        jnp.asarray(small),
-        key,
-        draws=settings.draws,
-    )
+    mask, score = difference.enlarge(small, edited.shape[:2]), None
+    if similarity is None:
+        texts = [caption, *(words.without(caption, phrase) for phrase in phrases)]
+        scores = words.elbo_scores(
+            backbone,
+            latents,
+            backbone.contexts(texts),
+            jnp.asarray(small),
+            key,
+            draws=settings.draws,
+        )
+    else:
+        scores, _ = words.clip_scores(similarity, image, edited, mask, phrases)
+        shown = image[words.largest_box(mask)]
+        score = 100 * float(np.clip(similarity(shown, [caption])[0], 0, 1))
     tokens = backbone.tokenizer.words(caption) >= 0
     return Finding(
-        mask=difference.enlarge(small, edited.shape[:2]),
+        mask=mask,
         difference=final,
         first_mask=first_mask,
         first_difference=first,
@@ -205,6 +222,7 @@ def _finding(backbone, latents, caption, phrases, hidden, maps, key, settings):
         phrase=phrases[int(np.argmax(scores))],
         embedding_similarity=_cosine(hidden[0], hidden[1], tokens),
         mean_difference=float(np.mean(final)),
+        score=score,
     )
 
 

@@ -247,6 +247,15 @@ def test_all_stages_and_their_errors():
         outside = ~one.first_mask
         np.testing.assert_allclose(one.edited[outside], image[i][outside], atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, before, backbone.params)
+
+    def similarity(crop, prompts):
+        return np.array([0.3 if "circle" in prompt else 0.1 for prompt in prompts])
+
+    judged = localise(
+        backbone, list(image), captions, jax.random.key(0), FAST, similarity=similarity
+    )
+    assert judged[0].phrase.text == "circle"
+    assert judged[0].score == pytest.approx(30.0) and found[0].score is None
     for images, texts, message in (
         (list(image), captions[:1], "2 images and 1 captions"),
         ([image[0][:30]], captions[:1], "multiples of 4"),
