@@ -32,8 +32,8 @@ def scenes() -> ConfigDict:
     config.model = ConfigDict({"name": "scene_diffusion"})
     config.data = ConfigDict({"name": "captions"})
     config.view = ConfigDict({"name": "signed"})
-    config.unit, config.duration = "steps", 2_500
-    config.eval_every = config.checkpoint_every = 500
+    config.unit, config.duration = "steps", 1_200
+    config.eval_every = config.checkpoint_every = 300
     config.batch_size, config.eval_batch_size, config.ema = 32, 250, 0.995
     config.optim.update(
         {"name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "warmup": 100}
