@@ -8,7 +8,7 @@ Modules are named after the keys of published checkpoints.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,16 @@ def guidance_embedding(scale: jax.Array, width: int = 256) -> jax.Array:
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
     angles = 1000.0 * (jnp.asarray(scale, jnp.float32)[:, None] - 1) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class _Given(NamedTuple):
+    """What every block is given, and where its statistics are collected."""
+
+    emb: jax.Array
+    context: jax.Array
+    attn_fn: AttentionFn
+    state: Any
+    aux: dict[str, Any]
 
 
 class UNet(nn.Module):
@@ -131,26 +141,23 @@ class UNet(nn.Module):
         self._check(latents, context, guidance)
         wide = jnp.promote_types(latents.dtype, jnp.float32)
         emb = self._embed(timesteps, latents.shape[0], guidance)
-        x, context = latents.astype(self.dtype), context.astype(self.dtype)
-        aux: dict[str, Any] = {}
-        call = functools.partial(self._block, emb, context, attn_fn, state, aux)
+        given = _Given(emb, context.astype(self.dtype), attn_fn, state, {})
+        x = latents.astype(self.dtype)
         x = _conv(self.widths[0], 3, dtype=self.dtype, name="conv_in")(x)
-        skips = [x]
-        last = len(self.widths) - 1
-        for i, width in enumerate(self.widths):
+        skips, last = [x], len(self.widths) - 1
+        for i in range(len(self.widths)):
             for j in range(self.layers_per_block):
-                x = call(x, "down", i, j, width, self.attention[i], self.heads[i])
+                x = self._block(x, given, "down", i, j, level=i)
                 skips.append(x)
             if i < last:
                 x = Downsample(self.dtype, name=f"down_blocks_{i}_downsamplers_0")(x)
                 skips.append(x)
-        x = self._middle(x, emb, context, attn_fn, state, aux)
-        for i, width in enumerate(reversed(self.widths)):
-            level = last - i
+        x = self._block(x, given, "mid", 0, 0, level=last)
+        x = self._block(x, given, "mid", 0, 1, level=last)
+        for i in range(len(self.widths)):
             for j in range(self.layers_per_block + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                attend = self.attention[level]
-                x = call(x, "up", i, j, width, attend, self.heads[level])
+                x = self._block(x, given, "up", i, j, level=last - i)
             if i < last:
                 x = Upsample(self.dtype, name=f"up_blocks_{i}_upsamplers_0")(x)
         x = _group_norm(self.groups, 1e-5, self.dtype, "conv_norm_out")(x)
@@ -163,7 +170,7 @@ class UNet(nn.Module):
             name="conv_out",
         )(jax.nn.silu(x))
         x = self._as_noise(x.astype(wide), latents, timesteps)
-        return x, {k: v for k, v in aux.items() if v is not None}
+        return x, {k: v for k, v in given.aux.items() if v is not None}
 
     def _as_noise(self, x, latents, timesteps):
         if self.predicts == "noise":
@@ -195,48 +202,34 @@ class UNet(nn.Module):
 
     def _block(
         self,
-        emb,
-        context,
-        attn_fn,
-        state,
-        aux,
-        x,
-        place,
-        block,
-        layer,
-        width,
-        attend,
-        heads,
-    ):
-        prefix = f"{place}_blocks_{block}" if place != "mid" else "mid_block"
+        x: jax.Array,
+        given: "_Given",
+        place: str,
+        block: int,
+        layer: int,
+        *,
+        level: int,
+    ) -> jax.Array:
+        """Applies a residual block and, where there is one, its transformer."""
+        prefix = "mid_block" if place == "mid" else f"{place}_blocks_{block}"
         x = self._module(ResidualBlock)(
-            width, self.groups, self.dtype, name=f"{prefix}_resnets_{layer}"
-        )(x, emb)
-        if attend:
-            x = self._transform(
-                x, context, attn_fn, state, aux, place, block, layer, heads
-            )
-        return x
-
-    def _middle(self, x, emb, context, attn_fn, state, aux):
-        width = self.widths[-1]
-        call = functools.partial(self._block, emb, context, attn_fn, state, aux)
-        x = call(x, "mid", 0, 0, width, True, self.heads[-1])
-        return call(x, "mid", 0, 1, width, False, self.heads[-1])
-
-    def _transform(self, x, context, attn_fn, state, aux, place, block, layer, heads):
-        prefix = f"{place}_blocks_{block}" if place != "mid" else "mid_block"
-        site = Site(place, block, layer, 0, "self", *x.shape[1:3])
-        x, found = self._module(Transformer, (3,))(
-            site,
-            heads,
-            self.depth,
-            self.linear_projection,
+            self.widths[level],
             self.groups,
             self.dtype,
-            name=f"{prefix}_attentions_{layer}",
-        )(x, context, attn_fn, state)
-        aux.update(found)
+            name=f"{prefix}_resnets_{layer}",
+        )(x, given.emb)
+        # In the middle one transformer stands between two residual blocks.
+        if layer == 0 if place == "mid" else self.attention[level]:
+            x, found = self._module(Transformer, (3,))(
+                Site(place, block, layer, 0, "self", *x.shape[1:3]),
+                self.heads[level],
+                self.depth,
+                self.linear_projection,
+                self.groups,
+                self.dtype,
+                name=f"{prefix}_attentions_{layer}",
+            )(x, given.context, given.attn_fn, given.state)
+            given.aux.update(found)
         return x
 
     def _check(self, latents, context, guidance) -> None:
