@@ -79,9 +79,9 @@ def refine(
       mapped: ``[tokens]``, 0 to 1.
 
     Example:
-      >>> s, t = jnp.array([0.7, 0.3]), jnp.array([0.1, 0.9])
+      >>> s, t = jnp.array([0.75, 0.25]), jnp.array([0.125, 0.875])
       >>> refine(s, t, jnp.array([1, 0]), jnp.array([1.0, 0.0])).tolist()
-      [0.30..., 0.89...]
+      [0.25, 0.875]
     """
     return mapped * jnp.take(source, mapper, axis=-1) + (1 - mapped) * target
 

@@ -97,8 +97,9 @@ def step(
 
     Example:
       >>> x0, eps = jnp.ones((1, 2)), jnp.zeros((1, 2))
-      >>> float(step(0.5 * x0, eps, 0.25, 0.81)[0][0, 0])
-      0.9...
+      >>> following, clean = step(0.5 * x0, eps, 0.25, 0.25)
+      >>> following.tolist(), clean.tolist()
+      ([[0.5, 0.5]], [[1.0, 1.0]])
 
     Raises:
       ValueError: if ``eta`` is not 0 and there is no noise.
