@@ -14,6 +14,10 @@ Losses that relate the examples of a batch to each other (``pkt``, ``rkd_distanc
 ``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``) return a scalar.
 Neither kind knows ``where``: give them the rows that count.
 
+Frame losses (``teacher_divergence``, ``audio_visual_correlation``,
+``correlation_distillation``) return one value per frame; ``correlation_contrastive``
+reduces the time axis and returns ``[batch]``.
+
 Plain cross-entropy is ``optax.softmax_cross_entropy_with_integer_labels``.
 """
 
@@ -42,6 +46,12 @@ from jaxkd.losses.feature import (
     ofd,
     ofd_margins,
     vid,
+)
+from jaxkd.losses.frame_correlation import (
+    audio_visual_correlation,
+    correlation_contrastive,
+    correlation_distillation,
+    teacher_divergence,
 )
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
@@ -88,12 +98,15 @@ __all__ = (
     "arcface",
     "attention_plus",
     "attention_transfer",
+    "audio_visual_correlation",
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
     "class_attention",
     "class_correlation",
     "correlation_congruence",
+    "correlation_contrastive",
+    "correlation_distillation",
     "crd",
     "crd_normalizer",
     "crd_update",
@@ -138,6 +151,7 @@ __all__ = (
     "structure_loss",
     "swap_labels",
     "target_class_kd",
+    "teacher_divergence",
     "third_order",
     "vid",
     "wavelet_similarity",
