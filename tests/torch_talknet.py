@@ -259,6 +259,8 @@ def disturb(network, seed=0):
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         for name, buffer in network.named_buffers():
-            if "running" in name:
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn_like(buffer))
+            elif name.endswith("running_var"):
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
     return network.eval()

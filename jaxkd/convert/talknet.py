@@ -126,15 +126,12 @@ def from_torch(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
       float32 of ``shape``; None if the array is of another.
     """
     value = np.asarray(value, np.float32)
-    if value.ndim > 1 and value.size > max(value.shape):
+    if len(shape) == 1:
+        value = value.reshape(-1) if value.size == max(value.shape) else value
+    elif value.ndim > 1:
         value = np.moveaxis(value, (0, 1), (-1, -2))
-    # Convolutions over whole windows are dense layers here, and vectors plain.
-    flat = value.shape
-    if flat != shape and (value.ndim > len(shape)):
-        merged = (int(np.prod(flat[: value.ndim - len(shape) + 1])),)
-        value = value.reshape(
-            shape if value.size == max(flat) else merged + flat[-len(shape) + 1 :]
-        )
+        # Convolutions over whole windows are dense layers here.
+        value = value.reshape(-1, value.shape[-1]) if len(shape) == 2 else value
     return np.ascontiguousarray(value) if value.shape == shape else None
 
 

@@ -16,7 +16,8 @@ Targets are never differentiated. See ``jaxkd.losses`` for the shared convention
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._masked import Scalar, at_least_float32, drop_rows
+from jaxkd.losses._masked import Scalar, drop_rows
+from jaxkd.losses.numerics import at_least_float32, unit
 
 KINDS = ("jeffreys_mean", "js")
 
@@ -97,7 +98,7 @@ def audio_visual_correlation(audio: jax.Array, video: jax.Array) -> jax.Array:
     [1.0, 0.5]
     """
     _check_equal(audio, video, "audio", "video")
-    cosine = jnp.sum(_unit(audio) * _unit(video), axis=-1)
+    cosine = jnp.sum(_direction(audio) * _direction(video), axis=-1)
     return (jnp.clip(cosine, -1.0, 1.0) + 1) / 2
 
 
@@ -187,14 +188,11 @@ def _as_target(target) -> jax.Array:
     return jax.lax.stop_gradient(jnp.clip(at_least_float32(target), 0.0, 1.0))
 
 
-def _unit(x) -> jax.Array:
+def _direction(x) -> jax.Array:
     """Scales rows to length 1; those of zeros stay, with a gradient of zero."""
     x = at_least_float32(x)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.where(largest > 0, largest, 1)
-    square = jnp.sum(x**2, axis=-1, keepdims=True)
-    length = jnp.sqrt(jnp.where(square > 0, square, 1))
-    return jnp.where(square > 0, x / length, 0)
+    return unit(x / jnp.where(largest > 0, largest, 1))
 
 
 def _check_equal(first, second, first_name: str, second_name: str) -> None:

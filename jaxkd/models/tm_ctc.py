@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxkd.models import layers
 from jaxkd.models.talknet.attention import AttentionLayer
+from jaxkd.models.talknet.layers import Where
 
 # Index 0 is CTC's blank, 1 the space, 39 the end of a sequence; by frequency between.
 CHARACTERS = ("", *" ETOAINSHRLDUYWGCMFBP'VKJXQZ", *"0192856734", "")

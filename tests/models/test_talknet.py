@@ -20,7 +20,7 @@ MFCC = RNG.normal(size=(2, 24, 13)).astype(np.float32)
 
 def _twin():
     pytest.importorskip("torch")
-    return importlib.import_module("torch_talknet")
+    return importlib.import_module("tests.torch_talknet")
 
 
 def shapes(network, *inputs):
@@ -111,12 +111,14 @@ def test_a_padded_clip_gives_what_it_gives_alone(twins):
     padded[0, :4], rows[0, :16] = VIDEO[0, :4], MFCC[0, :16]
     padded[1], rows[1] = VIDEO[1], MFCC[1]
     where = np.array([[True] * 4 + [False] * 2, [True] * 6])
-    logits, _ = network.apply(converted.variables, padded, rows, where)
-    alone, _ = network.apply(converted.variables, VIDEO[:1, :4], MFCC[:1, :16])
-    full, _ = network.apply(converted.variables, VIDEO[1:], MFCC[1:])
+    apply = jax.jit(network.apply)
+    logits, _ = apply(converted.variables, padded, rows, where)
+    alone, _ = apply(converted.variables, VIDEO[:1, :4], MFCC[:1, :16])
+    full, _ = apply(converted.variables, VIDEO, MFCC)
     np.testing.assert_allclose(logits[0, :4], alone[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(logits[1], full[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits[1], full[1], rtol=1e-4, atol=1e-5)
 
+    @jax.jit
     def train(video, mfcc, where):
         return network.apply(
             converted.variables,
@@ -141,8 +143,9 @@ def test_clips_do_not_leak_into_each_other(twins):
     network, _, converted = twins
     other = VIDEO.copy()
     other[1] = 255 - other[1]
-    first, _ = network.apply(converted.variables, VIDEO, MFCC)
-    second, _ = network.apply(converted.variables, other, MFCC)
+    apply = jax.jit(network.apply)
+    first, _ = apply(converted.variables, VIDEO, MFCC)
+    second, _ = apply(converted.variables, other, MFCC)
     np.testing.assert_array_equal(first[0], second[0])
     assert np.abs(first[1] - second[1]).max() > 1e-3
 
@@ -151,13 +154,15 @@ def test_an_empty_clip_is_finite():
     network = VideoRecogniser(3, stem=2, visual_widths=(2,), hidden=2, width=2)
     where = np.zeros((2, 6), bool)
     where[0] = True
-    variables = network.init(jax.random.key(0), VIDEO)
+    variables = jax.jit(network.init)(jax.random.key(0), VIDEO)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(variables):
         logits, _ = network.apply(variables, VIDEO, where)
         return jnp.sum(jnp.where(where[..., None], logits, 0))
 
-    value, gradient = jax.value_and_grad(loss)(variables)
+    value, gradient = loss(variables)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 

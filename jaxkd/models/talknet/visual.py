@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from jaxkd.models import conv3d, layers
+from jaxkd.models import layers
+from jaxkd.models.ct.conv import conv_general_dilated
 from jaxkd.models.talknet.layers import (
     BatchNorm,
     DepthwiseConv,
@@ -53,7 +54,7 @@ class VisualFrontend(nn.Module):
             padding=((2, 2), (3, 3), (3, 3)),
             use_bias=False,
             kernel_init=layers.TORCH_UNIFORM,
-            conv_general_dilated=conv3d.conv_general_dilated,
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
         x = x.reshape(batch * time, *x.shape[2:])
