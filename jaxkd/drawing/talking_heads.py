@@ -191,7 +191,9 @@ def _synthesize(
     formants = control[:, :3] * rng.uniform(0.87, 1.15)
     voiced, loud = control[:, 3], control[:, 4]
     seconds = np.arange(count) / RATE
-    vibrato = 1 + 0.03 * np.sin(2 * np.pi * (rng.uniform(2, 5) * seconds + rng.random()))
+    vibrato = 1 + 0.03 * np.sin(
+        2 * np.pi * (rng.uniform(2, 5) * seconds + rng.random())
+    )
     base = rng.uniform(90, 220)
     phase = 2 * np.pi * np.cumsum(base * vibrato) / RATE
     wave = np.zeros(count)
@@ -244,7 +246,9 @@ def _render(
     for side in (-1, 1):
         image = paint(image, ellipse(side * eyes, -0.25, 0.11, 0.07), 35.0)
     wide, high = 0.16 + 0.28 * width, 0.02 + 0.26 * opening
-    image = paint(image, ellipse(0, 0.42, wide + 0.1, high + 0.09), skin * [0.8, 0.5, 0.5])
+    image = paint(
+        image, ellipse(0, 0.42, wide + 0.1, high + 0.09), skin * [0.8, 0.5, 0.5]
+    )
     hole = ellipse(0, 0.42, wide, high)
     image = paint(image, hole, 25.0)
     bar = np.clip((0.42 - down) * size / 2 + 0.5 + 0.35 * high * size / 2, 0, 1)

@@ -128,6 +128,8 @@ def assemble(
     notes: list[str] = []
     if abs(film.fps - FPS) > 0.01:
         notes.append(f"{film.fps:.5g} fps, resampled to {FPS:g}")
+    if film.variable:
+        notes.append(f"frames of varying length, resampled to {FPS:g} fps")
     if film.faces > 1:
         notes.append(f"{film.faces} faces, the largest was followed")
     common = {"seconds": film.seconds, "fps": film.fps, "faces": film.faces}

@@ -36,6 +36,7 @@ class Film(NamedTuple):
       truncated: whether the file is shorter than it claims, or parts are damaged.
       faces: of a detected crop: how many different ones there were; else 0.
       found: of a detected crop: fraction of frames with a face; else 1.
+      variable: whether frames last differently long.
     """
 
     frames: np.ndarray
@@ -45,6 +46,7 @@ class Film(NamedTuple):
     truncated: bool = False
     faces: int = 0
     found: float = 1.0
+    variable: bool = False
 
 
 class Decoded(NamedTuple):
@@ -80,7 +82,8 @@ def read_film(
             crops = [np.full((size, size), PAD_GREY, np.uint8)] * len(times)
         else:
             _, crops, _ = _decode(
-                path, lambda i, image: around(image, track[min(i, len(track) - 1)], size)
+                path,
+                lambda i, image: around(image, track[min(i, len(track) - 1)], size),
             )
     if not crops:
         raise UserError(f"{path} has no picture that can be decoded.")
@@ -92,7 +95,10 @@ def read_film(
     chosen = nearest(place - place[0], max(round(seconds * fps), 1), fps)
     frames = np.stack([crops[order[i]] for i in chosen])
     rate = count / seconds if seconds > 0 else fps
-    return Film(frames, float(place[0]), seconds, rate, damaged, faces, found)
+    variable = bool(count > 2 and np.ptp(np.diff(place)) > 0.2 * step)
+    return Film(
+        *(frames, float(place[0]), seconds, rate, damaged, faces, found, variable)
+    )
 
 
 def nearest(times: np.ndarray, count: int, fps: float) -> np.ndarray:

@@ -88,7 +88,11 @@ def test_training_mode_is_torch_s_with_its_running_statistics(twins):
     torch_network = copy.deepcopy(torch_network).train()
     (logits, _), updated = jax.jit(
         lambda v, *x: network.apply(
-            v, *x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+            v,
+            *x,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
         )
     )(converted.variables, VIDEO, MFCC)
     with torch.no_grad():

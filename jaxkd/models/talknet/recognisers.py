@@ -12,7 +12,7 @@ import jax
 from jaxkd.models import layers
 from jaxkd.models.talknet.audio import AudioEncoder
 from jaxkd.models.talknet.layers import Where
-from jaxkd.models.talknet.visual import VisualEncoder
+from jaxkd.models.talknet.visual import WINDOW, VisualEncoder
 
 
 class AudioRecogniser(nn.Module):
@@ -49,6 +49,7 @@ class VideoRecogniser(nn.Module):
       hidden: likewise.
       width: channels of the embedding.
       temporal_blocks: see ``Student``.
+      window: likewise.
     """
 
     num_classes: int
@@ -57,6 +58,7 @@ class VideoRecogniser(nn.Module):
     hidden: int = 256
     width: int = 128
     temporal_blocks: int = 5
+    window: tuple[int, int, int] = WINDOW
 
     @nn.compact
     def __call__(
@@ -69,6 +71,7 @@ class VideoRecogniser(nn.Module):
             self.hidden,
             self.width,
             self.temporal_blocks,
+            tuple(self.window),
             name="visual",
         )(video, where, train)
         return layers.Linear(self.num_classes, name="fc")(x), {"embedding": x}

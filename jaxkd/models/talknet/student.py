@@ -12,7 +12,7 @@ from jaxkd.models import layers
 from jaxkd.models.talknet.attention import AttentionLayer
 from jaxkd.models.talknet.audio import AudioEncoder
 from jaxkd.models.talknet.layers import Where, keep
-from jaxkd.models.talknet.visual import VisualEncoder
+from jaxkd.models.talknet.visual import WINDOW, VisualEncoder
 
 
 def check_clips(video: jax.Array, mfcc: jax.Array) -> None:
@@ -40,6 +40,7 @@ class Student(nn.Module):
       audio_widths: their channels; the last is the width of either embedding.
       heads: of the attention; divides the width.
       dropout: rate, in the attention layers.
+      window: frames, rows and columns of the visual frontend's first kernel.
     """
 
     num_classes: int = 2
@@ -51,6 +52,7 @@ class Student(nn.Module):
     audio_widths: Sequence[int] = (16, 32, 64, 128)
     heads: int = 8
     dropout: float = 0.1
+    window: tuple[int, int, int] = WINDOW
 
     @nn.compact
     def __call__(
@@ -82,6 +84,7 @@ class Student(nn.Module):
             self.hidden,
             self.audio_widths[-1],
             self.temporal_blocks,
+            tuple(self.window),
             name="visual",
         )(video, where, train)
         audio = AudioEncoder(self.audio_blocks, self.audio_widths, name="audio")(
@@ -101,11 +104,12 @@ class Student(nn.Module):
 # Small ones for CPU: the same parts, narrower. ``pico`` is for tests.
 SMALL: Mapping[str, Any] = {
     "stem": 8,
-    "visual_widths": (8, 16, 24, 32),
+    "window": (5, 3, 3),
+    "visual_widths": (8, 16, 32),
     "hidden": 32,
     "temporal_blocks": 1,
     "audio_blocks": (1, 1, 1, 1),
-    "audio_widths": (8, 16, 24, 32),
+    "audio_widths": (4, 8, 16, 32),
     "heads": 4,
 }
 PICO: Mapping[str, Any] = {

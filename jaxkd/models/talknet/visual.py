@@ -21,6 +21,7 @@ from jaxkd.models.talknet.layers import (
 
 # Of grey values in [0, 1], over the LRW lip-reading set.
 MEAN, STD = 0.4161, 0.1688
+WINDOW = (5, 7, 7)
 
 _norm = functools.partial(BatchNorm, epsilon=1e-3, momentum=0.99)
 _conv = functools.partial(layers.conv, init=layers.TORCH_UNIFORM)
@@ -35,10 +36,12 @@ class VisualFrontend(nn.Module):
     Attributes:
       stem: channels of the 3-D convolution.
       widths: channels of the residual layers.
+      window: frames, rows and columns of the 3-D convolution's kernel, odd.
     """
 
     stem: int = 64
     widths: Sequence[int] = (64, 128, 256, 512)
+    window: tuple[int, int, int] = WINDOW
 
     @nn.compact
     def __call__(
@@ -49,9 +52,9 @@ class VisualFrontend(nn.Module):
         x = keep((video / 255.0 - MEAN) / STD, where)[..., None]
         x = nn.Conv(
             self.stem,
-            (5, 7, 7),
+            self.window,
             (1, 2, 2),
-            padding=((2, 2), (3, 3), (3, 3)),
+            padding=[(size // 2, size // 2) for size in self.window],
             use_bias=False,
             kernel_init=layers.TORCH_UNIFORM,
             conv_general_dilated=conv_general_dilated,
@@ -143,6 +146,7 @@ class VisualEncoder(nn.Module):
       hidden: channels before the last convolution.
       width: channels of the result.
       blocks: temporal blocks.
+      window: of the 3-D convolution.
     """
 
     stem: int = 64
@@ -150,13 +154,16 @@ class VisualEncoder(nn.Module):
     hidden: int = 256
     width: int = 128
     blocks: int = 5
+    window: tuple[int, int, int] = WINDOW
 
     @nn.compact
     def __call__(
         self, video: jax.Array, where: Where = None, train: bool = False
     ) -> jax.Array:
         """Maps grey ``[batch, time, height, width]`` to ``[batch, time, width]``."""
-        x = VisualFrontend(self.stem, self.widths, name="frontend")(video, where, train)
+        x = VisualFrontend(self.stem, self.widths, self.window, name="frontend")(
+            video, where, train
+        )
         return VisualTemporal(self.width, self.hidden, self.blocks, name="temporal")(
             x, where, train
         )
