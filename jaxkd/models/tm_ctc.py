@@ -4,9 +4,6 @@ Recognisers of speech and of lips with one set of 40 characters at 25 frames a s
 as trained on LRS2 by smeetrs/deep_avsr, whose checkpoints ``jaxkd.convert`` reads.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,9 +85,3 @@ def positions(count: int, width: int) -> jax.Array:
     power = jnp.arange(0, width, 2, dtype=jnp.float32) / width
     angle = place / 10000.0**power
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1).reshape(count, width)
-
-
-VARIANTS: Mapping[str, Callable[..., nn.Module]] = {
-    "tm_ctc_audio": partial(TMCTC, rows=4),
-    "tm_ctc_video": TMCTC,
-}

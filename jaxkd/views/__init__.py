@@ -33,6 +33,7 @@ VIEWS: dict[str, str] = {
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
     "signed": "jaxkd.views.signed:signed",
+    "clips": "jaxkd.views.clips:clips",
 }
 
 

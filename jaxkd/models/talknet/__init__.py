@@ -6,6 +6,6 @@ and what a padded clip gives is what it gives alone.
 """
 
 from jaxkd.models.talknet.recognisers import AudioRecogniser, VideoRecogniser
-from jaxkd.models.talknet.student import VARIANTS, Student
+from jaxkd.models.talknet.student import Student
 
-__all__ = ("VARIANTS", "AudioRecogniser", "Student", "VideoRecogniser")
+__all__ = ("AudioRecogniser", "Student", "VideoRecogniser")

@@ -19,12 +19,12 @@ class AudioRecogniser(nn.Module):
     """Classifies the sound of every frame.
 
     Attributes:
-      num_classes: speech units.
+      units: speech units, the classes of a frame.
       audio_blocks: see ``Student``.
       audio_widths: likewise.
     """
 
-    num_classes: int
+    units: int
     audio_blocks: Sequence[int] = (3, 4, 6, 3)
     audio_widths: Sequence[int] = (16, 32, 64, 128)
 
@@ -36,14 +36,14 @@ class AudioRecogniser(nn.Module):
         x = AudioEncoder(self.audio_blocks, self.audio_widths, name="audio")(
             mfcc, where, train
         )
-        return layers.Linear(self.num_classes, name="fc")(x), {"embedding": x}
+        return layers.Linear(self.units, name="fc")(x), {"embedding": x}
 
 
 class VideoRecogniser(nn.Module):
     """Classifies the lips of every frame.
 
     Attributes:
-      num_classes: speech units.
+      units: speech units, the classes of a frame.
       stem: see ``Student``.
       visual_widths: likewise.
       hidden: likewise.
@@ -52,7 +52,7 @@ class VideoRecogniser(nn.Module):
       window: likewise.
     """
 
-    num_classes: int
+    units: int
     stem: int = 64
     visual_widths: Sequence[int] = (64, 128, 256, 512)
     hidden: int = 256
@@ -74,4 +74,4 @@ class VideoRecogniser(nn.Module):
             tuple(self.window),
             name="visual",
         )(video, where, train)
-        return layers.Linear(self.num_classes, name="fc")(x), {"embedding": x}
+        return layers.Linear(self.units, name="fc")(x), {"embedding": x}

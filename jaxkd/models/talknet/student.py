@@ -1,6 +1,6 @@
 """The student of CMDFD: TalkNet's encoders, cross attention, and a head per frame."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,10 +120,4 @@ PICO: Mapping[str, Any] = {
     "audio_blocks": (1, 1, 1, 1),
     "audio_widths": (4, 4, 8, 8),
     "heads": 2,
-}
-
-VARIANTS: Mapping[str, Callable[..., nn.Module]] = {
-    "talknet": Student,
-    "talknet_small": partial(Student, **SMALL),
-    "talknet_pico": partial(Student, **PICO),
 }
