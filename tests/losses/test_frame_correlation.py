@@ -28,7 +28,9 @@ def reference_divergence(p, q, kind):
 
 
 def reference_contrastive(c, s, y, margin, where):
-    distance = [np.sum((a - b)[w] ** 2) ** 0.5 for a, b, w in zip(c, s, where)]
+    distance = [
+        np.sum((a - b)[w] ** 2) ** 0.5 for a, b, w in zip(c, s, where, strict=True)
+    ]
     d = 1 / (1 + np.exp(-np.array(distance)))
     return (1 - y) * d**2 + y * np.maximum(0, margin - d) ** 2
 

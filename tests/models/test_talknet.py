@@ -214,7 +214,7 @@ def test_characters_are_those_of_the_checkpoints():
 def test_other_checkpoints_are_refused(twins):
     from jaxkd.core.errors import UserError
 
-    network, torch_network, converted = twins
+    _, torch_network, converted = twins
     state = {k: v.numpy() for k, v in torch_network.state_dict().items()}
     del state["lossAV.FC.bias"]
     with pytest.raises(UserError, match=r"lossAV\.FC\.bias is missing"):
