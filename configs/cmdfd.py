@@ -14,9 +14,9 @@ Minutes on two CPU cores, no download. What came out: docs/cross_modal.md. Varia
                                  and disagrees: here distillation does not help
     configs/cmdfd.py:quick       everything in a minute, far too short to learn
     configs/cmdfd.py:files       the network of official size on one's own clips, in
-                                 real/ and fake/<kind>/ or csv manifests in ./data/clips,
-                                 with the posteriors of one's own recognisers; not run
-                                 here, meant for an accelerator
+                                 real/ and fake/<kind>/ or csv files in ./data/clips,
+                                 with the posteriors of one's own recognisers; not
+                                 run here, meant for an accelerator
 """
 
 from ml_collections import ConfigDict
@@ -60,7 +60,7 @@ def embedded() -> ConfigDict:
 
 
 def controls() -> ConfigDict:
-    """Where the gain comes from: not from the teachers' weights, nor from any target."""
+    """Whether the teachers' weights, or any targets at all, would do as well."""
     config = embedded()
     config.name = "cmdfd-controls"
     config.students = configs.students(

@@ -241,7 +241,7 @@ def read_posteriors(path: Path, frames: int) -> Example:
     Raises:
       UserError: if they are missing, of other lengths or no probabilities.
     """
-    beside = path.with_name(f"{path.stem}.posteriors.npz")
+    beside = path.with_name(f"{path.stem}{clips.POSTERIORS}")
     try:
         with np.load(beside, allow_pickle=False) as held:
             found = [np.asarray(held[name], np.float32) for name in ("audio", "video")]

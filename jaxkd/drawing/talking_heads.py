@@ -262,8 +262,8 @@ def _render(
 def _blur(image: np.ndarray, reach: int) -> np.ndarray:
     """Averages windows of ``2 reach + 1`` pixels."""
     for axis in (1, 2):
-        image = sum(np.roll(image, step, axis) for step in range(-reach, reach + 1))
-        image = image / (2 * reach + 1)
+        moved = [np.roll(image, step, axis) for step in range(-reach, reach + 1)]
+        image = np.mean(moved, axis=0)
     return image
 
 

@@ -100,7 +100,7 @@ def _seen(trained: TrainedStudy, names: Sequence[str]) -> set[str]:
 
 
 def _groups(labels: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> Kinds:
-    """Returns for each kind of fake the clips that it is tested with: it and the real."""
+    """Returns for each kind of fake the clips to test it on: its own and the real."""
     return {
         names[kind]: np.flatnonzero((labels == 0) | (kinds == kind))
         for kind in np.unique(kinds[labels == 1])
@@ -195,8 +195,8 @@ def _baseline_table(members, labels, groups: Kinds, seen: set[str]) -> Table:
         rows.append(line("teachers", "disagreement", [first.disagreement]))
         spread = float(np.std(first.disagreement))
         note += (
-            ", and the teachers' disagreement, without any student. Over the test clips "
-            f"it varies by {spread:.3f}"
+            ", and the teachers' disagreement, without any student. Over the clips it "
+            f"varies by {spread:.3f}"
         )
         if spread < FLAT:
             note += f": below {FLAT}, which teaches nothing; raise target_scale"
@@ -236,8 +236,8 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
                 cells.setdefault(kind, []).append(caught)
         rows.append([student, *(mean_and_error(v, 2) for v in cells.values())])
     note = (
-        f"Thresholds that {100 * FAR:.0f} % of {len(tuning)} held-out real clips exceed, "
-        f"applied to {len(held_out)} others and to the fakes."
+        f"Thresholds that {100 * FAR:.0f} % of {len(tuning)} held-out real clips "
+        f"exceed, applied to {len(held_out)} others and to the fakes."
     )
     return Table("At a calibrated threshold", rows, note)
 

@@ -172,8 +172,8 @@ def _require(spec: Spec, why: str) -> Any:
     if missing:
         raise UserError(
             f"Method 'cmdfd' with {why} learns from the runs {' and '.join(TEACHERS)}, "
-            f"but config.needs does not name {' and '.join(missing)}, and the data have "
-            f"no {' and '.join(POSTERIORS)}. Set config.needs.{missing[0]} = "
+            f"but config.needs does not name {' and '.join(missing)}, and the data "
+            f"have no {' and '.join(POSTERIORS)}. Set config.needs.{missing[0]} = "
             "config.needed(...)."
         )
     return None

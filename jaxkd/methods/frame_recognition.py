@@ -44,8 +44,8 @@ def make(spec: Spec, *, objective: str = "frames") -> Method:
     if "units" not in spec.fields or "present" not in spec.fields:
         raise UserError(
             f"frame_recognition wants the fields units and present, but the data have "
-            f"{', '.join(spec.fields)}. Take a data set whose frames are labelled, such "
-            "as talking_heads."
+            f"{', '.join(spec.fields)}. Take a data set whose frames are labelled, "
+            "such as talking_heads."
         )
     shift = int(objective == "ctc")
 

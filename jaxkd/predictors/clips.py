@@ -6,6 +6,7 @@ and no proof.
 
 import csv
 import io
+import itertools
 import json
 import math
 import sys
@@ -128,8 +129,8 @@ def predict(
         clip = clips.load(path, options)
         if clip.status == clips.NO_AUDIO and on_missing_audio == "error":
             raise UserError(
-                f"{path} has no sound, and there is none beside it. Put {path.stem}.wav "
-                "beside it, or take --option=on_missing_audio=skip."
+                f"{path} has no sound, and there is none beside it. Put "
+                f"{path.stem}.wav beside it, or take --option=on_missing_audio=skip."
             )
         found, curve = _one(name, clip, judge, output)
         judgements.append(found)
@@ -182,7 +183,7 @@ def _judge(restored: Restored) -> Judge:
         edges = np.linspace(0, len(video), parts + 1).round().astype(int)
         found = [
             window(video[a:b], mfcc[rows * a : rows * b])
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         ]
         logits, correlation = zip(*found, strict=True)
         return np.concatenate(logits), np.concatenate(correlation)

@@ -141,5 +141,5 @@ def _folder(root: Path, split: str) -> list[Row]:
         for kind, folder in folders.items()
         if folder.is_dir()
         for film in sorted(folder.rglob("*"))
-        if film.suffix.lower() in clips.SUFFIXES
+        if clips.is_clip(film)
     ]

@@ -9,7 +9,7 @@ tell fakes from real clips, and warns where they do: a detector would learn them
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,8 @@ OK, TRUNCATED, SILENT, NO_AUDIO, NO_FACE, TOO_SHORT, MISMATCH, UNREADABLE = (
 STATUSES = (OK, TRUNCATED, SILENT, NO_AUDIO, NO_FACE, TOO_SHORT, MISMATCH, UNREADABLE)
 CROPS = ("centre", "detect")
 SUFFIXES = (*video.SUFFIXES, ".npz")
+# What a recogniser says of the clip beside it; see ``jaxkd.datasets.av_clips``.
+POSTERIORS = ".posteriors.npz"
 # Fraction of frames in which the face may be missing, and is interpolated.
 GAPS = 0.2
 # Film and sound may differ by this many seconds without a word, and by this part.
@@ -132,7 +134,11 @@ def assemble(
         notes.append(f"frames of varying length, resampled to {FPS:g} fps")
     if film.faces > 1:
         notes.append(f"{film.faces} faces, the largest was followed")
-    common = {"seconds": film.seconds, "fps": film.fps, "faces": film.faces}
+    common: dict[str, Any] = {
+        "seconds": film.seconds,
+        "fps": film.fps,
+        "faces": film.faces,
+    }
 
     def fail(status: str, note: str) -> Clip:
         bad = _failed(path, status, (*notes, note), options)
@@ -223,6 +229,12 @@ def features(clip: Clip, *names: str, fill: str = "repeat") -> dict[str, np.ndar
     return {name: makers[name]() for name in names}
 
 
+def is_clip(path: Path) -> bool:
+    """Tells by its name whether a file is a clip; posteriors beside one are not."""
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) and not name.endswith(POSTERIORS)
+
+
 def find(inputs: Sequence[Path]) -> list[Path]:
     """Lists the clips among files and, recursively, folders; sorted in each folder.
 
@@ -235,7 +247,7 @@ def find(inputs: Sequence[Path]) -> list[Path]:
     for path in map(Path, inputs):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file())
-            found += [p for p in inside if p.suffix.lower() in SUFFIXES]
+            found += [p for p in inside if is_clip(p)]
         elif path.exists():
             found.append(path)
         else:

@@ -76,7 +76,9 @@ class ClipStudent(Student):
 
     dtype: Any = jnp.float32
 
-    def __call__(self, clip: jax.Array, train: bool = False) -> Any:
+    def __call__(  # type: ignore[override]  # one argument stands for three
+        self, clip: jax.Array, train: bool = False
+    ) -> Any:
         """Maps packed clips to logits ``[batch, time, 2]`` and embeddings."""
         _check(self.dtype)
         video, mfcc, present = unpack(clip)
@@ -95,7 +97,9 @@ class ClipAudioRecogniser(AudioRecogniser):
     num_classes: int = 0
     dtype: Any = jnp.float32
 
-    def __call__(self, clip: jax.Array, train: bool = False) -> Any:
+    def __call__(  # type: ignore[override]  # one argument stands for three
+        self, clip: jax.Array, train: bool = False
+    ) -> Any:
         """Maps packed clips to logits ``[batch, time, units]``."""
         _check(self.dtype)
         _, mfcc, present = unpack(clip)
@@ -114,7 +118,9 @@ class ClipVideoRecogniser(VideoRecogniser):
     num_classes: int = 0
     dtype: Any = jnp.float32
 
-    def __call__(self, clip: jax.Array, train: bool = False) -> Any:
+    def __call__(  # type: ignore[override]  # one argument stands for three
+        self, clip: jax.Array, train: bool = False
+    ) -> Any:
         """Maps packed clips to logits ``[batch, time, units]``."""
         _check(self.dtype)
         video, _, present = unpack(clip)

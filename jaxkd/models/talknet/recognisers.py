@@ -71,7 +71,7 @@ class VideoRecogniser(nn.Module):
             self.hidden,
             self.width,
             self.temporal_blocks,
-            tuple(self.window),
+            self.window,
             name="visual",
         )(video, where, train)
         return layers.Linear(self.units, name="fc")(x), {"embedding": x}

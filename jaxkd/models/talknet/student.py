@@ -84,7 +84,7 @@ class Student(nn.Module):
             self.hidden,
             self.audio_widths[-1],
             self.temporal_blocks,
-            tuple(self.window),
+            self.window,
             name="visual",
         )(video, where, train)
         audio = AudioEncoder(self.audio_blocks, self.audio_widths, name="audio")(
