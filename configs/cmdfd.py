@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 
-FRAMES, SIZE = 32, 24
-RECOGNISERS = {"real": 240}
+FRAMES, SIZE = 28, 20
+RECOGNISERS = {"real": 200}
 MIXED = {"real": 100, "faceswap": 50, "lipsync": 50}
 
 
@@ -133,13 +133,13 @@ def _small(name: str, train: dict[str, int], seed: int) -> ConfigDict:
     config.method = "cmdfd"
     config.model = ConfigDict({"name": "talknet_small", "input": "clip"})
     config.seeds = (1, 2, 3, 4)
-    config.duration = 400
+    config.duration = 350
     for part, network in (("audio", "speech_small"), ("video", "lips_small")):
         # Recognisers learn from clips that no detector sees, all of them real.
         need = _run(f"cmdfd-{part}", RECOGNISERS, seed=0)
         need.method = "frame_recognition"
         need.model = ConfigDict({"name": network, "input": "clip"})
-        need.duration = 300
+        need.duration = 250
         need.data.test_kinds = ("real",)
         config.needs[f"{part}_teacher"] = configs.needed(need)
     return config
@@ -152,7 +152,7 @@ def _run(name: str, train: dict[str, int], seed: int) -> ConfigDict:
         {
             **{"name": "talking_heads", "train": train, "test": 40, "seed": seed},
             **{"frames": FRAMES, "size": SIZE, "artefact": ("faceswap",)},
-            **{"sound_noise": 0.2, "pixel_noise": 12.0},
+            **{"sound_noise": 0.1, "pixel_noise": 8.0},
             "test_kinds": (
                 *("real", "faceswap", "lipsync"),
                 *("shift", "swap", "envelope"),
@@ -162,6 +162,6 @@ def _run(name: str, train: dict[str, int], seed: int) -> ConfigDict:
     config.view = ConfigDict({"name": "clips", "augment": False})
     config.batch_size, config.eval_batch_size = 16, 40
     config.unit = "steps"
-    config.eval_every = config.checkpoint_every = 200
+    config.eval_every = config.checkpoint_every = 175
     config.optim.update({"name": "adam", "lr": 2e-3, "weight_decay": 0.0})
     return config

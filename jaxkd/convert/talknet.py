@@ -10,12 +10,19 @@ positions, the unused 1x1 kernels of layers of stride 1) is named and left out.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxkd.convert.torch import weights
 from jaxkd.core.errors import UserError
+from jaxkd.models.talknet import Student
+from jaxkd.models.tm_ctc import TMCTC
 
 # Pattern of a variable's path, joined by slashes -> replacement, in this order; slashes
 # become dots at the end. What no rule changes has the same name in the checkpoint.
@@ -50,6 +57,7 @@ _LEAVES = (
     (r"/var$", "/running_var"),
 )
 PARTS = ("audio", "video")
+BINS = 321  # of the audio teacher's spectrogram
 
 
 class Converted(NamedTuple):
@@ -62,6 +70,42 @@ class Converted(NamedTuple):
 
     variables: dict[str, Any]
     unused: tuple[str, ...]
+
+
+def load_student(path: str | Path, **options: Any) -> Converted:
+    """Loads the official CMDFD student or a TalkNet checkpoint; executes nothing.
+
+    Args:
+      path: such as ``best.model``; a file that PyTorch wrote, or ``.safetensors``.
+      **options: widths of ``models.talknet.Student``, where they are not official.
+
+    Raises:
+      UserError: if the file cannot be read or is of another network.
+    """
+    network = Student(**options)
+    clip = jnp.zeros((1, 1, 16, 16)), jnp.zeros((1, 4, 13))
+    return student(weights.read_state(path), _shapes(network, *clip))
+
+
+def load_teacher(path: str | Path, part: str, **options: Any) -> Converted:
+    """Loads deep_avsr's ``audio-only.pt`` or ``video-only.pt``; executes nothing.
+
+    Args:
+      path: a file that PyTorch wrote, or ``.safetensors``.
+      part: "audio", of 321 bins, or "video", of lip features.
+      **options: of ``models.tm_ctc.TMCTC``, where they are not official.
+
+    Raises:
+      UserError: if the file cannot be read or is of another network.
+    """
+    rows, columns = {"audio": (4, BINS)}.get(part, (1, options.get("width", 512)))
+    network = TMCTC(rows=rows, **options)
+    variables = _shapes(network, jnp.zeros((1, rows, columns)))
+    return teacher(weights.read_state(path), variables, part)
+
+
+def _shapes(network: nn.Module, *inputs: jax.Array) -> Mapping[str, Any]:
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)
 
 
 def student(state: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> Converted:
