@@ -14,6 +14,10 @@ Losses that relate the examples of a batch to each other (``pkt``, ``rkd_distanc
 ``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``) return a scalar.
 Neither kind knows ``where``: give them the rows that count.
 
+Frame losses (``teacher_divergence``, ``audio_visual_correlation``,
+``correlation_distillation``) return one value per frame; ``correlation_contrastive``
+reduces the time axis and returns ``[batch]``.
+
 Plain cross-entropy is ``optax.softmax_cross_entropy_with_integer_labels``.
 """
 
@@ -48,6 +52,11 @@ from jaxkd.losses.generative import (
     gaussian_kl,
     gaussian_log_likelihood,
     patch_error,
+from jaxkd.losses.frame_correlation import (
+    audio_visual_correlation,
+    correlation_contrastive,
+    correlation_distillation,
+    teacher_divergence,
 )
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
@@ -111,6 +120,7 @@ __all__ = (
     "attention_plus",
     "attention_transfer",
     "barlow_twins",
+    "audio_visual_correlation",
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
@@ -120,6 +130,8 @@ __all__ = (
     "contrastive_margin",
     "correlation_congruence",
     "cosine_momentum",
+    "correlation_contrastive",
+    "correlation_distillation",
     "crd",
     "crd_normalizer",
     "crd_update",
@@ -174,6 +186,7 @@ __all__ = (
     "structure_loss",
     "swap_labels",
     "target_class_kd",
+    "teacher_divergence",
     "third_order",
     "vicreg",
     "vicreg_terms",

@@ -35,6 +35,7 @@ VIEWS: dict[str, str] = {
     "signed": "jaxkd.views.signed:signed",
     "handwriting": "jaxkd.views.handwriting:handwriting",
     "lightly": "jaxkd.views.handwriting:lightly",
+    "clips": "jaxkd.views.clips:clips",
 }
 
 
