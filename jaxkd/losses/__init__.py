@@ -11,7 +11,8 @@ already mapped to the teacher's channels where that is needed, and return ``[bat
 Losses that relate the examples of a batch to each other (``pkt``, ``rkd_distance``,
 ``rkd_angle``, ``similarity_preserving``, ``second_order``, ``third_order``,
 ``correlation_congruence``, ``relation_contrast``, ``relative_error``, ``mlkd``,
-``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``) return a scalar.
+``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``,
+``semantic_contrast``) return a scalar.
 Neither kind knows ``where``: give them the rows that count.
 
 Plain cross-entropy is ``optax.softmax_cross_entropy_with_integer_labels``.
@@ -32,6 +33,13 @@ from jaxkd.losses.correction import (
     review_correct,
     revise_labels,
     swap_labels,
+)
+from jaxkd.losses.detection import (
+    focal,
+    giou,
+    iou_loss,
+    overlap,
+    pyramid_distance,
 )
 from jaxkd.losses.feature import (
     adaptive_average_pool,
@@ -80,7 +88,22 @@ from jaxkd.losses.relational_contrast import (
     relation_nce,
     relation_normalizer,
 )
+from jaxkd.losses.restoration import (
+    hinge_discriminator,
+    hinge_generator,
+    knowledge_distance,
+    score_distillation,
+)
 from jaxkd.losses.singular import kdsvd
+from jaxkd.losses.text import (
+    best_paths,
+    character_cross_entropy,
+    character_focus,
+    focused_visual,
+    path_kd,
+    semantic_contrast,
+    soft_path_targets,
+)
 from jaxkd.losses.wavelet import haar, inverse_haar, wavelet_similarity
 
 __all__ = (
@@ -89,8 +112,11 @@ __all__ = (
     "attention_plus",
     "attention_transfer",
     "batch_correlation",
+    "best_paths",
     "boundary_loss",
     "branch_divergence",
+    "character_cross_entropy",
+    "character_focus",
     "class_attention",
     "class_correlation",
     "correlation_congruence",
@@ -102,14 +128,21 @@ __all__ = (
     "dkd",
     "edge_ring",
     "first_order",
+    "focal",
+    "focused_visual",
+    "giou",
     "gradient_weights",
     "haar",
     "hierarchical_context",
+    "hinge_discriminator",
+    "hinge_generator",
     "hint",
     "instance_contrast",
     "inverse_haar",
+    "iou_loss",
     "kd",
     "kdsvd",
+    "knowledge_distance",
     "label_revision",
     "linear_head_weights",
     "masked_correlation",
@@ -119,7 +152,10 @@ __all__ = (
     "non_target_class_kd",
     "ofd",
     "ofd_margins",
+    "overlap",
+    "path_kd",
     "pkt",
+    "pyramid_distance",
     "relation_contrast",
     "relation_nce",
     "relation_normalizer",
@@ -132,8 +168,11 @@ __all__ = (
     "root_mean_square",
     "sample_confidence",
     "scale_attention",
+    "score_distillation",
     "second_order",
+    "semantic_contrast",
     "similarity_preserving",
+    "soft_path_targets",
     "standardize",
     "structure_loss",
     "swap_labels",
