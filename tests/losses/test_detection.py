@@ -136,7 +136,7 @@ def test_pyramid_distance_and_its_gradient():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="expected equal. Turn class numbers"):
+    with pytest.raises(ValueError, match=r"expected equal\. Turn class numbers"):
         detection.focal(jnp.zeros((2, 3)), jnp.zeros(2), alpha=0.25, gamma=2.0)
     with pytest.raises(ValueError, match="gamma from 0"):
         detection.focal(jnp.zeros(2), jnp.zeros(2), alpha=0.25, gamma=-1.0)
