@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._masked import at_least_float32
+from jaxkd.losses.numerics import at_least_float32
 
 KINDS = ("iou", "linear_iou", "giou")
 _TINY = 1e-7

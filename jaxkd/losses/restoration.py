@@ -6,8 +6,7 @@ See ``jaxkd.losses`` for the shared conventions.
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_same_shape
-from jaxkd.losses._masked import at_least_float32
+from jaxkd.losses.numerics import at_least_float32, check_same_shape
 
 
 def knowledge_distance(

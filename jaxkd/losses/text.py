@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import unit
-from jaxkd.losses._masked import at_least_float32, one_hot
+from jaxkd.losses._masked import one_hot
+from jaxkd.losses.numerics import at_least_float32, unit
 
 _FLOOR = -10.0
 

@@ -1,4 +1,4 @@
-"""ResShift's process against the laws of Gaussians, its samplers against closed forms."""
+"""ResShift's process against laws of Gaussians, its samplers against closed forms."""
 
 import jax
 import jax.numpy as jnp

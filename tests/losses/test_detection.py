@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_reference import gradient
 
 from jaxkd.losses import detection
+from tests.losses.feature_reference import gradient
 
 
 def test_focal_is_the_formula_and_its_gradient():

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_reference import gradient
 
 from jaxkd.losses import restoration
+from tests.losses.feature_reference import gradient
 
 
 def test_knowledge_distance_and_its_gradients():

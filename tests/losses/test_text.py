@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_reference import gradient
 
 from jaxkd.losses import text
+from tests.losses.feature_reference import gradient
 
 
 def visual(s, t, m):
