@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.models import layers
-from jaxkd.models.super_resolution import conv3x3
 from jaxkd.models.swin_unet import step_embedding
 
 
@@ -58,15 +57,14 @@ class Discriminator(nn.Module):
             scale, shift = jnp.split(told[:, None, None], 2, axis=-1)
             y = nn.GroupNorm(self.groups, name=f"{name}_norm")(x)
             y = nn.silu(y * (1 + scale) + shift)
-            first = conv3x3(channels, f"{name}_conv")
-            if self.zero_start:
-                first = layers.conv(
-                    channels,
-                    3,
-                    use_bias=True,
-                    init=nn.initializers.zeros,
-                    name=f"{name}_conv",
-                )
+            zeros = nn.initializers.zeros
+            first = layers.conv(
+                channels,
+                3,
+                use_bias=True,
+                init=zeros if self.zero_start else layers.TORCH_UNIFORM,
+                name=f"{name}_conv",
+            )
             y = first(y).reshape(len(y), -1, channels)
             y = self._line(y, 1, f"{name}_line1", train)
             z = self._line(y, 9, f"{name}_line2", train)
