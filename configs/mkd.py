@@ -47,17 +47,19 @@ def glyphs() -> ConfigDict:
     config.name, config.seeds = "mkd", (1, 2, 3)
     config.model = _edsr(4, 8)
     config.needs = ConfigDict({"teacher": need})
-    config.optimizers = ConfigDict({"meta": {"lr": 1e-3}})
     config.reference = "none"
     config.students = configs.students(
         {
-            "none": {"method": "super_resolution", "optimizers": {}},
+            "none": {"method": "super_resolution"},
             "features": {
                 "method": "super_resolution",
                 "loss": {"feature_weight": 0.1, "taps": TAPS},
-                "optimizers": {},
             },
-            "mkd": {"method": "mkd", "loss": {"knowledge_weight": 0.1, "taps": TAPS}},
+            "mkd": {
+                "method": "mkd",
+                "loss": {"knowledge_weight": 0.1, "taps": TAPS},
+                "optimizers": {"meta": {"lr": 1e-3}},
+            },
         }
     )
     return config
@@ -89,7 +91,7 @@ def div2k() -> ConfigDict:
         part.duration, part.eval_every = 300_000.0, 10_000.0
         part.checkpoint_every, part.eval_batch_size = 10_000.0, 20
         part.optim.lr = 1e-4
-    config.optimizers.meta.lr = 1e-4
+    config.students.mkd.optimizers.meta.lr = 1e-4
     return config
 
 

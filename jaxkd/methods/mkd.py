@@ -148,23 +148,21 @@ def _update(
             return meta_loss(whole, params, inputs, rate, first_order)
 
         def moved(params, opt_state):
-            gradients, found = step.gradients(
+            gradients, _ = step.gradients(
                 meta, params, step.model_state, label=META, salt=1
             )
             params, opt_state = step.apply(params, gradients, opt_state, label=META)
-            return params, opt_state, found.value
+            return params, opt_state
 
         def kept(params, opt_state):
-            return params, opt_state, jnp.zeros(())
+            return params, opt_state
 
-        params, opt_state, held_out = jax.lax.cond(
+        params, opt_state = jax.lax.cond(
             step.step % meta_every == 0, moved, kept, step.params, step.opt_state
         )
         gradients, found = step.gradients(whole, params, step.model_state, label=MAIN)
         params, opt_state = step.apply(params, gradients, opt_state, label=MAIN)
-        # The mean over steps shows the held-out error, as most steps count zero.
-        metrics = {**found.metrics, "held_out": meta_every * held_out}
-        return Update(params, found.model_state, opt_state, found.value, metrics)
+        return Update(params, found.model_state, opt_state, found.value, found.metrics)
 
     return update
 
