@@ -99,6 +99,7 @@ def textzoom() -> ConfigDict:
     config = words()
     for part in (config, config.needs.teacher):
         part.data = ConfigDict({"name": "text_lines", "root": "data/TextZoom"})
+        part.data.unknown = "drop"  # TextZoom counts letters and digits alone
         part.unit, part.batch_size = "epochs", 64
         part.duration, part.eval_every, part.checkpoint_every = 100.0, 1.0, 1.0
         part.optim.update(

@@ -1,7 +1,7 @@
 """Draws words of a few characters on textured backgrounds, as lines of text.
 
-Characters come from the bank of ``jaxkd.drawing.glyphs``, digits and capitals alone, one
-font for a word; each moves, turns and grows a little.
+Characters come from the bank of ``jaxkd.drawing.glyphs``, digits and capitals alone,
+one font for a word; each moves, turns and grows a little.
 """
 
 import functools
