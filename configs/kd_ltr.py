@@ -25,7 +25,7 @@ SIZES = {
     "heads": 4,
     "hidden": 64,
     "key_width": 16,
-    "key_strides": ((1, 2), (2, 2)),
+    "key_levels": 2,
     "dropout": 0.0,
 }
 

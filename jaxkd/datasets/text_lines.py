@@ -41,7 +41,7 @@ class TableFolder:
                 if len(row) != 2:
                     raise UserError(
                         f"{folder / TABLE}, line {number}: {len(row)} columns, "
-                        "expected two, file,text. Put text with commas in double quotes."
+                        "expected two, file,text. Put text with commas in quotes."
                     )
                 if not (folder / row[0]).is_file():
                     raise UserError(

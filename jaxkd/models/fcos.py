@@ -44,6 +44,7 @@ class Backbone(nn.Module):
       width: multiplier of all channels, such as 0.25 to 1 in MSAD.
       photographs: whether a 7x7 convolution of stride 2 and a max-pool come first; else
         a 3x3 convolution of stride 2 and another of stride 2, for small images.
+      dtype: of the computation.
     """
 
     stem: int = 64
@@ -52,11 +53,12 @@ class Backbone(nn.Module):
     block: type[nn.Module] = resnet.BottleneckBlock
     width: float = 1.0
     photographs: bool = True
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> Pyramid:
         """Returns the maps ``res2`` (stride 4) to ``res5`` (stride 32)."""
-        conv, norm = layers.factories(train, False, jnp.float32)
+        conv, norm = layers.factories(train, False, self.dtype)
         stem = _scaled(self.stem, self.width)
         x = conv(stem, 7 if self.photographs else 3, 2, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
@@ -180,7 +182,7 @@ class FCOS(nn.Module):
 
     Attributes:
       num_classes: without background.
-      stem, widths, blocks, block, width, photographs: see ``Backbone``.
+      stem, widths, blocks, block, width, photographs, dtype: see ``Backbone``.
       fpn_width: channels of the pyramid.
       levels: of the pyramid that the head sees, 1 to 5.
       first_level: the finest of them: 3 (stride 8), or 2 for images of half the size
@@ -201,6 +203,7 @@ class FCOS(nn.Module):
     first_level: int = 3
     head_depth: int = 4
     groups: int = 32
+    dtype: Any = jnp.float32
 
     def setup(self):
         """Makes the parts; there is one for all levels and sizes."""
@@ -211,6 +214,7 @@ class FCOS(nn.Module):
             self.block,
             self.width,
             self.photographs,
+            self.dtype,
         )
         self.fpn = FPN(self.fpn_width)
         self.head = Head(self.num_classes, self.levels, self.head_depth, self.groups)
@@ -238,7 +242,8 @@ class FCOS(nn.Module):
         self, images: jax.Array, train: bool = False, first_level: int | None = None
     ) -> Pyramid:
         """Computes the maps ``level0`` ... that the head sees."""
-        maps = self.fpn(self.backbone(images, train))
+        maps = self.backbone(images, train)
+        maps = self.fpn({k: x.astype(jnp.float32) for k, x in maps.items()})
         first = self.first_level if first_level is None else first_level
         wanted = range(first, first + self.levels)
         return {f"level{i}": maps[f"p{level}"] for i, level in enumerate(wanted)}

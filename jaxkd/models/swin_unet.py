@@ -53,6 +53,7 @@ class SwinUNet(nn.Module):
       window: side of a window.
       groups: of the group normalisation.
       step_scale: what the step is multiplied by before its sinusoids: ``T - 1``.
+      dtype: of the input; parameters, and what they are multiplied with, are float32.
     """
 
     num_classes: int = 0
@@ -66,6 +67,7 @@ class SwinUNet(nn.Module):
     window: int = 8
     groups: int = 32
     step_scale: float = 14.0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -86,6 +88,7 @@ class SwinUNet(nn.Module):
         """
         del train
         self._check(images.shape)
+        images = images.astype(self.dtype).astype(jnp.float32)
         step, channels = images[:, 0, 0, -1], (images.shape[-1] - 1) // 2
         emb = step_embedding(self.step_scale * step, self.width)
         emb = nn.silu(layers.Linear(4 * self.width, name="step1")(emb))

@@ -41,8 +41,9 @@ class Reader(nn.Module):
       heads: of its attention.
       hidden: width inside its layers.
       key_width: channels of the small U-Net that makes the keys.
-      key_strides: strides (down, across) of its levels.
+      key_levels: its levels; the first halves the width, the others both sides.
       dropout: of the transformer in training; needs the random key ``dropout``.
+      dtype: of the residual network; all behind it is float32.
     """
 
     num_classes: int
@@ -54,8 +55,9 @@ class Reader(nn.Module):
     heads: int = 8
     hidden: int = 2048
     key_width: int = 64
-    key_strides: Sequence[tuple[int, int]] = ((1, 2), (2, 2), (2, 2), (2, 2))
+    key_levels: int = 4
     dropout: float = 0.1
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -72,7 +74,7 @@ class Reader(nn.Module):
           ``stage5`` (maps), ``semantic`` ``[batch, slots, width]`` and ``attention``
           ``[batch, slots, h, w]``.
         """
-        conv, norm = layers.factories(train, True, jnp.float32)
+        conv, norm = layers.factories(train, True, self.dtype)
         x = nn.relu(norm(name="bn1")(conv(self.widths[0], 3, name="conv1")(images)))
         features = {}
         strides = (self.first_stride, 1, 2, 1, 1)
@@ -84,7 +86,7 @@ class Reader(nn.Module):
                 x = _TextBlock(width, first, conv, norm, name=name)(x)
             features[f"stage{stage}"] = x
         batch, height, width, channels = x.shape
-        x = x.reshape(batch, -1, channels)
+        x = x.reshape(batch, -1, channels).astype(jnp.float32)
         x = x + sinusoids(height * width, channels)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         for index in range(self.depth):
@@ -93,7 +95,7 @@ class Reader(nn.Module):
             )(x)
         x = x.reshape(batch, height, width, channels)
         attend = PositionAttention(
-            self.slots, self.key_width, self.key_strides, train, name="attention"
+            self.slots, self.key_width, self.key_levels, train, name="attention"
         )
         vectors, attention = attend(x)
         features |= {"semantic": vectors, "attention": attention}
@@ -209,13 +211,13 @@ class PositionAttention(nn.Module):
     Attributes:
       slots: queries, which are position codes behind a dense layer.
       width: channels of the U-Net.
-      strides: (down, across) of its levels.
+      levels: the first halves the width, the others both sides.
       train: whether to use batch statistics.
     """
 
     slots: int
     width: int
-    strides: Sequence[tuple[int, int]]
+    levels: int
     train: bool
 
     @nn.compact
@@ -227,7 +229,8 @@ class PositionAttention(nn.Module):
         """
         batch, height, width, channels = x.shape
         levels, k = [], x
-        for index, stride in enumerate(self.strides):
+        for index in range(self.levels):
+            stride = (2, 2) if index else (1, 2)
             k = self._conv(k, self.width, stride, f"down{index}")
             levels.append(k)
         for index, level in enumerate(reversed(levels[:-1])):
@@ -271,6 +274,7 @@ class ViTReader(nn.Module):
       heads: of its attention; the decoder has twice as many, as PARSeq's.
       hidden: width inside the layers.
       dropout: in training; needs the random key ``dropout``.
+      dtype: of the patches; all behind their embedding is float32.
     """
 
     num_classes: int
@@ -281,13 +285,14 @@ class ViTReader(nn.Module):
     heads: int = 6
     hidden: int = 1536
     dropout: float = 0.1
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False
     ) -> tuple[jax.Array, Features]:
         """Reads lines: as ``Reader``, with the features ``tokens`` and ``semantic``."""
-        x = _embed_patches(images, self.patch, self.width)
+        x = _embed_patches(images.astype(self.dtype), self.patch, self.width)
         start = nn.initializers.truncated_normal(0.02)
         x = x + self.param("positions", start, x.shape[1:])
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

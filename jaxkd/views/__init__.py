@@ -33,6 +33,8 @@ VIEWS: dict[str, str] = {
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
     "signed": "jaxkd.views.signed:signed",
+    "signed_dihedral": "jaxkd.views.restoration:signed_dihedral",
+    "text_line": "jaxkd.views.text:text_line",
 }
 
 

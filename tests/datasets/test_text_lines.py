@@ -72,9 +72,7 @@ def test_damaged_records(tmp_path):
     write_lmdb(tmp_path / "x", good, 4)
     lines = TextLmdb(tmp_path / "x")
     assert lines[0].text == "a"
-    with pytest.raises(
-        UserError, match=r"image of record 2 .*40 bytes"
-    ):
+    with pytest.raises(UserError, match=r"image of record 2 .*40 bytes"):
         lines[1]
     with pytest.raises(UserError, match=r"label of record 3 .* expected UTF-8"):
         lines[2]

@@ -12,12 +12,12 @@ def test_characters_share_the_line_and_blanks_stay_empty():
         lines, height=16, width=64, rng=np.random.default_rng(0)
     ).astype(float)
     assert images.shape == (12, 16, 64, 3)
-    # Contrast in each quarter of a full line; of one character in the middle alone.
-    edges = np.abs(np.diff(images, axis=2)).mean((1, 3))
-    full = edges[::2, :60].reshape(6, 4, 15).mean((0, 2))
-    single = edges[1::2, :60].reshape(6, 4, 15).mean((0, 2))
+    # Contrast in each eighth of a full line; of one character in the middle alone.
+    edges = np.abs(np.diff(images, axis=2, append=images[:, :, -1:])).mean((1, 3))
+    full, single = (edges[i::2].reshape(6, 4, 16).mean((0, 2)) for i in (0, 1))
     assert full.min() > 0.6 * full.max()
-    assert single[1:3].min() > 1.3 * single[[0, 3]].max()
+    middle = edges[1::2, 26:38].mean()
+    assert middle > 1.5 * max(single[0], single[3])
 
 
 def test_the_data_set_is_reproducible_and_encodes_its_words():

@@ -35,7 +35,7 @@ def spec(**changes):
 def made():
     run = spec()
     method = kd_ltr.make(run, hidden=3, width=4)
-    params, model_state = method.init(jax.random.key(0))
+    params, model_state = jax.jit(method.init)(jax.random.key(0))
     key = jax.random.key(1)
     batch = {
         "image": jax.random.normal(key, (2, 16, 32, 3)),
@@ -43,10 +43,11 @@ def made():
         "tokens": jnp.array([[1, 2, 0], [3, 0, 0]]),
         "length": jnp.array([3, 2]),
     }
-    frozen = {"teacher": run.frozen["teacher"].network.init(key, batch["image"])}
+    teacher = run.frozen["teacher"].network
+    frozen = {"teacher": jax.jit(teacher.init)(key, batch["image"])}
     params, model_state = method.warm_start(params, model_state, frozen)
-    targets = {"teacher": method.targets["teacher"](frozen, batch, key)}
-    outputs, model_state = method.forward(params, model_state, batch, key)
+    targets = {"teacher": jax.jit(method.targets["teacher"])(frozen, batch, key)}
+    outputs, model_state = jax.jit(method.forward)(params, model_state, batch, key)
     return (
         method,
         frozen,
@@ -102,7 +103,9 @@ def test_a_frozen_reader_stays_as_it_is(made):
     _, frozen, inputs = made
     run = spec(network=Reader(**SMALL, dropout=0.0), input_key="image")
     method = text_recognition.make(run, start_from="teacher", frozen=True)
-    params, model_state = method.warm_start(*method.init(jax.random.key(3)), frozen)
+    params, model_state = method.warm_start(
+        *jax.jit(method.init)(jax.random.key(3)), frozen
+    )
     assert set(method.trainable(params).values()) == {"frozen"}
     outputs, after = method.forward(params, model_state, inputs.batch, None)
     np.testing.assert_allclose(

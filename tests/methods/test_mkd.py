@@ -72,15 +72,15 @@ def spec(**fields):
 def made():
     run = spec()
     method = mkd.make(run)
-    params, model_state = method.init(jax.random.key(0))
+    params, model_state = jax.jit(method.init)(jax.random.key(0))
     teacher = run.frozen["teacher"].network
     key = jax.random.key(1)
     batch = {
         name: jax.random.normal(key, (4, *x.shape)) for name, x in run.fields.items()
     }
-    frozen = {"teacher": teacher.init(key, batch["low"])}
-    targets = {"teacher": method.targets["teacher"](frozen, batch, key)}
-    outputs, _ = method.forward(params, model_state, batch, key)
+    frozen = {"teacher": jax.jit(teacher.init)(key, batch["low"])}
+    targets = {"teacher": jax.jit(method.targets["teacher"])(frozen, batch, key)}
+    outputs, _ = jax.jit(method.forward)(params, model_state, batch, key)
     inputs = LossInputs(
         params, model_state, outputs, batch, targets, key, jnp.zeros((), int)
     )

@@ -16,7 +16,7 @@ SMALL = {
     "heads": 2,
     "hidden": 8,
     "key_width": 4,
-    "key_strides": ((1, 2), (2, 2)),
+    "key_levels": 2,
 }
 SMALL_VIT = {"num_classes": 5, "slots": 3, "width": 12, "depth": 1, "heads": 2}
 SMALL_VIT |= {"hidden": 16, "dropout": 0.0}
