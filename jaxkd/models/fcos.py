@@ -189,6 +189,7 @@ class FCOS(nn.Module):
         (MSAD's pyramid shift).
       head_depth: see ``Head``.
       groups: likewise.
+      fusion: whether there is a ``FusionGate``, as in MSAD's teacher.
     """
 
     num_classes: int
@@ -203,6 +204,7 @@ class FCOS(nn.Module):
     first_level: int = 3
     head_depth: int = 4
     groups: int = 32
+    fusion: bool = False
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -218,6 +220,8 @@ class FCOS(nn.Module):
         )
         self.fpn = FPN(self.fpn_width)
         self.head = Head(self.num_classes, self.levels, self.head_depth, self.groups)
+        if self.fusion:
+            self.gate = FusionGate()
 
     def __call__(
         self, images: jax.Array, train: bool = False, first_level: int | None = None
@@ -236,6 +240,8 @@ class FCOS(nn.Module):
           the head saw, the finest first.
         """
         features = self.pyramid(images, train, first_level)
+        if self.fusion and self.is_initializing():
+            self.gate(features, features)  # makes its parameters
         return self.detect(features), features
 
     def pyramid(
@@ -247,6 +253,10 @@ class FCOS(nn.Module):
         first = self.first_level if first_level is None else first_level
         wanted = range(first, first + self.levels)
         return {f"level{i}": maps[f"p{level}"] for i, level in enumerate(wanted)}
+
+    def fuse(self, large: Pyramid, small: Pyramid) -> Pyramid:
+        """Mixes the maps of a large and a small image by the gate."""
+        return self.gate(large, small)
 
     def detect(self, maps: Pyramid) -> dict[str, jax.Array]:
         """Applies the head to maps such as ``pyramid`` or ``FusionGate`` makes."""

@@ -33,6 +33,7 @@ VIEWS: dict[str, str] = {
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
     "signed": "jaxkd.views.signed:signed",
+    "detection": "jaxkd.views.detection:detection",
     "signed_dihedral": "jaxkd.views.restoration:signed_dihedral",
     "text_line": "jaxkd.views.text:text_line",
 }
