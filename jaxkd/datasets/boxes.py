@@ -153,26 +153,25 @@ def load(
     top = Path(root).expanduser()
     training, names = _source(top / train, top / train_images, None, most)
     testing, _ = _source(top / test, top / test_images, names, most)
-    shape = (size, size, 3)
-    fields = {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "boxes": jax.ShapeDtypeStruct((most, 4), np.float32),
-        "classes": jax.ShapeDtypeStruct((most,), np.int32),
-    }
-    info = Info(
-        top.absolute().name,
-        len(names),
-        shape,
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        tuple(names),
-    )
+    info, fields = describe_examples(top.absolute().name, names, size, most)
 
     def prepare(example: Example, rng: np.random.Generator | None = None) -> Example:
         del rng
         return fit(example, size, most)
 
     return Dataset(info, lambda seed: training, testing, prepare, prepare, fields)
+
+
+def describe_examples(name: str, names, size: int = 512, most: int = 100):
+    """Returns the description, and the fields of a prepared example."""
+    shape = (size, size, 3)
+    fields = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "boxes": jax.ShapeDtypeStruct((most, 4), np.float32),
+        "classes": jax.ShapeDtypeStruct((most,), np.int32),
+    }
+    names = tuple(names)
+    return Info(name, len(names), shape, IMAGENET_MEAN, IMAGENET_STD, names), fields
 
 
 def _source(path: Path, folder: Path, names, most: int):

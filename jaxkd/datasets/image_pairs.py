@@ -64,22 +64,32 @@ def load(root: str, size: int = 96, scale: int = 2, low: bool = False) -> Datase
     if scale < 1 or size < 1 or size % scale:
         raise UserError(f"size is {size} and scale {scale}, expected a multiple of it.")
     top = Path(root).expanduser()
-    found = [name for name in TEST_FOLDERS if (top / name).is_dir()]
-    if not (top / "train").is_dir() or len(found) != 1:
+    found = [name for name in TEST_FOLDERS if _is_folder(top / name)]
+    training = _is_folder(top / "train")
+    if not training or len(found) != 1:
         raise UserError(
             f"{top.absolute()} has {', '.join(found) or 'no test folder'} and "
-            f"{'a' if (top / 'train').is_dir() else 'no'} folder train, expected train "
+            f"{'a' if training else 'no'} folder train, expected train "
             f"and one of {', '.join(TEST_FOLDERS)}. Set config.data.root."
         )
     train, test = (_list(top / name, scale, low) for name in ("train", found[0]))
+    info, fields = describe_examples(top.absolute().name, size, scale, low)
+    crop, middle = _random_crop(size, scale), _middle_crop(size, scale)
+    return Dataset(info, lambda seed: train, test, crop, middle, fields)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir()
+
+
+def describe_examples(name: str, size: int = 96, scale: int = 2, low: bool = False):
+    """Returns the description, and the fields of a prepared example."""
     shape = (size, size, 3)
     fields = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
     if low:
         small = (size // scale, size // scale, 3)
         fields["low"] = jax.ShapeDtypeStruct(small, np.uint8)
-    info = Info(top.absolute().name, 0, shape, IMAGENET_MEAN, IMAGENET_STD, ())
-    crop, middle = _random_crop(size, scale), _middle_crop(size, scale)
-    return Dataset(info, lambda seed: train, test, crop, middle, fields)
+    return Info(name, 0, shape, IMAGENET_MEAN, IMAGENET_STD, ()), fields
 
 
 def _list(folder: Path, scale: int, low: bool) -> PairSource:

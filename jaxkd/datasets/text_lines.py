@@ -150,9 +150,9 @@ def load(
     if len(set(alphabet)) != len(alphabet) or not alphabet:
         raise UserError(f"alphabet is {alphabet!r}, expected different characters.")
     top = Path(root).expanduser()
-    train = [_open(top / name) for name in TRAIN if (top / name).is_dir()]
-    tests = [top / "test" / name for name in TESTS if (top / "test" / name).is_dir()]
-    tests = tests or [path for path in [top / "test"] if path.is_dir()]
+    train = [_open(top / name) for name in TRAIN if _is_folder(top / name)]
+    tests = [top / "test" / name for name in TESTS if _is_folder(top / "test" / name)]
+    tests = tests or [path for path in [top / "test"] if _is_folder(path)]
     if not train or not tests:
         raise UserError(
             f"{top.absolute()} has {len(train)} training folders and {len(tests)} test "
@@ -163,19 +163,14 @@ def load(
         LineSource(parts, alphabet, slots, unknown)
         for parts in (train, [_open(path) for path in tests])
     ]
-    example = sources[0][0]
-    shape = (height, width, 3)
-    fields = {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "tokens": jax.ShapeDtypeStruct((slots,), np.int32),
-        "length": jax.ShapeDtypeStruct((), np.int32),
-        "group": jax.ShapeDtypeStruct((), np.int32),
-    }
-    if "low" in example:
-        small = (height // factor, width // factor, 3)
-        fields["low"] = jax.ShapeDtypeStruct(small, np.uint8)
-    names = ("end", *alphabet)
-    info = Info(top.name, len(names), shape, IMAGENET_MEAN, IMAGENET_STD, names)
+    info, fields = describe_examples(
+        top.name,
+        height,
+        width,
+        slots,
+        alphabet,
+        factor=factor if "low" in sources[0][0] else 0,
+    )
 
     def prepare(example: Example, rng: np.random.Generator | None = None) -> Example:
         del rng
@@ -188,6 +183,43 @@ def load(
         return {name: (example | sized)[name] for name in fields}
 
     return Dataset(info, lambda seed: sources[0], sources[1], prepare, prepare, fields)
+
+
+def describe_examples(
+    name: str,
+    height: int = 32,
+    width: int = 128,
+    slots: int = 26,
+    alphabet: str = ALPHABET,
+    *,
+    factor: int = 2,
+):
+    """Returns the description, and the fields of a prepared example.
+
+    Args:
+      name: of the data set.
+      height: see ``load``.
+      width: likewise.
+      slots: likewise.
+      alphabet: likewise.
+      factor: likewise; 0 where there are no small images.
+    """
+    shape = (height, width, 3)
+    fields = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "tokens": jax.ShapeDtypeStruct((slots,), np.int32),
+        "length": jax.ShapeDtypeStruct((), np.int32),
+        "group": jax.ShapeDtypeStruct((), np.int32),
+    }
+    if factor:
+        small = (height // factor, width // factor, 3)
+        fields["low"] = jax.ShapeDtypeStruct(small, np.uint8)
+    names = ("end", *alphabet)
+    return Info(name, len(names), shape, IMAGENET_MEAN, IMAGENET_STD, names), fields
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir()
 
 
 def _open(folder: Path) -> TextLmdb | TableFolder:
