@@ -1,4 +1,4 @@
-"""Text, boxes and photographs without drawing and files, for tests of configurations."""
+"""Text, boxes and photographs without content, for tests of configurations."""
 
 import numpy as np
 

@@ -54,10 +54,10 @@ def test_head_losses_location_by_location():
         if label < 0:
             continue
         count += 1
-        (l, t, r, d), (x, y, u, v) = outputs["distances"][b, i], truth.distances[b, i]
-        inter = (min(l, x) + min(r, u)) * (min(t, y) + min(d, v))
-        union = (l + r) * (t + d) + (x + u) * (y + v) - inter
-        hull = (max(l, x) + max(r, u)) * (max(t, y) + max(d, v))
+        (a, t, r, d), (x, y, u, v) = outputs["distances"][b, i], truth.distances[b, i]
+        inter = (min(a, x) + min(r, u)) * (min(t, y) + min(d, v))
+        union = (a + r) * (t + d) + (x + u) * (y + v) - inter
+        hull = (max(a, x) + max(r, u)) * (max(t, y) + max(d, v))
         box += weight * (1 - inter / union + (hull - union) / hull)
         weights += weight
         q = 1 / (1 + np.exp(-outputs["centerness"][b, i]))
