@@ -52,8 +52,10 @@ def make(name: str, **options: Any) -> Dataset | None:
 
 
 def _of_photographs(name: str, options: dict[str, Any]) -> Dataset | None:
+    keys: tuple[str, ...]
     if name == "boxes":
-        sizes = {key: options[key] for key in ("size", "most") if key in options}
+        keys = ("size", "most")
+        sizes = {key: options[key] for key in keys if key in options}
         classes = [str(number) for number in range(80)]
         described, counts = boxes.describe_examples(name, classes, **sizes), _COCO
     elif name == "text_lines":
@@ -61,7 +63,8 @@ def _of_photographs(name: str, options: dict[str, Any]) -> Dataset | None:
         sizes = {key: options[key] for key in keys if key in options}
         described, counts = text_lines.describe_examples(name, **sizes), _TEXTZOOM
     elif name == "image_pairs":
-        sizes = {k: options[k] for k in ("size", "scale", "low") if k in options}
+        keys = ("size", "scale", "low")
+        sizes = {key: options[key] for key in keys if key in options}
         described, counts = image_pairs.describe_examples(name, **sizes), _DIV2K
     else:
         return None

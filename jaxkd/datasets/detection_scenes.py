@@ -54,7 +54,7 @@ def load(
 
 @functools.lru_cache(maxsize=8)
 def _draw(side: int, most: int, count: int, seed: int, split: int):
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "image": np.zeros((count, side, side, 3), np.uint8),
         "boxes": np.zeros((count, most, 4), np.float32),
         "classes": np.full((count, most), -1, np.int32),

@@ -18,15 +18,17 @@ def find(trained: TrainedStudy) -> EvaluationReport:
     Scores are ``coco_ap``, ``coco_ap50`` and so on, in [0, 1]; NaN (no object of that
     size) is left out.
     """
-    truths, found = [], [[] for _ in trained.members]
+    truths: list[ImageBoxes] = []
+    found: list[list[ImageBoxes]] = [[] for _ in trained.members]
     shown: np.ndarray | None = None
     for batch in trained.batches():
         mask = np.asarray(batch["mask"])
         truths += _images(batch["boxes"], batch["classes"], None, mask)
         for member, rows in zip(trained.members, found, strict=True):
             outputs = member.predict(batch)
-            arrays = (outputs[name] for name in ("boxes", "classes", "scores"))
-            rows += _images(*arrays, mask)
+            rows += _images(
+                outputs["boxes"], outputs["classes"], outputs["scores"], mask
+            )
         if shown is None:
             shown = np.asarray(batch["image"])[:SHOWN]
     values: dict[tuple[str, int], dict[str, float]] = {
@@ -45,7 +47,7 @@ def find(trained: TrainedStudy) -> EvaluationReport:
         table.append(
             [student, *("-" if np.isnan(x) else f"{100 * x:.1f}" for x in means)]
         )
-    figures = []
+    figures: list[Figure] = []
     for member, rows in zip(trained.members, found, strict=True):
         path = trained.folder / f"boxes-{member.student}.png"
         if shown is None or any(figure.name == path.stem for figure in figures):

@@ -27,8 +27,7 @@ def make(spec: Spec, *, start_from: str = "", official: bool = False) -> Method:
             inputs.outputs["head"], inputs.batch, where, official=official
         )
         terms = {
-            name: Term(1.0, lambda inputs, value=value: value)
-            for name, value in found.items()
+            name: Term(1.0, detection.known(value)) for name, value in found.items()
         }
         return add_up(inputs, terms)
 

@@ -62,7 +62,7 @@ def make(
     def terms_of(head, batch, prefix: str, weight: float) -> dict[str, Term]:
         found = detection.head_losses(head, batch, where, official=official)
         return {
-            f"{prefix}{name}": Term(weight, lambda inputs, value=value: value)
+            f"{prefix}{name}": Term(weight, detection.known(value))
             for name, value in found.items()
         }
 

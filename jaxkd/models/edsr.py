@@ -55,7 +55,8 @@ class EDSR(nn.Module):
         del train
         channels = images.shape[-1]
         x = first = conv3x3(self.width, "head", self.dtype)(images)
-        features, ends = {}, tap_places(self.blocks, self.taps)
+        features: dict[str, jax.Array] = {}
+        ends = tap_places(self.blocks, self.taps)
         for index in range(self.blocks):
             y = nn.relu(conv3x3(self.width, f"block{index}_conv1", self.dtype)(x))
             y = conv3x3(self.width, f"block{index}_conv2", self.dtype)(y)

@@ -49,7 +49,8 @@ class RCAN(nn.Module):
         del train
         channels = images.shape[-1]
         x = first = conv3x3(self.width, "head", self.dtype)(images)
-        features, ends = {}, tap_places(self.groups, self.taps)
+        features: dict[str, jax.Array] = {}
+        ends = tap_places(self.groups, self.taps)
         for group in range(self.groups):
             y = x
             for index in range(self.blocks):

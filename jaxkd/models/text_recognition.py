@@ -234,7 +234,7 @@ class PositionAttention(nn.Module):
             k = self._conv(k, self.width, stride, f"down{index}")
             levels.append(k)
         for index, level in enumerate(reversed(levels[:-1])):
-            k = _nearest(k, level.shape[1:3])
+            k = _nearest(k, (level.shape[1], level.shape[2]))
             k = level + self._conv(k, self.width, (1, 1), f"up{index}")
         k = _nearest(k, (height, width))
         k = self._conv(k, channels, (1, 1), f"up{len(levels) - 1}")
@@ -401,8 +401,8 @@ def for_half_size(
         theirs, name = known.get(path), jax.tree_util.keystr(path)
         if theirs is not None and theirs.shape == ours.shape:
             return theirs
-        fits = theirs is not None and theirs.shape == (4 * len(ours), *ours.shape[1:])
-        if fits and "patches" in name:
+        folded = (4 * len(ours), *ours.shape[1:])
+        if theirs is not None and theirs.shape == folded and "patches" in name:
             (down, across), shape = patch, (-1, ours.shape[-1])
             cells = theirs.reshape(down // 2, 2, across // 2, 2, *shape)
             return cells.sum((1, 3)).reshape(ours.shape)

@@ -69,8 +69,8 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     columns = ["file", "text", "confidence"]
     columns += ["truth", "edit_distance"] if truths else []
-    with (output / "text.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
+    with (output / "text.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.DictWriter(table, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
     summary = f"{len(files)} lines read by {restored.name}, in {output / 'text.csv'}"

@@ -129,6 +129,16 @@ def head_losses(
     }
 
 
+def known(value: jax.Array) -> Callable[[LossInputs], jax.Array]:
+    """Makes a term's function of a value that is computed already."""
+
+    def function(inputs: LossInputs) -> jax.Array:
+        del inputs
+        return value
+
+    return function
+
+
 @flax.struct.dataclass
 class BinnedPrecision(metrics.Metric):
     """Counts of detections by class and score, and of objects by class.
