@@ -34,6 +34,7 @@ VIEWS: dict[str, str] = {
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
     "signed": "jaxkd.views.signed:signed",
     "detection": "jaxkd.views.detection:detection",
+    "noised": "jaxkd.views.resshift:noised",
     "signed_dihedral": "jaxkd.views.restoration:signed_dihedral",
     "text_line": "jaxkd.views.text:text_line",
 }
