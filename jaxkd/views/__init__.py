@@ -36,6 +36,10 @@ VIEWS: dict[str, str] = {
     "handwriting": "jaxkd.views.handwriting:handwriting",
     "lightly": "jaxkd.views.handwriting:lightly",
     "clips": "jaxkd.views.clips:clips",
+    "detection": "jaxkd.views.detection:detection",
+    "noised": "jaxkd.views.resshift:noised",
+    "signed_dihedral": "jaxkd.views.restoration:signed_dihedral",
+    "text_line": "jaxkd.views.text:text_line",
 }
 
 
