@@ -43,6 +43,7 @@ from jaxkd.losses.feature import (
     ofd_margins,
     vid,
 )
+from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
     dkd,
@@ -91,6 +92,7 @@ __all__ = (
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
+    "chunked_cross_entropy",
     "class_attention",
     "class_correlation",
     "correlation_congruence",
