@@ -95,7 +95,7 @@ def add(
     for number, name in enumerate(targets):
         target = _target(name)
         matrix = flat[target.parent + target.leaf]
-        inputs, outputs = _sides(matrix.shape, target)
+        inputs, outputs = sides(matrix.shape, target)
         layers = matrix.shape[0]
         a = jax.random.normal(
             jax.random.fold_in(key, number), (layers, *inputs, rank), jnp.float32
@@ -234,7 +234,7 @@ def _fold_one(matrix, a, b, target: Target, scale: float):
         jnp.asarray(b, jnp.float32).reshape(layers, rank, -1),
         precision=jax.lax.Precision.HIGHEST,
     )
-    inputs, outputs = _sides(matrix.shape, target)
+    inputs, outputs = sides(matrix.shape, target)
     change = scale * product.reshape(layers, *inputs, *outputs)
     inverse = sorted(range(len(target.order)), key=target.order.__getitem__)
     change = change.transpose(0, *(1 + axis for axis in inverse))
@@ -246,7 +246,7 @@ def _fold_one(matrix, a, b, target: Target, scale: float):
     return whole.astype(matrix.dtype)
 
 
-def _sides(
+def sides(
     shape: tuple[int, ...], target: Target
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the sizes of a matrix's input and output axes."""
