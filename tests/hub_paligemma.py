@@ -207,9 +207,12 @@ def forward(state, image, tokens, causal, valid, size=Sizes):
         x = x + np.concatenate(heads, 1) @ w[at + "self_attn.o_proj.weight"].T
         y = rms_norm(x, w[at + "post_attention_layernorm.weight"])
         gate = gelu(y @ w[at + "mlp.gate_proj.weight"].T)
-        x = x + gate * (y @ w[at + "mlp.up_proj.weight"].T) @ w[
-            at + "mlp.down_proj.weight"
-        ].T
+        x = (
+            x
+            + gate
+            * (y @ w[at + "mlp.up_proj.weight"].T)
+            @ w[at + "mlp.down_proj.weight"].T
+        )
     return rms_norm(x, w[f"{TEXT}.norm.weight"]) @ table.T
 
 
@@ -232,9 +235,7 @@ def big_vision(state, size=Sizes) -> dict[str, np.ndarray]:
     kernel = state[f"{VISION}.embeddings.patch_embedding.weight"]
     out = {
         "params/img/embedding/kernel": kernel.transpose(2, 3, 1, 0),
-        "params/img/embedding/bias": state[
-            f"{VISION}.embeddings.patch_embedding.bias"
-        ],
+        "params/img/embedding/bias": state[f"{VISION}.embeddings.patch_embedding.bias"],
         "params/img/pos_embedding": state[
             f"{VISION}.embeddings.position_embedding.weight"
         ][None],

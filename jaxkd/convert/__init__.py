@@ -1,6 +1,6 @@
 """Other people's weights in, and ours out: see ``python -m jaxkd.convert --help``."""
 
 from jaxkd.convert.paligemma import load_paligemma
-from jaxkd.convert.weights import load_torch, save_torch
+from jaxkd.convert.torch.weights import load_torch, save_torch
 
 __all__ = ["load_paligemma", "load_torch", "save_torch"]

@@ -1,6 +1,5 @@
 import dataclasses
 
-import hub_paligemma as hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from jaxkd.convert import load_paligemma
 from jaxkd.models import paligemma
 from jaxkd.models.paligemma import PaliGemma, lora
 from jaxkd.models.paligemma.gemma import prefix_mask
+from tests import hub_paligemma as hub
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,7 @@ def test_logits_are_those_of_numpy(loaded, logits_of):
     got = logits_of(params, images, tokens, causal, valid)
     assert got.dtype == jnp.float32
     for row in range(2):
-        expected = hub.forward(
-            state, images[row], tokens[row], causal[row], valid[row]
-        )
+        expected = hub.forward(state, images[row], tokens[row], causal[row], valid[row])
         real = valid[row]
         np.testing.assert_allclose(got[row][real], expected[real], atol=2e-4)
     # Rows of padding are never defined, yet never spoil a mean either.
@@ -109,6 +107,7 @@ def test_prefix_mask_by_hand():
     np.testing.assert_array_equal(prefix_mask(causal, valid)[0], expected)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_finite_difference(loaded):
     state, config, _ = loaded
     del state
@@ -147,6 +146,7 @@ def test_gradient_is_the_finite_difference(loaded):
             np.testing.assert_allclose((ahead - back) / (2 * step), slope, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(loaded):
     _, config, params = loaded
     images, tokens, causal, valid = hub.sequence()
@@ -165,6 +165,7 @@ def test_remat_changes_no_gradient(loaded):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, anew)
 
 
+@pytest.mark.slow
 def test_several_images_come_one_after_the_other(loaded):
     _, config, params = loaded
     model, tokens = PaliGemma(config), hub.Sizes.tokens
@@ -174,9 +175,7 @@ def test_several_images_come_one_after_the_other(loaded):
     valid = np.ones(text.shape, bool)
 
     def apply(images):
-        return model.apply(
-            {"params": params}, images, text, causal=~valid, valid=valid
-        )
+        return model.apply({"params": params}, images, text, causal=~valid, valid=valid)
 
     got, other = jax.jit(apply)(both), jax.jit(apply)(both[:, ::-1])
     assert np.abs(got - other).max() > 1e-3  # their order counts

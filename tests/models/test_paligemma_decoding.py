@@ -1,4 +1,5 @@
-import hub_paligemma as hub
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from jaxkd.models import paligemma
 from jaxkd.models.paligemma import PaliGemma
 from jaxkd.models.paligemma.config import GemmaConfig, PaliGemmaConfig, SiglipConfig
+from tests import hub_paligemma as hub
 
 STEPS = 5
 
@@ -30,34 +32,43 @@ def prompts():
     return images, tokens
 
 
-def slowly(model, params, image, prompt, steps):
-    """Writes greedily without a cache: each token by a whole forward pass."""
-    tokens = list(prompt[prompt != 0])
-    start = len(tokens)
-    logits = []
-    for _ in range(steps):
-        row = np.zeros((1, start + steps), np.int32)
-        row[0, : len(tokens)] = tokens
-        at = np.arange(start + steps)
-        out = forward(model)(
-            params,
-            image[None],
-            row,
-            ((at >= start) & (at < len(tokens)))[None],
-            (at < len(tokens))[None],
-        )
-        logits.append(np.asarray(out[0, len(tokens) - 1]))
-        tokens.append(int(logits[-1].argmax()))
-    return tokens[start:], np.array(logits)
+LENGTH = hub.Sizes.tokens + 12
 
 
+@functools.lru_cache
 def forward(model):
+    """Compiles the forward pass on rows of ``LENGTH`` tokens."""
+
     def apply(params, images, tokens, causal, valid):
         return model.apply(
             {"params": params}, images, tokens, causal=causal, valid=valid
         )
 
     return jax.jit(apply)
+
+
+def whole(model, params, image, tokens, start):
+    """Computes the logits of one sequence whose suffix begins at ``start``."""
+    row = np.zeros((1, LENGTH), np.int32)
+    row[0, : len(tokens)] = tokens
+    valid = (np.arange(LENGTH) < len(tokens))[None]
+    causal = valid & (np.arange(LENGTH) >= start)
+    return np.asarray(forward(model)(params, image[None], row, causal, valid))[0], (
+        row,
+        causal,
+        valid,
+    )
+
+
+def slowly(model, params, image, prompt, steps):
+    """Writes greedily without a cache: each token by a whole forward pass."""
+    tokens = list(prompt[prompt != 0])
+    start = len(tokens)
+    logits = []
+    for _ in range(steps):
+        logits.append(whole(model, params, image, tokens, start)[0][len(tokens) - 1])
+        tokens.append(int(logits[-1].argmax()))
+    return tokens[start:], np.array(logits)
 
 
 def test_cached_tokens_are_uncached_tokens_in_a_batch_of_mixed_lengths(tiny, prompts):
@@ -90,11 +101,13 @@ def test_cached_logits_are_uncached_logits(tiny, prompts):
         variables, images, tokens, valid=valid, slots=length + 3, method="prefill"
     )
     suffix = np.array([[5, 9, 30]] * 3)
-    causal = np.concatenate([np.zeros_like(valid), np.ones((3, 3), bool)], 1)
-    whole = np.concatenate([tokens, suffix], 1)
-    expected = forward(model)(
-        params, images, whole, causal, np.concatenate([valid, np.ones((3, 3), bool)], 1)
-    )[:, length:]
+    expected = []
+    for image, row in zip(images, tokens, strict=True):
+        prompt = row[row != 0]
+        row = np.concatenate([prompt, suffix[0]])
+        logits, _ = whole(model, params, image, row, len(prompt))
+        expected.append(logits[len(prompt) : len(row)])
+    expected = np.array(expected)
     for i in range(3):
         fresh = np.broadcast_to(np.arange(3) <= i, (3, 3))
         hidden, cache = model.apply(
@@ -162,19 +175,13 @@ def test_answers_are_scored_as_by_whole_forward_passes(tiny, prompts):
         prompt = tokens[row][tokens[row] != 0]
         for column, answer in enumerate(answers):
             answer = answer[answer != 0]
-            whole = np.concatenate([prompt, answer])[None]
-            causal = np.arange(whole.shape[1])[None] >= len(prompt)
-            valid = np.ones_like(causal)
-            logits = forward(model)(
-                params, images[row : row + 1], whole, causal, valid
-            )[0]
+            both = np.concatenate([prompt, answer])
+            logits, batch = whole(model, params, images[row], both, len(prompt))
             scores = np.asarray(jax.nn.log_softmax(logits))
             places = len(prompt) - 1 + np.arange(len(answer))
             expected = scores[places, answer].sum()
             np.testing.assert_allclose(got[row, column], expected, atol=1e-4)
-            one = paligemma.log_likelihood(
-                model, params, images[row : row + 1], whole, causal, valid
-            )
+            one = paligemma.log_likelihood(model, params, images[row : row + 1], *batch)
             np.testing.assert_allclose(one[0], expected, atol=1e-4)
 
 

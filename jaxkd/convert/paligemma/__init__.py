@@ -302,7 +302,8 @@ def _write_shards(folder, leaves, flat, family: str, shard_bytes: int) -> None:
                 groups[-1].append((leaf, (i, j)[: leaf.stacked], name))
                 filled += size
                 total += size
-    count, weight_map = len(groups), {}
+    count = len(groups)
+    weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = f"model-{number:05d}-of-{count:05d}.safetensors" if count > 1 else SINGLE
         tensors = {

@@ -1,4 +1,4 @@
-"""Reads tensors one by one from safetensors files, sharded or not, and from ``.npz``."""
+"""Reads tensors one by one from safetensors files, sharded or not, and ``.npz``."""
 
 import json
 from collections.abc import Callable, Mapping

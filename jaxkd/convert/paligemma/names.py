@@ -286,17 +286,19 @@ def _vision(config: PaliGemmaConfig) -> list[Leaf]:
     for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
         name, shape = f"self_attn.{theirs}_proj", (width, *heads)
         leaves += [
-            stack(f"{attention}/{ours}/kernel", f"{name}.weight", shape, "linear", square),
+            stack(
+                f"{attention}/{ours}/kernel", f"{name}.weight", shape, "linear", square
+            ),
             stack(f"{attention}/{ours}/bias", f"{name}.bias", heads, hub=(width,)),
         ]
-    for i, shape in enumerate(((width, size.mlp), (size.mlp, width))):
+    for i, sides in enumerate(((width, size.mlp), (size.mlp, width))):
         norm, dense = f"{block}/LayerNorm_{i}", f"{block}/MlpBlock_0/Dense_{i}"
         name = f"mlp.fc{i + 1}"
         leaves += [
             stack(f"{norm}/scale", f"layer_norm{i + 1}.weight", (width,)),
             stack(f"{norm}/bias", f"layer_norm{i + 1}.bias", (width,)),
-            stack(f"{dense}/kernel", f"{name}.weight", shape, "linear", shape[::-1]),
-            stack(f"{dense}/bias", f"{name}.bias", shape[1:]),
+            stack(f"{dense}/kernel", f"{name}.weight", sides, "linear", sides[::-1]),
+            stack(f"{dense}/bias", f"{name}.bias", sides[1:]),
         ]
     return leaves
 
@@ -378,7 +380,7 @@ def _depth(shapes: Mapping[str, Any], prefix: str) -> int:
 
 
 def _vision_heads(width: int, origin: Any) -> int:
-    """Returns the heads of a known tower: the shapes of its tensors do not show them."""
+    """Returns the heads of a known tower; its tensors' shapes do not show them."""
     from jaxkd.models.paligemma import PRESETS
 
     for known in PRESETS.values():

@@ -121,9 +121,8 @@ def log_likelihood(
     Returns:
       float32 ``[batch]``.
     """
-    logits = model.apply(
-        {"params": params}, images, tokens, causal=causal, valid=valid
-    )
+    variables = {"params": params}
+    logits: Any = model.apply(variables, images, tokens, causal=causal, valid=valid)
     scores = jax.nn.log_softmax(logits[:, :-1])
     picked = jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(causal[:, 1:] & valid[:, 1:], picked, 0), axis=1)
@@ -157,9 +156,7 @@ def _generate(model, params, images, tokens, valid, key, steps, eos, sampling):
         token = _choose(at.logits, sampling, rows, at.step)
         token = jnp.where(at.ended, PAD, token).astype(jnp.int32)
         fresh = jnp.arange(steps) <= at.step
-        mask = jnp.concatenate(
-            [valid, jnp.broadcast_to(fresh, (batch, steps))], axis=1
-        )
+        mask = jnp.concatenate([valid, jnp.broadcast_to(fresh, (batch, steps))], axis=1)
         hidden, cache = model.apply(
             variables,
             token[:, None],

@@ -134,9 +134,7 @@ def init(config: PaliGemmaConfig, key: jax.Array) -> dict:
     tokens = jnp.zeros((1, config.image_tokens + 1), jnp.int32)
     images = jnp.zeros((1, *config.vision.image_shape, 3))
     valid = jnp.ones(tokens.shape, bool)
-    variables = PaliGemma(config).init(
-        key, images, tokens, causal=~valid, valid=valid
-    )
+    variables = PaliGemma(config).init(key, images, tokens, causal=~valid, valid=valid)
     return variables["params"]
 
 
