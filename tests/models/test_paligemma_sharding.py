@@ -55,7 +55,7 @@ def test_every_large_leaf_is_split_on_axes_that_divide(published):
         spec = sharding.partition_spec(path, leaf.shape, SIZES)
         for size, axis in zip(leaf.shape, spec, strict=False):
             assert axis is None or size % SIZES[axis] == 0
-        if leaf.size >= 2**16:
+        if leaf.size >= 2**16 and not path.endswith("bias"):
             assert "fsdp" in spec, path
         if "layers/" in path or "encoderblock/" in path:
             assert not spec or spec[0] is None, path

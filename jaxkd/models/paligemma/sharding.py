@@ -49,9 +49,9 @@ def partition_spec(
 
     The path may lead on from somewhere else, such as an optimiser's state.
 
-    >>> partition_spec("llm/layers/mlp/linear", (18, 16384, 2048),
-    ...                {"fsdp": 4, "model": 2})
-    PartitionSpec(None, 'model', 'fsdp')
+    >>> tuple(partition_spec("llm/layers/mlp/linear", (18, 16384, 2048),
+    ...                      {"fsdp": 4, "model": 2}))
+    (None, 'model', 'fsdp')
 
     Args:
       path: names joined by "/", ending as in PaliGemma's tree.
