@@ -43,6 +43,12 @@ from jaxkd.losses.feature import (
     ofd_margins,
     vid,
 )
+from jaxkd.losses.generative import (
+    contrastive_margin,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    patch_error,
+)
 from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
@@ -81,6 +87,22 @@ from jaxkd.losses.relational_contrast import (
     relation_nce,
     relation_normalizer,
 )
+from jaxkd.losses.self_supervised import (
+    barlow_twins,
+    dino,
+    fast_siam,
+    moco,
+    negative_cosine,
+    nt_xent,
+    vicreg,
+    vicreg_terms,
+)
+from jaxkd.losses.self_supervised_state import (
+    centre_update,
+    cosine_momentum,
+    queue_init,
+    queue_update,
+)
 from jaxkd.losses.singular import kdsvd
 from jaxkd.losses.wavelet import haar, inverse_haar, wavelet_similarity
 
@@ -89,21 +111,29 @@ __all__ = (
     "arcface",
     "attention_plus",
     "attention_transfer",
+    "barlow_twins",
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
+    "centre_update",
     "chunked_cross_entropy",
     "class_attention",
     "class_correlation",
+    "contrastive_margin",
     "correlation_congruence",
+    "cosine_momentum",
     "crd",
     "crd_normalizer",
     "crd_update",
     "darkrank",
+    "dino",
     "distance_weighted_triplet",
     "dkd",
     "edge_ring",
+    "fast_siam",
     "first_order",
+    "gaussian_kl",
+    "gaussian_log_likelihood",
     "gradient_weights",
     "haar",
     "hierarchical_context",
@@ -117,11 +147,17 @@ __all__ = (
     "masked_correlation",
     "mlkd",
     "mlkd_noaug",
+    "moco",
+    "negative_cosine",
     "neuron_selectivity",
     "non_target_class_kd",
+    "nt_xent",
     "ofd",
     "ofd_margins",
+    "patch_error",
     "pkt",
+    "queue_init",
+    "queue_update",
     "relation_contrast",
     "relation_nce",
     "relation_normalizer",
@@ -141,6 +177,8 @@ __all__ = (
     "swap_labels",
     "target_class_kd",
     "third_order",
+    "vicreg",
+    "vicreg_terms",
     "vid",
     "wavelet_similarity",
 )
