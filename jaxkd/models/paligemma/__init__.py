@@ -22,14 +22,18 @@ from jaxkd.models.paligemma.decoding import (
     log_likelihood,
 )
 from jaxkd.models.paligemma.model import PaliGemma, init, to_model_range
+from jaxkd.models.paligemma.network import VARIANTS, PaliGemmaNetwork, compose
 
 __all__ = [
     "PRESETS",
+    "VARIANTS",
     "GemmaConfig",
     "PaliGemma",
     "PaliGemmaConfig",
+    "PaliGemmaNetwork",
     "SiglipConfig",
     "answer_log_likelihood",
+    "compose",
     "generate",
     "init",
     "log_likelihood",
