@@ -9,13 +9,13 @@ models start from one that was taught to tell the features of other drawn writer
 (the folder captions), without any verdict. Three seeds; docs/handwriting_vlm.md says
 what came out. No download.
 
-    configs/handwriting_vlm.py:explain  verdicts behind and before explanations
+    configs/handwriting_vlm.py:explain  the verdict behind an explanation
     configs/handwriting_vlm.py:quick    few steps: a look at how it works
-    configs/handwriting_vlm.py:3b       PaliGemma-3B with LoRA on a bfloat16 base, from a
-                                        converted checkpoint in runs/paligemma. Never run
-                                        here
-    configs/handwriting_vlm.py:chat     a chat model is asked about the same pairs; needs
-                                        OPENAI_API_KEY, or base_url of a local server
+    configs/handwriting_vlm.py:3b       PaliGemma-3B with LoRA on a bfloat16 base, from
+                                        runs/paligemma (python -m
+                                        jaxkd.convert.paligemma to-run). Never run here
+    configs/handwriting_vlm.py:chat     a chat model is asked about drawn pairs; wants a
+                                        key in OPENAI_API_KEY. See --config.dry_run=True
 """
 
 from ml_collections import ConfigDict
@@ -67,6 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "explain": explain,
         "quick": quick,
         "3b": published,
+        "chat": chat,
     }
     if arg not in variants:
         raise ValueError(
@@ -195,4 +196,15 @@ def published() -> ConfigDict:
     )
     config.mesh.fsdp = -1
     config.mesh.data = 1
+    return config
+
+
+def chat() -> ConfigDict:
+    """200 drawn pairs, two turns, both orders, at most five dollars."""
+    from jaxkd.pipelines import chat_verification
+
+    config = chat_verification.default()
+    config.name = "handwriting_chat"
+    config.swap = True
+    config.budget = 5.0
     return config

@@ -36,7 +36,17 @@ def load(
     tokenizer: str = "bytes",
     prompt: str = PROMPT,
     length: int = 0,
-    **options: Any,
+    root: str | None = None,
+    size: int = 64,
+    labelled: float = 1.0,
+    max_positives: int | None = None,
+    test_pairs: int = 3_000,
+    writers: int = 200,
+    test_writers: int = 60,
+    samples: int = 10,
+    intra: float = 0.5,
+    inter: float = 1.0,
+    seed: int = 0,
 ) -> Dataset:
     """Makes the data set.
 
@@ -54,7 +64,18 @@ def load(
         a ``tokenizer.model``.
       prompt: the text before the line break.
       length: of the text; 0 for the longest.
-      **options: of ``jaxkd.datasets.handwriting.load``.
+      root: this and all that follow are as for ``jaxkd.datasets.handwriting.load``: a
+        folder; None draws writers.
+      size: side of the pictures.
+      labelled: share of the training writers of whom pairs are made.
+      max_positives: pairs of one hand of each training writer; None takes all.
+      test_pairs: most pairs to test.
+      writers: drawn for training.
+      test_writers: drawn for the test.
+      samples: drawn of each.
+      intra: variation within a writer.
+      inter: variation between writers.
+      seed: of drawing, splitting and test pairs.
 
     Raises:
       UserError: if an option is out of its range, or explanations are asked of words
@@ -65,7 +86,20 @@ def load(
     for name in chosen:
         lookup.choose(name, FEATURES, what="described")
     text = make_tokenizer(tokenizer, prompt)
-    plain = handwriting.load(task="pairs", **options)
+    plain = handwriting.load(
+        root,
+        "pairs",
+        size,
+        labelled,
+        max_positives=max_positives,
+        test_pairs=test_pairs,
+        writers=writers,
+        test_writers=test_writers,
+        samples=samples,
+        intra=intra,
+        inter=inter,
+        seed=seed,
+    )
 
     def prompted(source: PairedWords) -> PromptedPairs:
         return PromptedPairs(source, target, chosen, text, prompt, length)

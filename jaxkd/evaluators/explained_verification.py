@@ -107,10 +107,10 @@ def _table(scores) -> Table:
         cells = [_mean_error(found.get(name, ())) for name in NAMES]
         rows.append([student, *cells])
     note = (
-        "Mean ± standard error over seeds, over all test pairs. Verdicts by likelihood, "
-        "one half the threshold; swap_consistency: the same verdict with known and "
-        "questioned exchanged; feature_accuracy: values of features, of both samples, "
-        "that explanations tell rightly."
+        "Mean ± standard error over seeds, over all test pairs. Verdicts by "
+        "likelihood, one half the threshold. swap_consistency: the same verdict with "
+        "known and questioned exchanged. feature_accuracy: values of features, of both "
+        "samples, that explanations tell rightly."
     )
     return Table("Verification with explanations", rows, note)
 

@@ -137,6 +137,23 @@ def published_count(config: PaliGemmaConfig) -> int | None:
     return None
 
 
+def network_options(config: PaliGemmaConfig) -> dict[str, Any]:
+    """Returns the options of the network "paligemma" that has a model's sizes."""
+    vision, text = config.vision, config.text
+    return {
+        "preset": "3b-224",
+        "image_shape": vision.image_shape,
+        "patch": vision.patch,
+        **{
+            f"vision_{k}": getattr(vision, k)
+            for k in ("width", "depth", "heads", "mlp")
+        },
+        **{f"text_{k}": getattr(text, k) for k in ("width", "depth", "heads", "mlp")},
+        "text_head_dim": text.head_dim,
+        "vocabulary": text.vocabulary,
+    }
+
+
 def _dtype(dtype: Any) -> np.dtype:
     found = jnp.dtype(dtype)
     if found.name not in DTYPES:

@@ -4,6 +4,8 @@
     python -m jaxkd.convert.paligemma export --ckpt pt_224.npz --out hub_folder
     python -m jaxkd.convert.paligemma export --ckpt paligemma-3b-pt-224 \\
         --adapter runs/vlm/adapter --out merged
+    python -m jaxkd.convert.paligemma to-run --ckpt paligemma-3b-pt-224 \\
+        --out runs/paligemma
 """
 
 import argparse
@@ -30,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{verify,export}")
+    commands = parser.add_subparsers(required=True, metavar="{verify,export,to-run}")
     check = commands.add_parser("verify", help="count, statistics, NaNs, logits")
     check.add_argument("--reference", type=Path, help=".npz of inputs and logits")
     check.add_argument("--against", choices=("hf",), help="compute the reference now")
@@ -39,7 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--adapter", type=Path, help="folder of an adapter to merge")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
     export.set_defaults(run=_export)
-    for command, dtype in ((check, "float32"), (export, "bfloat16")):
+    to_run = commands.add_parser("to-run", help="a run's folder, for config.needs")
+    to_run.add_argument("--out", type=Path, required=True, help="new folder")
+    to_run.set_defaults(run=_to_run)
+    for command, dtype in (
+        (check, "float32"),
+        (export, "bfloat16"),
+        (to_run, "bfloat16"),
+    ):
         command.add_argument("--ckpt", type=Path, required=True, help="folder or file")
         command.add_argument(
             "--dtype",
@@ -71,6 +80,19 @@ def _export(options: argparse.Namespace) -> str:
         config, params = paligemma.load_adapter(options.adapter, config, params)
     paligemma.save_paligemma(options.out, config, params)
     return f"{options.out}: {options.dtype} in the layout of the hub"
+
+
+def _to_run(options: argparse.Namespace) -> str:
+    from jaxkd.convert import paligemma
+    from jaxkd.training import export
+
+    config, params = paligemma.load_paligemma(options.ckpt, dtype=options.dtype)
+    sizes = paligemma.network_options(config)
+    export.write(options.out, {"params": params}, "paligemma", sizes)
+    return (
+        f"{options.out}: the folder of a run. Start from it with "
+        f"config.needs.NAME.init_from={options.out}"
+    )
 
 
 if __name__ == "__main__":
