@@ -149,7 +149,7 @@ def _body(
 
     def hidden(params, batch, images, causal, valid, train, key):
         """Returns the hidden states of the text alone, ``[batch, length, width]``."""
-        found = model.apply(
+        found: Any = model.apply(
             {"params": params["student"]},
             images,
             with_places(batch["tokens"], 0),
@@ -181,7 +181,7 @@ def _body(
         images = see(batch)
         prompt = batch["valid"] & ~batch["causal"]
         begin = jnp.sum(prompt, axis=1)
-        written = None
+        written: Any = None
         if explain_first or EXPLAIN in batch:
             written = write(params, batch, images, prompt)
         if not explain_first:

@@ -85,7 +85,9 @@ def agreement(first: Sequence, second: Sequence) -> float:
     return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
 
 
-def mcnemar(first_right: Sequence[bool], second_right: Sequence[bool]) -> float:
+def mcnemar(
+    first_right: Sequence[bool] | np.ndarray, second_right: Sequence[bool] | np.ndarray
+) -> float:
     """Tests whether two systems err equally often on the same pairs.
 
     The exact binomial form of McNemar's test (Psychometrika 12, 1947), two-sided.

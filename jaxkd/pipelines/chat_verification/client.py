@@ -221,7 +221,9 @@ def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     total = 0
     for message in messages:
         content = message["content"]
-        parts = content if isinstance(content, list) else [{"text": content or ""}]
+        parts: list[Any] = [{"text": content or ""}]
+        if isinstance(content, list):
+            parts = content
         for part in parts:
             if "image_url" in part:
                 total += IMAGE_TOKENS[part["image_url"]["detail"]]

@@ -68,8 +68,8 @@ def _draw(
     for pair in range(count):
         same = pair % 2 == 0
         one, other = 4 * pair, 4 * pair + (1 if same else 2)
-        images = (drawn.image[place, ..., 0] for place in (one, other))
-        samples.append(Sample(*images, word, same))
+        known, questioned = drawn.image[one, ..., 0], drawn.image[other, ..., 0]
+        samples.append(Sample(known, questioned, word, same))
         gold.append(
             {
                 name: (options[values[one, i]], options[values[other, i]])
@@ -109,7 +109,7 @@ def _read(config: ConfigDict) -> list[Question]:
         same = LABELS[label]
 
         def read(paths=paths, same=same) -> Sample:
-            return Sample(*map(_image, paths), config.word, same)
+            return Sample(_image(paths[0]), _image(paths[1]), config.word, same)
 
         questions.append(Question(number, read, same))
     return questions
