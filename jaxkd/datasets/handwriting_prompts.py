@@ -188,10 +188,10 @@ def longest_text(
     def size(value: str) -> int:
         return len(tokenizer.encode(value))
 
-    gold = [
-        [max(range(len(FEATURES[n])), key=lambda i, n=n: size(FEATURES[n][i]))] * 2
-        for n in described
-    ]
+    gold = []
+    for name in described:
+        sizes = [size(value) for value in FEATURES[name]]
+        gold.append([sizes.index(max(sizes))] * 2)
     texts = [_suffix(target, same, gold, described) for same in (False, True)]
     marks = 2 + size("\n") - 1
     return 1 + size(prompt) + marks + max(map(size, texts))

@@ -158,4 +158,6 @@ def _replaced(sizes: Any, given: dict[str, Any]) -> Any:
     return dataclasses.replace(sizes, **{k: v for k, v in given.items() if v})
 
 
-VARIANTS = {"paligemma": (PaliGemmaNetwork, {})}
+VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "paligemma": (PaliGemmaNetwork, {})
+}
