@@ -11,11 +11,10 @@ what came out. No download.
 
     configs/handwriting_vlm.py:explain  the verdict behind an explanation
     configs/handwriting_vlm.py:quick    few steps: a look at how it works
-    configs/handwriting_vlm.py:3b       PaliGemma-3B with LoRA on a bfloat16 base, from
-                                        runs/paligemma (python -m
-                                        jaxkd.convert.paligemma to-run). Never run here
-    configs/handwriting_vlm.py:chat     a chat model is asked about drawn pairs; wants a
-                                        key in OPENAI_API_KEY. See --config.dry_run=True
+
+The argument '3b' is PaliGemma-3B/224 with LoRA on a bfloat16 base, from runs/paligemma
+(python -m jaxkd.convert.paligemma to-run), words in data/AND and the tokeniser in
+data/paligemma. It was never run here. configs/handwriting_chat.py asks a chat model.
 """
 
 from ml_collections import ConfigDict
@@ -67,7 +66,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "explain": explain,
         "quick": quick,
         "3b": published,
-        "chat": chat,
     }
     if arg not in variants:
         raise ValueError(
@@ -196,15 +194,4 @@ def published() -> ConfigDict:
     )
     config.mesh.fsdp = -1
     config.mesh.data = 1
-    return config
-
-
-def chat() -> ConfigDict:
-    """200 drawn pairs, two turns, both orders, at most five dollars."""
-    from jaxkd.pipelines import chat_verification
-
-    config = chat_verification.default()
-    config.name = "handwriting_chat"
-    config.swap = True
-    config.budget = 5.0
     return config
