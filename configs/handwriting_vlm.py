@@ -39,6 +39,15 @@ TINY = {
     "text_head_dim": 16,
     "text_mlp": 128,
 }
+# Of the twelve features that drawn words have.
+DESCRIBED = (
+    "slantness",
+    "size",
+    "letter_spacing",
+    "is_continuous",
+    "staff_of_d",
+    "entry_stroke_a",
+)
 SIAMESE = {"name": "siamese", "encoder": "small_conv_flat", "input": "pair"}
 VIEW = {
     "name": "handwriting",
@@ -100,23 +109,23 @@ def explain() -> ConfigDict:
 
 
 def verification(target: str) -> ConfigDict:
-    """Pairs of all writers: AdamW 1e-3, cosine, 400 steps of 64 pairs."""
+    """Pairs of all writers: AdamW 1e-3, cosine, 300 steps of 64 pairs."""
     config = _base(target)
     config.data.update({"test_pairs": 1000})
-    config.batch_size, config.duration = 64, 400.0
-    config.eval_every = config.checkpoint_every = 400.0
+    config.batch_size, config.duration = 64, 300.0
+    config.eval_every, config.checkpoint_every = 300.0, 100.0
     return config
 
 
 def captions() -> ConfigDict:
-    """Features of other writers' words, no verdicts: AdamW 1e-3, 600 steps of 64."""
+    """Features of other writers' words, no verdicts: AdamW 1e-3, 400 steps of 64."""
     config = _base("caption")
     config.name = "captions"
     # Other writers than those of the verdicts, and one model for all seeds.
     config.data.update({"seed": 7, "test_pairs": 200})
     config.seeds = (0,)
-    config.batch_size, config.duration = 64, 600.0
-    config.eval_every = config.checkpoint_every = 600.0
+    config.batch_size, config.duration = 64, 400.0
+    config.eval_every, config.checkpoint_every = 400.0, 100.0
     return config
 
 
@@ -126,7 +135,12 @@ def _base(target: str) -> ConfigDict:
     config.method = "vlm_finetuning"
     config.model = ConfigDict(TINY)
     config.data = ConfigDict(
-        {"name": "handwriting_prompts", "size": SIDE, "target": target}
+        {
+            "name": "handwriting_prompts",
+            "size": SIDE,
+            "target": target,
+            "described": DESCRIBED,
+        }
     )
     config.view = ConfigDict(VIEW)
     config.seeds, config.batches = SEEDS, "per_seed"
