@@ -16,3 +16,7 @@ __all__ = [
     "save_stable_diffusion",
     "save_torch",
 ]
+from jaxkd.convert.paligemma import load_paligemma
+from jaxkd.convert.torch.weights import load_torch, save_torch
+
+__all__ = ["load_paligemma", "load_torch", "save_torch"]
