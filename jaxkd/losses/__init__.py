@@ -43,6 +43,14 @@ from jaxkd.losses.feature import (
     ofd_margins,
     vid,
 )
+from jaxkd.losses.label_graph import (
+    LabelGraph,
+    given_fake,
+    level_losses,
+    level_losses_of_marginals,
+    log_marginals,
+    most_probable_state,
+)
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
     dkd,
@@ -81,13 +89,21 @@ from jaxkd.losses.relational_contrast import (
     relation_normalizer,
 )
 from jaxkd.losses.singular import kdsvd
+from jaxkd.losses.task_weighting import (
+    HyperGradient,
+    auto_lambda,
+    uncertainty_weighting,
+)
 from jaxkd.losses.wavelet import haar, inverse_haar, wavelet_similarity
 
 __all__ = (
+    "HyperGradient",
+    "LabelGraph",
     "adaptive_average_pool",
     "arcface",
     "attention_plus",
     "attention_transfer",
+    "auto_lambda",
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
@@ -102,6 +118,7 @@ __all__ = (
     "dkd",
     "edge_ring",
     "first_order",
+    "given_fake",
     "gradient_weights",
     "haar",
     "hierarchical_context",
@@ -111,10 +128,14 @@ __all__ = (
     "kd",
     "kdsvd",
     "label_revision",
+    "level_losses",
+    "level_losses_of_marginals",
     "linear_head_weights",
+    "log_marginals",
     "masked_correlation",
     "mlkd",
     "mlkd_noaug",
+    "most_probable_state",
     "neuron_selectivity",
     "non_target_class_kd",
     "ofd",
@@ -139,6 +160,7 @@ __all__ = (
     "swap_labels",
     "target_class_kd",
     "third_order",
+    "uncertainty_weighting",
     "vid",
     "wavelet_similarity",
 )
