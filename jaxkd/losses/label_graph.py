@@ -315,8 +315,8 @@ def level_losses(
       ValueError: if shapes do not fit, or an option is unknown.
 
     >>> graph = LabelGraph(("fake", "eyes"), ((0,), (1,)), ((0, 1),))
-    >>> print(level_losses(jnp.zeros((1, 2)), jnp.ones((1, 2)), graph).round(3))
-    [0.405 1.099]
+    >>> print(level_losses(np.zeros((1, 2)), np.ones((1, 2)), graph))
+    [0.4054651 1.0986123]
     """
     return level_losses_of_marginals(
         *log_marginals(logits, graph),

@@ -50,8 +50,9 @@ def auto_lambda(
     After the virtual step ``v = params - lr (grad sum_i w_i L_i(params) + decay
     params)``, with ``d = grad P(v)``, it is ``dP(v)/dw_i = -lr <d, grad L_i(params)>``
     (arXiv:2202.03091, section 3). All inner products are the derivative of the vector
-    of losses along ``d``: one Jacobian-vector product, exact. The published code takes
-    central differences along ``d`` instead: two more passes, and their error.
+    of losses along ``d``: one Jacobian-vector product, exact, of the cost of a backward
+    pass. The published code takes central differences along ``d`` instead: two more
+    passes, and their error.
 
     Randomness (dropout) must be the same at every call of ``losses``; close over the
     key. Statistics of batch normalisation that ``losses`` returns as ``aux`` are those
@@ -92,7 +93,10 @@ def auto_lambda(
         pullback(weights),
     )
     primary_value, direction = jax.value_and_grad(primary)(virtual)
-    _, products = jax.jvp(lambda p: with_aux(p)[0], (params,), (direction,))
+    # The pullback is the transposed Jacobian, so its transpose is the product wanted.
+    # It needs no forward pass of its own and, unlike jax.jvp, nothing but reverse mode
+    # of the network: convolutions with a custom gradient have no other.
+    (products,) = jax.linear_transpose(pullback, values)(direction)
     gradient = -learning_rate * products
     return HyperGradient(gradient, values, primary_value, pullback, aux)
 

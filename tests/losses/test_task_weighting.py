@@ -104,3 +104,24 @@ def test_uncertainty_weighting():
     # The best variance of a loss L is 2 L.
     slope = jax.grad(lambda s: losses.uncertainty_weighting(values, s))
     np.testing.assert_allclose(slope(jnp.log(2 * values)), 0, atol=1e-6)
+
+
+def test_a_function_with_a_gradient_of_its_own_will_do():
+    """As the networks' convolutions are: jax.jvp would refuse them."""
+
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+    found, wanted = (
+        losses.auto_lambda(
+            lambda x, f=f: jnp.stack([f(x).sum(), jnp.sin(f(x)).sum()]),
+            lambda x, f=f: jnp.cos(f(x)).sum(),
+            jnp.array([0.3, 1.2]),
+            jnp.array([1.0, 2.0]),
+            learning_rate=0.1,
+        )
+        for f in (square, lambda x: x**2)
+    )
+    np.testing.assert_allclose(found.gradient, wanted.gradient, 1e-5)
