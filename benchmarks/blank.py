@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import program
-from jaxkd.build import Run, build
-from jaxkd.data import outline
+from jaxkd.aot import fake_data
+from jaxkd.training import program
+from jaxkd.training.build import Run, build
 
 
 class Step(NamedTuple):
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 def make_step(config: ConfigDict) -> Step:
     """Compiles the step of a configuration on CIFAR-100, with ``steps_per_call`` 1."""
-    run = build(config, outline.make("cifar"))
+    run = build(config, fake_data.make("cifar"))
     shapes = program.abstract_inputs(run)
     layout = jax.tree.map(lambda x: x.sharding, shapes[0])
     frozen, *_ = inputs = jax.tree.map(zeros, shapes[1:])

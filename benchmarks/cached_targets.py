@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 
 from benchmarks import blank, measure
 from benchmarks.measure import Contestant, ratio, spread
-from jaxkd import program
-from jaxkd.build import Run
 from jaxkd.core import config as configs
 from jaxkd.core import step
+from jaxkd.training import program
+from jaxkd.training.build import Run
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxkd import losses, models
+from jaxkd import losses, models, views
 from jaxkd.core import optim, study
 from jaxkd.core.step import Settings, make_train_call
 from jaxkd.core.types import Aux, Method
-from jaxkd.data import pipeline, views
-from jaxkd.data.source import Info
+from jaxkd.datasets import batching
+from jaxkd.datasets.source import Info
 
 CIFAR100 = Info(
     name="cifar100",
@@ -233,7 +233,7 @@ def from_table(
     size = len(table["label"])
 
     def make(step: int):
-        index = pipeline.index_stream(size, BATCH, 1, step, steps)
+        index = batching.index_stream(size, BATCH, 1, step, steps)
         rates = {group.name: group.learning_rates(step, steps)}
         return jax.device_put({"data": {"index": index[:, None]}, "lr": rates})
 

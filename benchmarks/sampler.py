@@ -30,7 +30,8 @@ from jax.tree_util import Partial
 from benchmarks import measure
 from benchmarks.measure import Contestant, ratio, spread
 from jaxkd.convert import edm as convert
-from jaxkd.diffusion import denoisers, densities, gits, samplers, schedules
+from jaxkd.diffusion import denoisers, densities, samplers, schedules
+from jaxkd.diffusion.search import gits
 from jaxkd.models import edm
 
 ENDS = 0.002, 80.0

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxkd import aot
-from jaxkd.core import flops, hlo
+from jaxkd.aot import flops, hlo, plan
 from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.models import edm
 
@@ -47,7 +46,7 @@ def main() -> None:
 
 def _row(args: argparse.Namespace, batch: int) -> str:
     mesh = jax.make_mesh(
-        (len(devices := aot._devices(args.topology)),),
+        (len(devices := plan._devices(args.topology)),),
         ("data",),
         devices=devices,
         axis_types=(jax.sharding.AxisType.Auto,),

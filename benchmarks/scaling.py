@@ -19,8 +19,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from benchmarks import blank, measure
+from jaxkd.aot import hlo
 from jaxkd.core import config as configs
-from jaxkd.core import hlo
 
 COUNTS = (1, 2, 4)
 

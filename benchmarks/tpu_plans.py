@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxkd import aot
+from jaxkd.aot import plan as aot
 from jaxkd.core import config as configs
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -13,8 +13,8 @@ out.
 
 from ml_collections import ConfigDict
 
-from jaxkd import cross_resolution as recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import cross_resolution as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

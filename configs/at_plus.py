@@ -15,7 +15,7 @@ says what came out.
 
 from ml_collections import ConfigDict
 
-from jaxkd import face_recipes as recipes
+from jaxkd.recipes import recognition as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -12,8 +12,8 @@ came out.
 
 from ml_collections import ConfigDict
 
-from jaxkd import cross_resolution as recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import cross_resolution as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

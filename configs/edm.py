@@ -18,13 +18,13 @@ Which schedule samples it best with few model calls:
 
 from ml_collections import ConfigDict
 
-from jaxkd import denoising
+from jaxkd.recipes import diffusion
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {
-        "": denoising.digits,
+        "": diffusion.digits,
         "quick": quick,
         "conditional": conditional,
         "glyphs": glyphs,
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def quick() -> ConfigDict:
     """A few steps of a narrow network."""
-    config = denoising.digits()
+    config = diffusion.digits()
     config.name = "edm-quick"
     config.model.model_channels = 8
     config.duration, config.eval_every, config.optim.warmup = 60, 30, 10
@@ -48,7 +48,7 @@ def quick() -> ConfigDict:
 
 def conditional() -> ConfigDict:
     """The class is told; samples have the training images' classes in turn."""
-    config = denoising.digits()
+    config = diffusion.digits()
     config.name = "edm-digits-conditional"
     config.model.conditional = True
     return config
@@ -56,7 +56,7 @@ def conditional() -> ConfigDict:
 
 def glyphs() -> ConfigDict:
     """Characters of 16 x 16 pixels in colour: half an hour."""
-    config = denoising.digits()
+    config = diffusion.digits()
     config.name = "edm-glyphs"
     config.data = ConfigDict({"name": "glyph100", "test": 1_000})
     config.model.model_channels = 32

@@ -21,8 +21,8 @@ what came out.
 
 from ml_collections import ConfigDict
 
-from jaxkd import face_recipes as recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import recognition as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

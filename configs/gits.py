@@ -31,9 +31,10 @@ Draw samples with a schedule that was found:
 
 from ml_collections import ConfigDict
 
-from jaxkd import denoising
 from jaxkd.core import config as configs
-from jaxkd.pipelines import gits, gits_config
+from jaxkd.pipelines import gits
+from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.recipes import diffusion
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -54,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """Two densities in closed form, and a network trained for a minute."""
     config = gits.default()
-    network = denoising.digits()
+    network = diffusion.digits()
     network.name = "edm-narrow"
     network.model.model_channels = 16
     network.duration, network.optim.warmup = 600, 50
@@ -97,7 +98,7 @@ def offsets() -> ConfigDict:
 def trained(workdir: str = "") -> ConfigDict:
     """A small network, trained first or taken from the folder of its run."""
     config = _networks("gits-trained")
-    config.needs.trained = configs.needed(denoising.digits(), workdir)
+    config.needs.trained = configs.needed(diffusion.digits(), workdir)
     return config
 
 

@@ -14,8 +14,8 @@ cores, no download. docs/recognition.md says what came out.
 
 from ml_collections import ConfigDict
 
-from jaxkd import face_recipes as recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import recognition as recipes
 
 SIDES = (6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 

@@ -17,8 +17,8 @@ they fare. Variants:
 
 from ml_collections import ConfigDict
 
-from jaxkd import recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import classification
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,30 +36,30 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigDict:
     """All methods on CIFAR-100 with their published weights."""
-    config = recipes.cifar100(teacher, student)
+    config = classification.cifar100(teacher, student)
     config.name = f"kd-table-{config.name}"
     config.view = ConfigDict({"name": "weak_strong"})
-    config.students = configs.rows(recipes.cifar100_rows(teacher, student))
+    config.students = configs.rows(classification.cifar100_rows(teacher, student))
     config.reference = "kd"
     return config
 
 
 def glyphs() -> ConfigDict:
     """All methods but ``mlkd``, whose strong view is made for photographs."""
-    config = recipes.glyphs(teacher_steps=960, student_steps=400, warmup=40)
+    config = classification.glyphs(teacher_steps=960, student_steps=400, warmup=40)
     config.name = "kd-table"
     config.data.per_class = 10
     config.batches = "per_seed"
     config.seeds = (1, 2)
-    rows = recipes.glyph_rows()
-    for name, row in recipes.feature_rows().items():
-        rows[name] = recipes.row(name, lr=0.3, **row.get("loss", {}))
+    rows = classification.glyph_rows()
+    for name, row in classification.feature_rows().items():
+        rows[name] = classification.row(name, lr=0.3, **row.get("loss", {}))
     rows["crd"]["loss"] = {"negatives": 512}
     rows["reviewkd"]["loss"]["warmup"] = 80
-    rows["rld+crd"] = recipes.row(
+    rows["rld+crd"] = classification.row(
         "rld+crd", lr=0.3, rld=rows["rld"]["loss"], crd=rows["crd"]["loss"]
     )
-    rows["mlkd-noaug"] = recipes.row("mlkd_noaug", lr=0.3)
+    rows["mlkd-noaug"] = classification.row("mlkd_noaug", lr=0.3)
     rows["ce_double"]["duration"] = 2 * config.duration
     config.students = configs.rows(rows)
     return config

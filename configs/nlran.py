@@ -93,7 +93,7 @@ def cccii() -> ConfigDict:
     config.data = ConfigDict(
         {
             **{"name": "ct", "root": "data/cc-ccii", "skip_bad": False},
-            # Listed so that the command line can change them; see jaxkd/data/ct.py.
+            # Listed so that the command line can change them; see jaxkd/datasets/ct.py.
             **{"classes": ("NCP", "CP", "Normal"), "split_by": "patient"},
             **{"already_windowed": False, "intensity_offset": 0.0, "fill_gaps": 0},
             **{"pick_largest": False, "allow_tilt": False, "lung_crop": False},

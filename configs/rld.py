@@ -19,8 +19,8 @@ own ten labelled images per class; minutes on two CPU cores, no download. Varian
 
 from ml_collections import ConfigDict
 
-from jaxkd import recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import classification
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -44,10 +44,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def few_labels() -> ConfigDict:
     """A teacher of 8,000 images; students with ten labelled images per class."""
-    config = recipes.glyphs(teacher_steps=960, student_steps=600, warmup=40)
+    config = classification.glyphs(teacher_steps=960, student_steps=600, warmup=40)
     config.data.per_class = 10
     config.batches = "per_seed"
-    config.students = configs.rows(recipes.glyph_rows())
+    config.students = configs.rows(classification.glyph_rows())
     return config
 
 
@@ -61,15 +61,19 @@ def wrong_teacher() -> ConfigDict:
     config.students = configs.rows(
         {
             "ce_double": double,
-            "kd": recipes.row("kd", lr=0.3, weight=1.0, ce_weight=1.0, warmup=80),
-            "kd_quarter": recipes.row(
+            "kd": classification.row(
+                "kd", lr=0.3, weight=1.0, ce_weight=1.0, warmup=80
+            ),
+            "kd_quarter": classification.row(
                 "kd", lr=0.3, weight_decay=2e-3, weight=0.25, ce_weight=1.0, warmup=80
             ),
-            "dkd": recipes.row("dkd", lr=0.3, beta=1.0, warmup=80),
-            "dkd_quarter": recipes.row("dkd", lr=0.3, beta=1.0, weight=0.25, warmup=80),
-            "rld": recipes.row("rld", lr=0.3, beta=1.0, warmup=80),
-            "rld_g": recipes.row("rld", lr=0.3, beta=1.0, mask="g", warmup=80),
-            "la": recipes.row("la", lr=0.3),
+            "dkd": classification.row("dkd", lr=0.3, beta=1.0, warmup=80),
+            "dkd_quarter": classification.row(
+                "dkd", lr=0.3, beta=1.0, weight=0.25, warmup=80
+            ),
+            "rld": classification.row("rld", lr=0.3, beta=1.0, warmup=80),
+            "rld_g": classification.row("rld", lr=0.3, beta=1.0, mask="g", warmup=80),
+            "la": classification.row("la", lr=0.3),
         }
     )
     return config
@@ -77,7 +81,7 @@ def wrong_teacher() -> ConfigDict:
 
 def same_data() -> ConfigDict:
     """A teacher stopped early on the very 4,000 images that its students share."""
-    config = recipes.glyphs(teacher_steps=560, student_steps=800, warmup=40)
+    config = classification.glyphs(teacher_steps=560, student_steps=800, warmup=40)
     config.name = "rld-same-data"
     for part in (config, config.needs.teacher):
         part.data.train = 4000
@@ -85,11 +89,13 @@ def same_data() -> ConfigDict:
     config.needs.teacher.optim.warmup = 40
     config.students = configs.rows(
         {
-            "ce": recipes.row("supervised", lr=0.6),
-            "ce_double": recipes.row("supervised", lr=0.6) | {"duration": 1600},
-            "kd": recipes.row("kd", lr=0.5, weight=1.0, ce_weight=1.0, warmup=80),
-            "dkd": recipes.row("dkd", lr=0.5, beta=1.0, warmup=80),
-            "rld": recipes.row("rld", lr=0.5, beta=1.0, warmup=80),
+            "ce": classification.row("supervised", lr=0.6),
+            "ce_double": classification.row("supervised", lr=0.6) | {"duration": 1600},
+            "kd": classification.row(
+                "kd", lr=0.5, weight=1.0, ce_weight=1.0, warmup=80
+            ),
+            "dkd": classification.row("dkd", lr=0.5, beta=1.0, warmup=80),
+            "rld": classification.row("rld", lr=0.5, beta=1.0, warmup=80),
         }
     )
     return config
@@ -97,18 +103,18 @@ def same_data() -> ConfigDict:
 
 def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigDict:
     """The CIFAR-100 recipe of mdistiller and RLD: SGD, batch 64, 240 epochs."""
-    config = recipes.cifar100(teacher, student)
+    config = classification.cifar100(teacher, student)
     config.name = f"rld-{config.name}"
-    return _with(config, recipes.cifar100_rows(teacher, student))
+    return _with(config, classification.cifar100_rows(teacher, student))
 
 
 def imagenet(
     teacher: str = "resnet34_imagenet", student: str = "resnet18_imagenet"
 ) -> ConfigDict:
     """The ImageNet recipe of mdistiller and RLD: SGD, batch 512, 100 epochs."""
-    config = recipes.imagenet(teacher, student)
+    config = classification.imagenet(teacher, student)
     config.name = f"rld-{config.name}"
-    return _with(config, recipes.imagenet_rows(teacher, student))
+    return _with(config, classification.imagenet_rows(teacher, student))
 
 
 def _with(config: ConfigDict, rows: dict) -> ConfigDict:

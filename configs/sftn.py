@@ -11,8 +11,8 @@ by relations from either. No download. docs/cross_resolution.md says what came o
 
 from ml_collections import ConfigDict
 
-from jaxkd import cross_resolution as recipes
 from jaxkd.core import config as configs
+from jaxkd.recipes import cross_resolution as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:

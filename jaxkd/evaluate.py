@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import build, inputs, report, statistics
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint, sharding, step
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import write_json
+from jaxkd.report import page, statistics
+from jaxkd.training import build, input_pipeline
+from jaxkd.training import workdir as workdirs
 
 Results = dict[str, np.ndarray]
 
@@ -50,7 +51,7 @@ class Evaluator:
           group -> metric -> ``[members, ...]``; of members left out they are NaN or 0.
         """
         totals: dict[str, Any] = {}
-        for batch in inputs.test_batches(self._run):
+        for batch in input_pipeline.test_batches(self._run):
             for name, evaluate in self._evaluate.items():
                 part = evaluate(params[name], extra[name], batch, training[name])
                 totals[name] = _merge(totals[name], part) if name in totals else part
@@ -135,7 +136,7 @@ def _format(run: build.Run, scores: Mapping[str, Results], use: str) -> str:
     ]
     for name, values in scores.items():
         cells = (
-            report.percent(
+            page.percent(
                 statistics.estimate(values[metric].tolist()),
                 2 if scale > 1 else 4,
                 scale=scale,

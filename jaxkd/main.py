@@ -177,13 +177,13 @@ def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]
         from jaxkd import pipelines
 
         return pipelines.run, pipelines.format_table
-    from jaxkd import report
     from jaxkd.core import distributed
+    from jaxkd.report import page
     from jaxkd.train import train
 
     if not _DISTRIBUTED.value:
         distributed.split_cpu(*_sizes(config))
-    return train, report.format_table
+    return train, page.format_table
 
 
 def _predict() -> None:
@@ -199,7 +199,7 @@ def _predict() -> None:
         return
     if options:
         raise UserError("--option is for predictors other than the one of classes.")
-    from jaxkd.predict import predict_files
+    from jaxkd.predictors.classification import predict_files
 
     predict_files(workdir, inputs, output, topk=_TOPK.value, **chosen)
 
@@ -221,7 +221,7 @@ def _compile() -> None:
     config = _given_config()
     if "pipeline" in config:
         raise UserError("--mode=compile wants a training run, such as configs/rld.py.")
-    from jaxkd import aot
+    from jaxkd.aot import plan as aot
     from jaxkd.core.writers import write_json
 
     plan = aot.plan(config, _TOPOLOGY.value)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.build import Run, source_config
 from jaxkd.core.errors import UserError
-from jaxkd.outcome import Frozen
-from jaxkd.workdir import RESULTS, read_json
+from jaxkd.training.build import Run, source_config
+from jaxkd.training.results import Frozen
+from jaxkd.training.workdir import RESULTS, read_json
 
 TEACHER, BASELINE = "teacher", "baseline"
 

@@ -13,22 +13,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import assess, offline, outcome, program, teachers
-from jaxkd import workdir as workdirs
-from jaxkd.build import Run, build, source_config
+from jaxkd import teachers
 from jaxkd.core import checkpoint, sharding, study
 from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
 from jaxkd.core.checkpoint import Checkpoints
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.frozen import PerSeed
+from jaxkd.core.metric_accumulator import Tally
 from jaxkd.core.preemption import Asked, nobody
-from jaxkd.core.tally import Tally
 from jaxkd.core.types import Best, TrainState
 from jaxkd.core.writers import Progress, Writer, truncate
 from jaxkd.evaluate import Evaluator
-from jaxkd.inputs import make_inputs
-from jaxkd.outcome import Frozen
+from jaxkd.evaluators import base
+from jaxkd.training import program, results, target_cache
+from jaxkd.training import workdir as workdirs
+from jaxkd.training.build import Run, build, source_config
+from jaxkd.training.input_pipeline import make_inputs
+from jaxkd.training.results import Frozen
 
 
 class Position(NamedTuple):
@@ -86,14 +88,14 @@ def train(
     if finished is not None:
         return finished
     run = build(config)
-    offline.check(run)
+    target_cache.check(run)
     program.check_losses(run)
     wanted = program.abstract_state(run)  # which checks config.sharding, too
     workdirs.open_for(workdir, config)
     _announce(run, workdir)
     frozen = _needs(run, workdir, asked, Known() if known is None else known)
     end = _train_loop(run, frozen, wanted, workdir, asked)
-    return outcome.record(run, frozen, end, workdir)
+    return results.record(run, frozen, end, workdir)
 
 
 def _announce(run: Run, workdir: Path) -> None:
@@ -193,7 +195,7 @@ def _train_loop(
     wanted: Any,
     workdir: Path,
     asked: Asked,
-) -> outcome.End:
+) -> results.End:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
     with Checkpoints(workdir / "checkpoints", run.config.keep) as checkpoints:
@@ -206,9 +208,9 @@ def _train_loop(
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
     best = sharding.fetch(best, run.mesh)
-    findings = assess.assess(run, position.state, workdir)
+    findings = base.assess(run, position.state, workdir)
     skipped, elapsed = position.tally.skipped(), position.elapsed
-    return outcome.End(last, best, skipped, elapsed, findings)
+    return results.End(last, best, skipped, elapsed, findings)
 
 
 def _loop(
@@ -228,7 +230,7 @@ def _loop(
     began = time.monotonic() - elapsed
     cadence, evaluator = _cadence(run), Evaluator(run)
     variables = {name: one.variables for name, one in frozen.items()}
-    inputs = make_inputs(run, now, offline.prepare(run, frozen))
+    inputs = make_inputs(run, now, target_cache.prepare(run, frozen))
     call = program.train_call(run, state)
     progress = _progress(run, now)
     last = {} if now < run.steps else _evaluate(evaluator, state, _training(run, now))
@@ -238,16 +240,16 @@ def _loop(
         tally.add(metrics, stop - now)
         progress.update(stop)
         if cadence.logs(stop):
-            outcome.check_finite(run, tally.skipped(), stop, checkpoints.latest())
+            results.check_finite(run, tally.skipped(), stop, checkpoints.latest())
             writer.write_scalars(
-                stop, outcome.scalars(run.groups, tally.take(), "train", now)
+                stop, results.scalars(run.groups, tally.take(), "train", now)
             )
         if cadence.evaluates(stop):
             training = _training(run, stop)
             last = _evaluate(evaluator, state, training)
             best = _update_best(best, state, _scores(run, last), training)
             writer.write_scalars(
-                stop, outcome.scalars(run.groups, last, "test", stop - 1)
+                stop, results.scalars(run.groups, last, "test", stop - 1)
             )
         asker = asked()
         if cadence.saves(stop) or asker:

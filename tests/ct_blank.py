@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.data import ct, phantoms
-from jaxkd.data.ct_cases import Case
+from jaxkd.datasets import ct, phantoms
+from jaxkd.readers.ct.cases import Case
 
 
 def replace(monkeypatch):

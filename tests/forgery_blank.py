@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.data import inpainted, mask_images
-from jaxkd.data.mask_pairs import Pair
+from jaxkd.datasets import inpainted, mask_images
+from jaxkd.readers.masks.pairs import Pair
 
 
 def _crops(pictures, kinds, size, seed):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxkd.data import cars196, cub, faces, identities, lfw, textures
-from jaxkd.data.recognition import Pairs
+from jaxkd.datasets import cars196, cub, faces, identities, lfw, textures
+from jaxkd.readers.identity_pairs import Pairs
 
 
 def _blank(labels, size):

@@ -5,17 +5,17 @@ import itertools
 import re
 from pathlib import Path
 
-import ct_blank
-import forgery_blank
 import numpy as np
 import pytest
-import recognition_blank
 
-from jaxkd import build, pipelines, program, recipes
+from jaxkd import pipelines
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.data import cifar, folder, glyph100
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets import cifar, folder, glyph100
+from jaxkd.datasets.source import ArraySource
+from jaxkd.recipes import classification
+from jaxkd.training import build, program
+from tests import ct_blank, forgery_blank, recognition_blank
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -74,7 +74,7 @@ def test_the_recipes_page_says_what_is_trained(arg):
         assert config.students[name].loss.beta == beta
     assert config.optim.lr == lr
     assert "optim" not in config.students.kd
-    assert set(recipes.BETA) | set(recipes.IMAGENET_BETA) == {
+    assert set(classification.BETA) | set(classification.IMAGENET_BETA) == {
         tuple(each.split(",")[1:]) for each in RECIPES
     }
 

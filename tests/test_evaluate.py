@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import squares_config, write_squares
 from ml_collections import ConfigDict
 
-from jaxkd import build, inputs
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.evaluate import Evaluator, evaluate_run
+from jaxkd.training import build, input_pipeline
+from jaxkd.training import workdir as workdirs
+from tests.conftest import squares_config, write_squares
 
 STUDENTS, SEEDS = ("zebra", "ant", "mole"), (3, 1)
 
@@ -152,7 +152,7 @@ def test_members_left_out_are_not_evaluated(finished_run):
 
 def test_every_test_example_is_seen_once(finished_run):
     run = build.build(workdirs.read_config(finished_run[0]))
-    batches = jax.device_get(list(inputs.test_batches(run)))
+    batches = jax.device_get(list(input_pipeline.test_batches(run)))
     assert [len(batch["label"]) for batch in batches] == [20, 20, 20]
     mask = np.concatenate([batch["mask"] for batch in batches])
     assert mask.sum() == 50 and mask[:50].all()

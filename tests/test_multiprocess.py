@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import data_file, final_params, make_config  # noqa: F401
 
 from jaxkd.core.writers import read_metrics
 from jaxkd.train import train
+from tests.test_train import data_file, final_params, make_config  # noqa: F401
 
 pytestmark = pytest.mark.multiprocess
 
@@ -23,7 +23,7 @@ CONFIG_FILE = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import test_train
+from tests import test_train
 def get_config(arg=""):
     config = test_train.make_config(Path({data!r}), steps={steps})
     for each in (config, config.needs.teacher):
@@ -34,7 +34,7 @@ def get_config(arg=""):
 
 def write_config(folder: Path, data: Path, steps: int, every: int) -> Path:
     path = folder / "config.py"
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parent.parent)
     path.write_text(
         CONFIG_FILE.format(tests=tests, data=str(data), steps=steps, every=every)
     )

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_configs import MODULES
 
 from jaxkd.core import checkpoint
-from jaxkd.methods import adaptation
+from jaxkd.evaluators import test_time_adaptation
 from jaxkd.train import train
+from tests.test_configs import MODULES
 
 # What a report of the system shows beside the study table.
 SHOWN = {
@@ -49,7 +49,9 @@ def test_a_quick_preset_trains_its_chain_and_reports(name, tmp_path):
         assert set(variables) == {"params", "batch_stats"}
     if name == "aird":
         last = results["students"]["aird"]["last"]
-        assert {f"top1 plain: {mode}" for mode in adaptation.MODES} < set(last)
+        assert {f"top1 plain: {mode}" for mode in test_time_adaptation.MODES} < set(
+            last
+        )
         # 300 test images in batches of 250: the padded last batch is left out.
         right = np.array(last["top1 plain: source"]) * 250 / 100
         np.testing.assert_allclose(right, right.round(), atol=1e-6)

@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 import pytest
-from test_configs import MODULES, RECIPES
 
-from jaxkd import program
-from jaxkd.build import build
+from jaxkd.aot import fake_data
 from jaxkd.core import config as configs
-from jaxkd.data import outline
-from jaxkd.data.source import ArraySource
+from jaxkd.datasets.source import ArraySource
+from jaxkd.training import program
+from jaxkd.training.build import build
+from tests.test_configs import MODULES, RECIPES
 
 pytestmark = pytest.mark.slow
 # These programs run for two steps: compiling them is what takes the time.
@@ -23,7 +23,7 @@ PAIRS = {arg.split(",")[-1]: arg for arg in reversed(RECIPES)}
 def small_data(config):
     """Random images of the recipe's classes; those of ImageNet are 64 pixels wide."""
     options = configs.resolved(config.data)
-    known = outline.make(options.pop("name"), **options)
+    known = fake_data.make(options.pop("name"), **options)
     side = min(known.info.image_shape[0], 64)
     info = known.info._replace(image_shape=(side, side, 3))
     rng = np.random.default_rng(0)

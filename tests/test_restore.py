@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import data_file, final_params, make_config  # noqa: F401
 
 from jaxkd.train import train
+from tests.test_train import data_file, final_params, make_config  # noqa: F401
 
 # The process ends, as if it were killed, right after its second checkpoint.
 CONFIG_FILE = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import test_train
+from tests import test_train
 from jaxkd.core.checkpoint import Checkpoints
 
 saves, save = [], Checkpoints.save
@@ -65,7 +65,7 @@ def test_eight_devices_then_two_then_one(data_file, tmp_path):  # noqa: F811
     train(config, tmp_path / "whole")
 
     config_file = tmp_path / "config.py"
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parent.parent)
     config_file.write_text(CONFIG_FILE.format(tests=tests, data=str(data_file)))
     moved = tmp_path / "moved"
     go_on(config_file, moved, devices=8, stop=True)

@@ -257,7 +257,7 @@ CONFIG_FILE = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import test_train
+from tests import test_train
 def get_config(arg=""):
     config = test_train.make_config(Path({data!r}), steps=400)
     config.checkpoint_every = config.eval_every = 20
@@ -306,7 +306,7 @@ def long_run(data_file, tmp_path_factory):
     """A configuration file, a compile cache, and the uninterrupted run's folder."""
     folder = tmp_path_factory.mktemp("long")
     config_file = folder / "config.py"
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parent.parent)
     config_file.write_text(CONFIG_FILE.format(tests=tests, data=str(data_file)))
     finish(start(config_file, folder / "whole", folder / "cache"))
     return config_file, folder / "cache", folder / "whole"

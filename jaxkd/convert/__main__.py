@@ -88,7 +88,8 @@ def _json_options(text: str) -> dict[str, Any]:
 
 
 def _from_torch(options: argparse.Namespace) -> str:
-    from jaxkd.convert import weights, workdir
+    from jaxkd.convert.torch import weights
+    from jaxkd.training import export
 
     state = weights.read_state(options.file, options.part)
     classes = options.classes or _count_classes(state, options.file)
@@ -96,7 +97,7 @@ def _from_torch(options: argparse.Namespace) -> str:
     variables = weights.to_variables(
         state, options.file, model[0], classes, options.channels, model[1]
     )
-    workdir.write(options.workdir, variables, *model)
+    export.write(options.workdir, variables, *model)
     return (
         f"{options.model} with {classes} classes: {options.workdir}\nUse it as a "
         f"teacher with --config.needs.teacher.init_from={options.workdir}"
@@ -114,9 +115,10 @@ def _count_classes(state: dict[str, np.ndarray], path: Path) -> int:
 
 
 def _to_torch(options: argparse.Namespace) -> str:
-    from jaxkd.convert import weights, workdir
+    from jaxkd.convert.torch import weights
+    from jaxkd.training import export
 
-    network = workdir.read(options.workdir, options.student, options.seed, options.use)
+    network = export.read(options.workdir, options.student, options.seed, options.use)
     weights.save_torch(
         options.file, network.variables, network.name, options=network.options
     )

@@ -18,7 +18,7 @@ import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
-from jaxkd.convert import names, weights
+from jaxkd.convert.torch import names, weights
 from jaxkd.core.errors import UserError
 from jaxkd.models.defi_net import DefiNet
 

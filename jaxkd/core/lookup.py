@@ -21,7 +21,7 @@ def module(package: str, name: str, attribute: str) -> ModuleType:
     """Imports ``package.name``, which must define ``attribute``.
 
     Args:
-      package: dotted name of the package, such as ``"jaxkd.data"``.
+      package: dotted name of the package, such as ``"jaxkd.datasets"``.
       name: of a public module in it.
       attribute: what makes a module one of those meant, such as ``"load"``.
 

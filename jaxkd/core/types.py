@@ -131,7 +131,7 @@ class Method(NamedTuple):
       score: the evaluation's metric by which networks are compared.
       adopt: ``(params, extra, frozen) -> (params, extra)``: starts from variables of
         the needed runs' networks, by name; None keeps the initial ones.
-      assess: ``(jaxkd.assess.Trained) -> jaxkd.assess.Findings``: what is computed once
+      assess: ``(Trained) -> Findings`` of ``jaxkd.evaluators.base``: computed once
         after training, on the host; None for nothing.
     """
 

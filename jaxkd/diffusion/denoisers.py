@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxkd.diffusion import noise
+from jaxkd.diffusion import noise_schedules
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,7 +42,7 @@ def consistency(network: Network, sigma_data: float = 0.5) -> Partial:
 
 def vp(
     network: Network,
-    clock: noise.LinearBeta | None = None,
+    clock: noise_schedules.LinearBeta | None = None,
     steps: int = 1000,
 ) -> Partial:
     """Makes the denoiser of a noise-predicting network with linear beta.
@@ -54,7 +54,7 @@ def vp(
       clock: by default beta from 0.1 to 20.
       steps: of training.
     """
-    clock = noise.LinearBeta() if clock is None else clock
+    clock = noise_schedules.LinearBeta() if clock is None else clock
     return Partial(_vp, _argument(network), clock, steps)
 
 
@@ -70,10 +70,14 @@ def iddpm(network: Network, steps: int = 1000) -> Partial:
     many as the latents have, is used. Its range is that of ``noise.iddpm_sigmas``
     without the last, which is zero.
     """
-    return Partial(_iddpm, _argument(network), jnp.asarray(noise.iddpm_sigmas(steps)))
+    return Partial(
+        _iddpm, _argument(network), jnp.asarray(noise_schedules.iddpm_sigmas(steps))
+    )
 
 
-def discrete(network: Network, clock: noise.TableClock | None = None) -> Partial:
+def discrete(
+    network: Network, clock: noise_schedules.TableClock | None = None
+) -> Partial:
     """Makes the denoiser of a noise-predicting network trained at discrete times.
 
     Latent diffusion and Stable Diffusion are of this kind; its range is
@@ -83,7 +87,7 @@ def discrete(network: Network, clock: noise.TableClock | None = None) -> Partial
       network: told the time ``steps t - 1``, that is 0 to ``steps - 1``.
       clock: the table; by default Stable Diffusion's.
     """
-    clock = noise.stable_diffusion_clock() if clock is None else clock
+    clock = noise_schedules.stable_diffusion_clock() if clock is None else clock
     return Partial(_discrete, _argument(network), clock)
 
 

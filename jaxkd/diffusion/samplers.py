@@ -20,7 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxkd.diffusion import solvers
-from jaxkd.diffusion.recurrence import Recurrence
+from jaxkd.diffusion.solvers.recurrence import Recurrence
 
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 

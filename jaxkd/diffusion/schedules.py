@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.diffusion import noise, published
+from jaxkd.diffusion import noise_schedules, published_schedules
 
 
 class Schedule(NamedTuple):
@@ -110,7 +110,7 @@ def time_uniform(
       ValueError: as ``polynomial``, or if no such clock spans the range.
     """
     _check_arguments(n, sigma_min, sigma_max, rho)
-    clock = noise.fit_linear_beta(sigma_min, sigma_max, eps)
+    clock = noise_schedules.fit_linear_beta(sigma_min, sigma_max, eps)
     times = np.linspace(1.0, eps ** (1 / rho), n) ** rho
     return _with_ends(clock.sigma(times), sigma_min, sigma_max)
 
@@ -120,7 +120,7 @@ def discrete(
     sigma_min: float,
     sigma_max: float,
     rho: float = 1.0,
-    clock: noise.TableClock | None = None,
+    clock: noise_schedules.TableClock | None = None,
 ) -> np.ndarray:
     """Returns stamps even in ``t^(1/rho)`` of a model trained at discrete times.
 
@@ -138,7 +138,7 @@ def discrete(
       ValueError: as ``polynomial``.
     """
     _check_arguments(n, sigma_min, sigma_max, rho)
-    clock = noise.stable_diffusion_clock() if clock is None else clock
+    clock = noise_schedules.stable_diffusion_clock() if clock is None else clock
     first, last = clock.time(np.array([sigma_max, sigma_min])) ** (1 / rho)
     times = np.linspace(first, last, n) ** rho
     return _with_ends(clock.sigma(times), sigma_min, sigma_max)
@@ -157,12 +157,12 @@ def ays(n: int, model: str = "sd15") -> np.ndarray:
     Raises:
       ValueError: if there are fewer than two stamps, or no schedule of that model.
     """
-    if model not in published.ALIGN_YOUR_STEPS:
+    if model not in published_schedules.ALIGN_YOUR_STEPS:
         raise ValueError(
             f"No Align Your Steps schedule of {model!r}; there are those of "
-            f"{', '.join(published.ALIGN_YOUR_STEPS)}."
+            f"{', '.join(published_schedules.ALIGN_YOUR_STEPS)}."
         )
-    table = np.array(published.ALIGN_YOUR_STEPS[model])
+    table = np.array(published_schedules.ALIGN_YOUR_STEPS[model])
     _check_arguments(n, table[-1], table[0])
     logs = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(table)), np.log(table))
     return _with_ends(np.exp(logs), table[-1], table[0])
@@ -179,13 +179,13 @@ def gits_published(model: str, n: int, coeff: float) -> np.ndarray:
     Raises:
       ValueError: if that one was not published.
     """
-    if (model, n, coeff) not in published.GITS:
+    if (model, n, coeff) not in published_schedules.GITS:
         raise ValueError(
             f"No published GITS schedule of {model!r} with {n} stamps and coefficient "
             f"{coeff:g}; there are (model, stamps, coefficient) "
-            f"{', '.join(map(str, published.GITS))}."
+            f"{', '.join(map(str, published_schedules.GITS))}."
         )
-    return explicit(published.GITS[model, n, coeff])
+    return explicit(published_schedules.GITS[model, n, coeff])
 
 
 def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -216,36 +216,6 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
             "clean data, end on a small sigma and sample with denoise_to_zero=True."
         )
     return stamps
-
-
-def fit(
-    denoise: Callable,
-    x_fit: Any,
-    x_valid: Any,
-    stamps: int,
-    *,
-    solver: str = "ipndm",
-    order: int = 4,
-    reference: np.ndarray,
-    starts: int = 3,
-    offsets: bool = False,
-    forward: bool = False,
-) -> Schedule:
-    """Fits the stamps of a solver to a fine trajectory's ends; see ``fit.search``."""
-    from jaxkd.diffusion import fit as fitting  # Which needs this module.
-
-    return fitting.search(
-        denoise,
-        x_fit,
-        x_valid,
-        stamps,
-        solver=solver,
-        order=order,
-        reference=reference,
-        starts=starts,
-        offsets=offsets,
-        forward=forward,
-    )
 
 
 def save(path: str | Path, schedule: Schedule) -> None:

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.losses.numerics import at_least_float32
+
 Scalar = float | jax.Array
 
 
@@ -35,12 +37,6 @@ def check_shapes(logits, teacher_logits=None, labels=None, where=None) -> None:
                 f"{name} has shape {jnp.shape(array)}, wanted {expected} to go with "
                 f"logits of shape {shape}."
             )
-
-
-def at_least_float32(x) -> jax.Array:
-    """Casts to float32, or leaves a wider floating type as it is."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def student_side(logits, where=None) -> jax.Array:

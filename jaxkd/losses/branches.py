@@ -13,7 +13,6 @@ See ``jaxkd.losses`` for the shared conventions.
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_same_shape
 from jaxkd.losses._masked import (
     Scalar,
     check_shapes,
@@ -21,6 +20,7 @@ from jaxkd.losses._masked import (
     student_side,
     teacher_side,
 )
+from jaxkd.losses.numerics import check_same_shape
 
 
 def branch_divergence(

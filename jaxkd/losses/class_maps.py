@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_same_shape, einsum
-from jaxkd.losses._masked import at_least_float32, student_side, teacher_side
+from jaxkd.losses._masked import student_side, teacher_side
+from jaxkd.losses.numerics import at_least_float32, check_same_shape, einsum
 
 
 def linear_head_weights(kernel: jax.Array, size: tuple[int, int]) -> jax.Array:

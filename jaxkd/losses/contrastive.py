@@ -20,12 +20,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import einsum, unit
 from jaxkd.losses._masked import (
     Scalar,
     student_side,
     teacher_side,
 )
+from jaxkd.losses.numerics import einsum, unit
 
 
 def crd(

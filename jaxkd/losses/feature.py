@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.losses._features import (
+from jaxkd.losses._masked import student_side, teacher_side
+from jaxkd.losses.numerics import (
+    at_least_float32,
     check_maps,
     check_same_shape,
     einsum,
     unit,
 )
-from jaxkd.losses._masked import at_least_float32, student_side, teacher_side
 
 
 def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from jaxkd.losses._masked import (
     Scalar,
-    at_least_float32,
     binary_split,
     check_shapes,
     drop_rows,
@@ -24,6 +23,7 @@ from jaxkd.losses._masked import (
     teacher_side,
     weighted_sum,
 )
+from jaxkd.losses.numerics import at_least_float32
 
 MASKS = ("ge", "g", "gt_only")
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkd.losses._features import einsum, flat_rows, unit
-from jaxkd.losses._masked import at_least_float32, one_hot
+from jaxkd.losses._masked import one_hot
+from jaxkd.losses.numerics import at_least_float32, einsum, flat_rows, unit
 
 
 def arcface(

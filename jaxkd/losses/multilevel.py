@@ -19,7 +19,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import einsum
 from jaxkd.losses._masked import (
     Scalar,
     check_shapes,
@@ -27,6 +26,7 @@ from jaxkd.losses._masked import (
     student_side,
     teacher_side,
 )
+from jaxkd.losses.numerics import einsum
 
 MASKED = ("official", "per_sample")
 TEMPERATURES = (4.0, 3.0, 5.0, 2.0, 6.0)

@@ -23,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkd.losses._features import (
+from jaxkd.losses._masked import Scalar, student_side, teacher_side
+from jaxkd.losses.numerics import (
     check_batches,
     check_same_shape,
     einsum,
     flat_rows,
     unit,
 )
-from jaxkd.losses._masked import Scalar, student_side, teacher_side
 from jaxkd.losses.relation import rkd_angle, rkd_distance
 
 Form = Literal["direct", "gram"]

@@ -14,14 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkd.losses._features import (
-    check_batches,
-    einsum,
-    flat_rows,
-    length,
-    unit,
-)
 from jaxkd.losses._masked import student_side, teacher_side
+from jaxkd.losses.numerics import check_batches, einsum, flat_rows, length, unit
 
 
 def pkt(student: jax.Array, teacher: jax.Array) -> jax.Array:

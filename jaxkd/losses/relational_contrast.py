@@ -19,8 +19,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_batches, check_same_shape, einsum, unit
 from jaxkd.losses._masked import Scalar, student_side, teacher_side
+from jaxkd.losses.numerics import check_batches, check_same_shape, einsum, unit
 
 
 def instance_contrast(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_maps, einsum, unit
 from jaxkd.losses._masked import student_side, teacher_side
+from jaxkd.losses.numerics import check_maps, einsum, unit
 
 # A gap between eigenvalues below this share of the largest one is rounding error.
 SMALLEST_GAP = 1e-6

@@ -6,8 +6,8 @@ See ``jaxkd.losses`` for the shared conventions.
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import check_maps, unit
-from jaxkd.losses._masked import at_least_float32, student_side, teacher_side
+from jaxkd.losses._masked import student_side, teacher_side
+from jaxkd.losses.numerics import at_least_float32, check_maps, unit
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ from typing import Any
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:

@@ -3,14 +3,16 @@
 "Adaptable instance-relation distillation" (arXiv:2409.02049): a student of small
 images learns single images and relations from a teacher of large ones; afterwards,
 without labels and without gradients, the statistics of its batch normalisation follow
-the images it meets (``jaxkd.methods.adaptation``). The formulas are not public.
+the images it meets (``jaxkd.evaluators.test_time_adaptation``). The formulas are not
+public.
 """
 
 import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import adaptation, streams
+from jaxkd.evaluators import test_time_adaptation
+from jaxkd.methods import streams
 
 
 def make(
@@ -86,4 +88,4 @@ def make(
         spec, "aird", terms, needed, ce_weight=ce_weight, warmup=warmup, fade=fade
     )
     method = streams.with_maps(method, spec, spec.frozen)
-    return method._replace(assess=adaptation.report(spec) if adapt else None)
+    return method._replace(assess=test_time_adaptation.report(spec) if adapt else None)

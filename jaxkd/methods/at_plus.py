@@ -14,7 +14,7 @@ import optax
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, FrozenNetwork, Method, Spec
-from jaxkd.methods import classification, distillation
+from jaxkd.methods.common import classification, distillation
 
 
 def make(

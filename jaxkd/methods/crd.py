@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Method, Spec
-from jaxkd.losses._features import unit
-from jaxkd.methods import distillation
+from jaxkd.losses.numerics import unit
+from jaxkd.methods.common import distillation
 from jaxkd.models import layers
 
 

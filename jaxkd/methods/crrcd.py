@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Method, Spec
-from jaxkd.losses._features import unit
-from jaxkd.methods import distillation, resolution, streams
+from jaxkd.evaluators import resolution
+from jaxkd.losses.numerics import unit
+from jaxkd.methods import streams
+from jaxkd.methods.common import distillation
 from jaxkd.methods.crd import draw_negatives
 from jaxkd.models import layers
 

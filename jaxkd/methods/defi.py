@@ -205,6 +205,6 @@ def make(
 
 def _assess(trained: Any) -> Any:
     # Here, because it needs libraries that training does not.
-    from jaxkd.methods import defi_assess
+    from jaxkd.evaluators import localization as defi_assess
 
     return defi_assess.assess(trained)

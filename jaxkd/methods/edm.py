@@ -159,12 +159,12 @@ def _evaluate(outputs: Any, batch: Batch) -> Evaluation:
 @functools.cache
 def _assess(network: nn.Module, reads: str, sigma_data: float) -> Callable[..., Any]:
     def assess(trained: Any) -> Any:
-        from jaxkd.methods import edm_findings
+        from jaxkd.evaluators import denoising
 
         def make_denoiser(member: Any, labels: jax.Array) -> Partial:
             variables = _variables(member.params, member.extra)
             return denoiser(network, variables, {"label": labels}, sigma_data)
 
-        return edm_findings.find(trained, make_denoiser, reads)
+        return denoising.find(trained, make_denoiser, reads)
 
     return assess

@@ -6,7 +6,7 @@ import jax
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 from jaxkd.models import layers
 from jaxkd.models.conv import conv_general_dilated
 

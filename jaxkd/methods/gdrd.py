@@ -3,8 +3,8 @@
 "Distilling Generative-Discriminative Representations for Very Low-Resolution Face
 Recognition" (arXiv:2409.06371), in two runs. In the first, the student's early stages
 learn to predict the encoder features of a denoiser that is shown the large image
-(``jaxkd.methods.denoiser``). In the second these are frozen, and the student's later
-stages learn from labels and from a classifier of large images, by KD and by relational
+(``jaxkd.methods.gdrd_generator``). In the second these are frozen, and the student's
+later stages learn from labels and from a classifier of large images, by KD and by relational
 contrast. The weights are not public. The margin (ArcFace) that is usual for faces is
 left out: the cross entropy is a plain one.
 """
@@ -18,8 +18,10 @@ from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Spec
-from jaxkd.losses._features import unit
-from jaxkd.methods import classification, distillation, resolution, streams
+from jaxkd.evaluators import resolution
+from jaxkd.losses.numerics import unit
+from jaxkd.methods import streams
+from jaxkd.methods.common import classification, distillation
 
 STAGES = ("generative", "discriminative")
 

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Method, Spec
+from jaxkd.evaluators import resolution
 from jaxkd.losses.orders import Form
-from jaxkd.methods import resolution, streams
+from jaxkd.methods import streams
 
 ORDERS = ("kd", "first", "second", "third")
 

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Extra, Method, Params, Spec
-from jaxkd.methods import classification, distillation, horkd, resolution, streams
+from jaxkd.evaluators import resolution
+from jaxkd.methods import horkd, streams
+from jaxkd.methods.common import classification, distillation
 
 ASSISTANT = "assistant"
 

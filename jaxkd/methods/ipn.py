@@ -12,7 +12,7 @@ from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Method, Spec
-from jaxkd.methods import classification, distillation, recognition
+from jaxkd.methods.common import classification, distillation, embedding
 
 PREDICTOR = "embeddings"
 
@@ -52,9 +52,9 @@ def make(
         del params, key, step
         features, taught = outputs["features"], targets["teacher"]["features"]
         measured = {
-            labels: recognition.class_loss(labels, outputs, batch, margin, scale),
+            labels: embedding.class_loss(labels, outputs, batch, margin, scale),
             "top1": classification.accuracy(outputs["logits"], batch),
-            "direction": recognition.direction_gap(
+            "direction": embedding.direction_gap(
                 features["embedding"], taught["embedding"]
             ),
             "wavelet": _maps_gap(features, taught),
@@ -62,7 +62,7 @@ def make(
         total = measured[labels] + direction * measured["direction"]
         return total + wavelet * measured["wavelet"], Aux(extra, measured)
 
-    return recognition.embedder(
+    return embedding.embedder(
         spec,
         "ipn",
         loss,

@@ -6,7 +6,7 @@ SWAP, after arXiv:1911.07471. The student sees no label except through the swap.
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(

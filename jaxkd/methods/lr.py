@@ -8,7 +8,7 @@ import functools
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(spec: Spec, *, eta: float = 0.8, weight: float = 1.0) -> Method:

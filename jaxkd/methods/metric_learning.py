@@ -11,7 +11,7 @@ from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Method, Spec
-from jaxkd.methods import classification, distillation, recognition
+from jaxkd.methods.common import classification, distillation, embedding
 
 PREDICTOR = "embeddings"
 KINDS = ("arcface", "softmax", "triplet", "none")
@@ -74,7 +74,7 @@ def make(
                 outputs["features"]["embedding"], batch["label"], key, margin=margin
             )
         elif labels != "none":
-            measured[labels] = recognition.class_loss(
+            measured[labels] = embedding.class_loss(
                 labels, outputs, batch, margin, scale
             )
         total = measured.get(labels, jnp.zeros(()))
@@ -84,7 +84,7 @@ def make(
             total += weight * term
         return total, Aux(extra, measured)
 
-    return recognition.embedder(
+    return embedding.embedder(
         *(spec, "metric_learning", loss, names, targets, tuple(sides))
     )
 
@@ -108,7 +108,7 @@ def _kd(outputs, teacher, temperature):
 
 
 _TERMS = {
-    "direction": lambda s, t, _: recognition.direction_gap(*_rows(s, t)),
+    "direction": lambda s, t, _: embedding.direction_gap(*_rows(s, t)),
     "distance": lambda s, t, _: losses.rkd_distance(*_rows(s, t)),
     "angle": lambda s, t, _: losses.rkd_angle(*_rows(s, t)),
     "kd": _kd,

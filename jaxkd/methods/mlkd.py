@@ -14,7 +14,7 @@ from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Extra, Method, Params, Spec
 from jaxkd.losses.multilevel import MASKED, TEMPERATURES
-from jaxkd.methods import classification, distillation
+from jaxkd.methods.common import classification, distillation
 
 
 def make(

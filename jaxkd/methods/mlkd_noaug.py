@@ -9,7 +9,7 @@ from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.types import Method, Spec
 from jaxkd.losses.multilevel import MASKED, TEMPERATURES
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(

@@ -2,7 +2,7 @@
 
 Trains with cross entropy. After training it compares the students with two classifiers
 of plain intensities, their heat maps with known lesions, and both with what the bare
-intensity of a voxel says; see ``jaxkd.methods.nlran_assess``.
+intensity of a voxel says; see ``jaxkd.evaluators.ct``.
 """
 
 import functools
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Spec
-from jaxkd.methods import classification
-from jaxkd.models import heatmaps3d
-from jaxkd.models.nlran import NLRAN
+from jaxkd.methods.common import classification
+from jaxkd.models.ct import heatmaps
+from jaxkd.models.ct.nlran import NLRAN
 
 PREDICTOR = "ct"
 
@@ -91,7 +91,7 @@ def _functions(network: nn.Module, shape: tuple[int, ...], reads: str):
     def predict(params: Params, extra: Extra, batch: Batch):
         variables = {"params": params["student"], **extra["student"]}
         if EXPLAIN in batch and isinstance(network, NLRAN):
-            logits, heat = heatmaps3d.explain(network, variables, batch[reads])
+            logits, heat = heatmaps.explain(network, variables, batch[reads])
             return {"logits": logits, "heat": heat}
         return {"logits": network.apply(variables, batch[reads], train=False)[0]}
 
@@ -99,6 +99,6 @@ def _functions(network: nn.Module, shape: tuple[int, ...], reads: str):
 
 
 def _assess(trained):
-    from jaxkd.methods import nlran_assess
+    from jaxkd.evaluators import ct
 
-    return nlran_assess.assess(trained)
+    return ct.assess(trained)

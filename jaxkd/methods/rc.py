@@ -5,7 +5,7 @@ A label-correcting baseline of the RLD paper (arXiv:2408.07703).
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 from jaxkd.models import layers
 
 MOST_CHANNELS = 512

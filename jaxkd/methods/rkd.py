@@ -2,7 +2,7 @@
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 
 
 def make(

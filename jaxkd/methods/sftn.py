@@ -19,7 +19,8 @@ import optax
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Aux, Extra, Method, Params, Spec
-from jaxkd.methods import classification, streams
+from jaxkd.methods import streams
+from jaxkd.methods.common import classification
 from jaxkd.models.lowres import Tail
 
 NAME = "branches"

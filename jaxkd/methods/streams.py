@@ -24,9 +24,8 @@ from jaxkd.core.types import (
     Spec,
     Targets,
 )
-from jaxkd.losses._features import einsum
-from jaxkd.losses._masked import at_least_float32
-from jaxkd.methods import classification, distillation
+from jaxkd.losses.numerics import at_least_float32, einsum
+from jaxkd.methods.common import classification, distillation
 
 MAPS = "maps"
 # ``(params, extra, outputs, batch, targets, key) -> (value, extra)``, as the terms of

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkd.core.types import Aux, Method, Spec
-from jaxkd.methods import classification
+from jaxkd.methods.common import classification
 
 
 def make(spec: Spec, *, label_smoothing: float = 0.0) -> Method:

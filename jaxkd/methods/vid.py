@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.types import Method, Spec
-from jaxkd.methods import distillation
+from jaxkd.methods.common import distillation
 from jaxkd.models import layers
 
 FIRST_VARIANCE = 5.0

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 def variants() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
     """Collects every named network: name -> (module class, attributes)."""
     found: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
+    for info in pkgutil.walk_packages(__path__, f"{__name__}."):
+        module = importlib.import_module(info.name)
         found.update(getattr(module, "VARIANTS", {}))
     return found
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._features import unit
+from jaxkd.losses.numerics import unit
 from jaxkd.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from jaxkd.models.waveresnet import WaveResNet
 

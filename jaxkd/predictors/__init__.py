@@ -2,7 +2,7 @@
 
 A file that defines ``predict(workdir, inputs, output, *, student, seed, use,
 **options) -> str`` is a predictor. A method names the one that suits it in
-``PREDICTOR``; those that do not are classified by ``jaxkd.predict``.
+``PREDICTOR``; those that do not are classified by ``jaxkd.predictors.classification``.
 """
 
 import ast
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxkd import workdir as workdirs
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.training import workdir as workdirs
 
 CLASSES = "classes"
 

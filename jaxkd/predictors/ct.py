@@ -19,18 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd import build, statistics
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.data import ct, ct_files, nifti, phantoms, volumes
-from jaxkd.data.ct_files import Options
-from jaxkd.data.source import Info
-from jaxkd.data.volumes import Placement, Volume
+from jaxkd.datasets import ct, phantoms
+from jaxkd.datasets.source import Info
 from jaxkd.metrics import heatmaps
-from jaxkd.models import heatmaps3d
-from jaxkd.models.nlran import NLRAN
-from jaxkd.predictors import ct_sheet
+from jaxkd.models.ct import heatmaps as heatmaps3d
+from jaxkd.models.ct.nlran import NLRAN
+from jaxkd.predictors import ct_page
+from jaxkd.readers.ct import nifti, volumes
+from jaxkd.readers.ct import scans as ct_files
+from jaxkd.readers.ct.scans import Options
+from jaxkd.readers.ct.volumes import Placement, Volume
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
 
 WARNING = "For research only. This is no diagnosis."
 
@@ -112,7 +115,7 @@ def predict(
         raise UserError(f"No scan can be read. The first: {readings[0].error}")
     _write_text(output / "predictions.csv", _as_csv(readings, info))
     _write_text(output / "predictions.json", _as_json(readings, info, student))
-    page = ct_sheet.page(
+    page = ct_page.page(
         readings, info.class_names, f"{results['name']}: {student}", WARNING
     )
     _write_text(output / "index.html", page)
@@ -187,7 +190,7 @@ def _read_scan(
             stored = volumes.from_frame(heat, volume)
             nifti.write(folder / f"{case}-{kind}.nii.gz", stored, volume.affine)
         title = f"{case}: {_say(probabilities, info)}"
-        ct_sheet.montage(folder / f"{case}.png", volume.voxels, grids, title, WARNING)
+        ct_page.montage(folder / f"{case}.png", volume.voxels, grids, title, WARNING)
         for file in folder.iterdir():
             shutil.move(file, output / file.name)
     values = tuple(float(value) for value in probabilities)

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd import build, statistics
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.data import folder, images
-from jaxkd.data.source import Info
+from jaxkd.datasets import folder
+from jaxkd.datasets.source import Info
 from jaxkd.metrics import retrieval, verification
+from jaxkd.readers import images
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
 
 _BATCH = 64
 _CELL = 72  # pixels of an image on the sheet

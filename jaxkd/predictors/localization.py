@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd import build, statistics
-from jaxkd import workdir as workdirs
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.data import folder, mask_files
+from jaxkd.datasets import folder
 from jaxkd.metrics import localization
-from jaxkd.predictors import localization_sheet
+from jaxkd.predictors import localization_page
+from jaxkd.readers.masks import files as mask_files
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
 
 INFERENCES = ("tile", "resize")
 
@@ -121,7 +123,7 @@ def predict(
         raise UserError(f"No image could be read, such as: {readings[0].error}")
     _write_tables(readings, output)
     title = f"{results['name']}, {student}"
-    page = localization_sheet.page(readings, title, threshold)
+    page = localization_page.page(readings, title, threshold)
     (output / "index.html").write_text(page, encoding="utf-8")
     bad = [f"\n  {reading.error}" for reading in readings if reading.error]
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
@@ -229,7 +231,7 @@ def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Re
         return Reading(str(path), error=str(error))
     probabilities = localize(image)
     marked = probabilities >= threshold
-    localization_sheet.write(output, name, image, probabilities, marked)
+    localization_page.write(output, name, image, probabilities, marked)
     height, width = image.shape[:2]
     score = float(localization.image_scores(probabilities[None])[0])
     return Reading(

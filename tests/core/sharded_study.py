@@ -9,11 +9,11 @@ import sys
 
 import jax
 import numpy as np
-import tiny
 
 from jaxkd.core import sharding
 from jaxkd.core.step import make_train_call
 from jaxkd.core.study import init_group
+from tests.core import tiny
 
 EXAMPLES, STEPS, SEEDS = 40, 5, (1, 2)
 ROWS = {

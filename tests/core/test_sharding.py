@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import sharded_study
-import tiny
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxkd.core import sharding
 from jaxkd.core.errors import UserError
+from tests.core import sharded_study, tiny
 
 
 @pytest.fixture

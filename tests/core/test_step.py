@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from tiny import Net, Row
 
 from jaxkd import losses
 from jaxkd.core.step import collect_targets, make_evaluation, make_train_call
 from jaxkd.core.study import init_group, make_groups
 from jaxkd.core.types import Aux
-from jaxkd.methods import classification
+from jaxkd.methods.common import classification
+from tests.core import tiny
+from tests.core.tiny import Net, Row
 
 EXAMPLES, STEPS, SEEDS = 42, 7, (3, 8)
 NET = Net(dtype=jnp.float64)

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from tiny import Net, Row
 
 from jaxkd.core.study import init_best, init_group, make_groups, update_best
 from jaxkd.core.types import TrainState
+from tests.core import tiny
+from tests.core.tiny import Net, Row
 
 SEEDS = (4, 9)
 

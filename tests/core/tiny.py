@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fields import fields
 
 from jaxkd.core import config as configs
 from jaxkd.core import optim
@@ -17,6 +16,7 @@ from jaxkd.core.step import Settings, make_train_call
 from jaxkd.core.study import Student, init_group, make_groups
 from jaxkd.core.types import FrozenNetwork, Spec, TrainState
 from jaxkd.methods import make
+from tests.fields import fields
 
 SHAPE, CLASSES, MOMENTUM, BATCH = (3, 3, 2), 5, 0.8, 12
 # Tests compile more than they compute.

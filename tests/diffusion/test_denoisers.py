@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.diffusion import denoisers, noise
+from jaxkd.diffusion import denoisers, noise_schedules
 
 X = np.random.default_rng(0).normal(size=(4, 2, 2, 3)) * 3
 SIGMAS = np.array([0.03, 0.4, 2.0, 14.0])
@@ -93,13 +93,15 @@ def test_predicted_variances_are_dropped():
 
 
 def test_published_range_of_iddpm():
-    levels = noise.iddpm_sigmas()
+    levels = noise_schedules.iddpm_sigmas()
     assert levels[1000] == 0
     assert levels[999] == pytest.approx(0.0064, abs=1e-3)
     assert np.all(np.diff(levels) < 0)
 
 
-@pytest.mark.parametrize("clock", [noise.LinearBeta(), noise.stable_diffusion_clock()])
+@pytest.mark.parametrize(
+    "clock", [noise_schedules.LinearBeta(), noise_schedules.stable_diffusion_clock()]
+)
 def test_clocks_go_there_and_back(clock):
     times = np.linspace(0.002, 1.0, 301)
     np.testing.assert_allclose(clock.time(clock.sigma(times)), times, atol=1e-9)

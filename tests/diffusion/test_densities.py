@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import solver_reference as reference
 from scipy.integrate import solve_ivp
 
 from jaxkd.diffusion import densities
+from tests.diffusion import solver_reference as reference
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import solver_reference as reference
 from jax.tree_util import Partial
 
 from jaxkd.diffusion import denoisers, densities, samplers, schedules, solvers
+from tests.diffusion import solver_reference as reference
 
 GRID = schedules.polynomial(6, 0.05, 20.0)
 NOISE = 20.0 * np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxkd.diffusion import noise, published, schedules
+from jaxkd.diffusion import noise_schedules, published_schedules, schedules
 from jaxkd.diffusion.schedules import Schedule
 
 # The schedule published for CIFAR-10 and its places in the 61-point grid.
@@ -19,12 +19,16 @@ def test_polynomial_holds_the_published_schedule():
 
 
 def test_discrete_holds_the_published_schedules():
-    clock = noise.stable_diffusion_clock()
+    clock = noise_schedules.stable_diffusion_clock()
     low, high = clock.sigma(np.array([0.001, 1.0]))
     assert low == pytest.approx(0.0291672, abs=1e-7)
     assert high == pytest.approx(14.614641, abs=1e-6)
     found = np.concatenate(
-        [stamps for (model, *_), stamps in published.GITS.items() if model == "sd15"]
+        [
+            stamps
+            for (model, *_), stamps in published_schedules.GITS.items()
+            if model == "sd15"
+        ]
     )
 
     def farthest(points):
@@ -38,7 +42,7 @@ def test_discrete_holds_the_published_schedules():
 
 @pytest.mark.parametrize("rho", [1.0, 2.0])
 def test_discrete_is_even_in_the_power_of_time(rho):
-    clock = noise.stable_diffusion_clock()
+    clock = noise_schedules.stable_diffusion_clock()
     stamps = schedules.discrete(9, 0.1, 10.0, rho)
     assert stamps[0] == 10.0
     assert stamps[-1] == 0.1
@@ -76,16 +80,16 @@ def test_logsnr_is_geometric():
 @pytest.mark.parametrize("rho", [1.0, 2.0])
 def test_time_uniform_is_even_on_a_clock_through_both_ends(rho):
     stamps = schedules.time_uniform(9, 0.002, 80.0, rho)
-    clock = noise.fit_linear_beta(0.002, 80.0)
+    clock = noise_schedules.fit_linear_beta(0.002, 80.0)
     assert clock.sigma(1e-3) == pytest.approx(0.002, rel=1e-9)
     assert clock.sigma(1.0) == pytest.approx(80.0, rel=1e-9)
     times = clock.time(stamps) ** (1 / rho)
     np.testing.assert_allclose(np.diff(times), (1e-3 ** (1 / rho) - 1) / 8, rtol=1e-6)
 
 
-@pytest.mark.parametrize("model", list(published.ALIGN_YOUR_STEPS))
+@pytest.mark.parametrize("model", list(published_schedules.ALIGN_YOUR_STEPS))
 def test_align_your_steps(model):
-    table = published.ALIGN_YOUR_STEPS[model]
+    table = published_schedules.ALIGN_YOUR_STEPS[model]
     np.testing.assert_allclose(schedules.ays(11, model), table, rtol=1e-12)
     twice = schedules.ays(21, model)
     np.testing.assert_allclose(twice[::2], table, rtol=1e-12)

@@ -5,9 +5,10 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-import solver_reference as reference
 
-from jaxkd.diffusion import adams, densities, samplers, schedules, solvers
+from jaxkd.diffusion import densities, samplers, schedules, solvers
+from jaxkd.diffusion.solvers import adams
+from tests.diffusion import solver_reference as reference
 
 MULTISTEP = {
     "ipndm": reference.ipndm_step,

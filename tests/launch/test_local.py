@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_multiprocess import write_config
-from test_train import data_file  # noqa: F401
 
 from jaxkd.core.writers import read_metrics
+from tests.test_multiprocess import write_config
+from tests.test_train import data_file  # noqa: F401
 
 LOCAL = Path(__file__).parents[2] / "launch" / "local.py"
 

@@ -1,7 +1,8 @@
 """HORKD, CRRCD, AIRD, SFTN and GDRD losses from their formulas, in float64 loops."""
 
 import numpy as np
-from feature_reference import _unit as unit
+
+from tests.losses.feature_reference import _unit as unit
 
 
 def first_order(s, t):

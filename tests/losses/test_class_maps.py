@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_reference import gradient
 
 from jaxkd.losses import class_maps as plus
+from tests.losses.feature_reference import gradient
 
 BATCH, HEIGHT, WIDTH, CHANNELS, CLASSES = 2, 3, 4, 5, 3
 

@@ -1,12 +1,12 @@
 """The contrastive loss against its formula, and the memory it reads."""
 
-import feature_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference as reference
 
 BATCH, NEGATIVES, FEATURES, EXAMPLES = 3, 5, 4, 20
 SETTINGS = {"num_examples": EXAMPLES, "temperature": 0.3}

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import logit_reference as reference
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import logit_reference as reference
 
 CLASSES = 5
 ROWS = 9

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import feature_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference as reference
 
 BATCH = 3
 MARGINS = np.array([-0.6, -0.2])

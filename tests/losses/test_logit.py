@@ -4,11 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import logit_reference as reference
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import logit_reference as reference
 
 CLASSES = 6
 T = 4.0

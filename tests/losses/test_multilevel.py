@@ -1,13 +1,12 @@
 """Multi-level logit distillation against its formula, matrix by matrix."""
 
-import feature_reference
 import jax
 import jax.numpy as jnp
-import logit_reference
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference, logit_reference
 
 BATCH, CLASSES = 6, 5
 TEMPERATURES = (4.0, 3.0, 5.0, 2.0, 6.0)

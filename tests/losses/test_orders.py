@@ -1,15 +1,15 @@
 """HORKD's orders against their formulas in float64, and what they do not see."""
 
-import feature_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
-import order_reference as reference
 import pytest
 from scipy.stats import spearmanr
 
 from jaxkd import losses
 from jaxkd.losses import orders
+from tests.losses import feature_reference
+from tests.losses import order_reference as reference
 
 BATCH, FEATURES, TEACHER_FEATURES = 7, 4, 6
 

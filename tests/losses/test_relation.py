@@ -1,12 +1,12 @@
 """The relation losses against their formulas in float64, and their invariances."""
 
-import feature_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference as reference
 
 NAMES = ("pkt", "rkd_distance", "rkd_angle", "similarity_preserving")
 BATCH, FEATURES, TEACHER_FEATURES = 5, 4, 7

@@ -1,13 +1,13 @@
 """CRRCD, AIRD, SFTN and GDRD losses against their formulas in float64."""
 
-import feature_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
-import order_reference as reference
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference
+from tests.losses import order_reference as reference
 
 BATCH, FEATURES = 5, 3
 LABELS = np.array([0, 1, 0, 2, 1])

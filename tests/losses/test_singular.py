@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import feature_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxkd import losses
+from tests.losses import feature_reference as reference
 
 BATCH = 2
 STUDENT_SHAPES = ((2, 6, 4), (3, 5, 2))

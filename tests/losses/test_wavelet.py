@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_reference import gradient
 
 from jaxkd.losses import wavelet
+from tests.losses.feature_reference import gradient
 
 
 def draw(seed=0, shape=(2, 4, 6, 3)):

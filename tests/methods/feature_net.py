@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fields import fields
 
 from jaxkd import losses, methods
 from jaxkd.core.types import FrozenNetwork, Method, Spec
+from tests.fields import fields
 
 SHAPE, CLASSES, EXAMPLES = (8, 8, 3), 5, 20
 # Every image has this many training examples of other classes.

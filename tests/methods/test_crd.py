@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from feature_net import (
+
+from jaxkd import methods
+from jaxkd.core.errors import UserError
+from jaxkd.core.step import Settings, make_train_call
+from jaxkd.core.study import Student, init_group, make_groups
+from jaxkd.methods import crd
+from tests.methods.feature_net import (
     ALL_OTHERS,
     EXAMPLES,
     OTHERS,
@@ -22,12 +28,6 @@ from feature_net import (
     once,
     spec,
 )
-
-from jaxkd import methods
-from jaxkd.core.errors import UserError
-from jaxkd.core.step import Settings, make_train_call
-from jaxkd.core.study import Student, init_group, make_groups
-from jaxkd.methods import crd
 
 
 def embeddings(seen):

@@ -8,7 +8,7 @@ import pytest
 from jaxkd import losses, methods
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
-from jaxkd.methods import adaptation
+from jaxkd.evaluators import test_time_adaptation
 from jaxkd.models.resnet import ResNet
 
 BATCH, CLASSES, EXAMPLES = 6, 4, 20
@@ -129,18 +129,20 @@ def test_errors_of_options():
     with pytest.raises(UserError, match="one side less"):
         _sftn(SPEC, sides=(4, 2))
     with pytest.raises(UserError, match="mode of adaptation"):
-        adaptation.make_adapted(methods.make("aird", SPEC, {}), "slow")
+        test_time_adaptation.make_adapted(methods.make("aird", SPEC, {}), "slow")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", adaptation.MODES)
+@pytest.mark.parametrize("mode", test_time_adaptation.MODES)
 def test_adapted_statistics(batch, mode):
     """Against the moments of what the first batch norm is shown."""
     method = methods.make("aird", SPEC, {})
     params, extra = jax.jit(method.init)(KEY)
     extra = jax.tree.map(lambda x: x + 0.3, extra)
     shifted = {"low": 3 * batch["low"] + 1, "label": batch["label"]}
-    _, moved = jax.jit(adaptation.make_adapted(method, mode))(params, extra, shifted)
+    _, moved = jax.jit(test_time_adaptation.make_adapted(method, mode))(
+        params, extra, shifted
+    )
     kernel = params["student"]["conv1"]["kernel"]
     shown = jax.lax.conv_general_dilated(
         shifted["low"],
@@ -164,14 +166,16 @@ def test_adaptation_undoes_a_change_of_brightness(batch):
     """Networks that are normalised by the batch do not see contrast or offset much."""
     method = methods.make("aird", SPEC, {})
     params, extra = jax.jit(method.init)(KEY)
-    _, extra = jax.jit(adaptation.make_adapted(method, "batch"))(params, extra, batch)
+    _, extra = jax.jit(test_time_adaptation.make_adapted(method, "batch"))(
+        params, extra, batch
+    )
     changed = batch | {"low": 0.2 * batch["low"]}
     plain = jax.jit(method.predict)(params, extra, batch)["logits"]
     errors = {
         mode: jnp.abs(
-            jax.jit(adaptation.make_adapted(method, mode))(params, extra, changed)[0][
-                "logits"
-            ]
+            jax.jit(test_time_adaptation.make_adapted(method, mode))(
+                params, extra, changed
+            )[0]["logits"]
             - plain
         ).max()
         for mode in ("source", "batch")
@@ -181,13 +185,13 @@ def test_adaptation_undoes_a_change_of_brightness(batch):
 
 def test_one_sided_batches_are_noticed():
     rng = np.random.default_rng(0)
-    assert not adaptation.is_one_sided(rng.integers(0, 100, 250), 100)
-    assert adaptation.is_one_sided(rng.integers(0, 6, 250), 100)
+    assert not test_time_adaptation.is_one_sided(rng.integers(0, 100, 250), 100)
+    assert test_time_adaptation.is_one_sided(rng.integers(0, 6, 250), 100)
     # Six classes by a classifier that is right once in three times.
     right, wrong = rng.integers(0, 6, 250), rng.integers(0, 100, 250)
     weak = np.where(rng.random(250) < 1 / 3, right, wrong)
-    assert len(np.unique(weak)) > 60 and adaptation.is_one_sided(weak, 100)
-    assert not adaptation.is_one_sided(np.arange(3), 100)
+    assert len(np.unique(weak)) > 60 and test_time_adaptation.is_one_sided(weak, 100)
+    assert not test_time_adaptation.is_one_sided(np.arange(3), 100)
 
 
 def _sftn(spec, **options):

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import models
-from jaxkd.canvas import Cast
+from jaxkd import models, views
 from jaxkd.core.types import Spec
-from jaxkd.data import views
-from jaxkd.data.source import ArraySource, Dataset, Info
+from jaxkd.datasets.source import ArraySource, Dataset, Info
 from jaxkd.losses import localization
 from jaxkd.methods import defi
+from jaxkd.report.style import Cast
 
 TINY = {
     "stem_width": 4,
@@ -168,7 +167,7 @@ def test_the_official_step_is_traced():
 @pytest.mark.slow
 def test_a_backbone_is_loaded(tmp_path, capsys):
     torch = pytest.importorskip("torch")
-    zoo = pytest.importorskip("torch_defi")
+    zoo = pytest.importorskip("tests.torch_defi")
     options = {"stem_width": 4, "stage1_planes": 2, "widths": (2, 2, 3, 3)}
     torch.save(zoo.HRNet(4, 2, (2, 2, 3, 3)).state_dict(), tmp_path / "hrnet.pth")
     path = str(tmp_path / "hrnet.pth")
@@ -183,8 +182,8 @@ def test_a_backbone_is_loaded(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory):
     """What is found out about a localiser that sees brightness."""
-    from jaxkd.assess import Member, Trained
-    from jaxkd.methods import defi_assess
+    from jaxkd.evaluators import localization as defi_assess
+    from jaxkd.evaluators.base import Member, Trained
 
     rng = np.random.default_rng(0)
 
@@ -241,8 +240,8 @@ def test_findings(findings):
 
 @pytest.mark.slow
 def test_robustness_is_over_the_whole_grid(findings):
-    from jaxkd.data import perturb
+    from jaxkd.evaluators.localization import corruptions
 
     rows = findings[0].tables[2].rows
-    assert len(rows) == 1 + 2 * len(perturb.GRID)
+    assert len(rows) == 1 + 2 * len(corruptions.GRID)
     assert all(0 <= float(cell) <= 1 for row in rows[2::2] for cell in row[2:] if cell)

@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from fields import fields
 
 from jaxkd import methods
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
+from tests.fields import fields
 
 CLASSES, ROWS = 6, 40
 DISTILLERS = ("kd", "dkd", "rld", "la", "rc", "lr")

@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from feature_net import (
+
+from jaxkd import losses, methods
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Spec
+from tests.fields import fields
+from tests.methods.feature_net import (
     CLASSES,
     SHAPE,
     Net,
@@ -13,11 +18,6 @@ from feature_net import (
     make,
     once,
 )
-from fields import fields
-
-from jaxkd import losses, methods
-from jaxkd.core.errors import UserError
-from jaxkd.core.types import Spec
 
 METHODS = ("at", "nst", "pkt", "kdsvd", "rkd", "sp")
 SHALLOW = Net(widths=(4, 7), sizes=(2, 4))

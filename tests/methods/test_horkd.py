@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import squares_config, write_squares
 from ml_collections import ConfigDict
 
 from jaxkd import losses, methods
@@ -19,6 +18,7 @@ from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods import streams
 from jaxkd.models.resnet import ResNet
 from jaxkd.train import train
+from tests.conftest import squares_config, write_squares
 
 BATCH, CLASSES = 6, 4
 SMALL = ResNet(CLASSES, 1, 2, (2, 3), (1, 2))

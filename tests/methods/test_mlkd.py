@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fields import fields
 
 from jaxkd import methods
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.losses.multilevel import TEMPERATURES
+from tests.fields import fields
 
 CLASSES, ROWS, SHAPE, STEPS_PER_UNIT = 5, 12, (2, 3, 1), 10.0
 LATE = 10_000  # after every ramp

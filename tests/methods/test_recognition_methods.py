@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_net import jit
 
 from jaxkd import losses, methods, models
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
-from jaxkd.data.recognition import Pairs
-from jaxkd.methods import recognition
+from jaxkd.methods.common import embedding
+from jaxkd.readers.identity_pairs import Pairs
+from tests.methods.feature_net import jit
 
 CLASSES, BATCH = 5, 8
 TINY = {"stem": 2, "widths": (2, 3), "strides": (1, 2)}
@@ -219,7 +219,7 @@ def counted(embeddings, labels):
     first, second = np.triu_indices(len(rows), k=1)
     cosines = (rows[first] * rows[second]).sum(1)
     same = labels[first] == labels[second]
-    edges = np.linspace(-1, 1, recognition.BINS + 1)
+    edges = np.linspace(-1, 1, embedding.BINS + 1)
     return max(
         (np.mean(cosines[~same] < e) + np.mean(cosines[same] >= e)) / 2 for e in edges
     )
@@ -238,7 +238,7 @@ def test_pair_accuracy_by_counting():
 
     @jit
     def measure(outputs, batch):
-        found = recognition.evaluate(outputs, batch)
+        found = embedding.evaluate(outputs, batch)
         # Batches are compared within themselves, and their counts added.
         return found.pairs.compute(), found.merge(found).pairs.compute()
 
@@ -251,12 +251,12 @@ def test_measures_of_perfect_and_of_empty_embeddings():
     first, second = np.triu_indices(60, k=1)
     same = labels[first] == labels[second]
     pairs = Pairs(first, second, same, np.arange(len(first)) % 10)
-    perfect = recognition.measure(np.eye(20)[labels], labels, pairs)
+    perfect = embedding.measure(np.eye(20)[labels], labels, pairs)
     assert perfect["verification"] == perfect["recall_at_1"] == 100
     assert perfect["eer"] == 0 and perfect["tar_at_0.001"] == 100
     assert 0 < perfect["threshold"] < 1
     noise = np.random.default_rng(0).normal(size=(60, 8))
-    chance = recognition.measure(noise, labels, pairs)
+    chance = embedding.measure(noise, labels, pairs)
     assert abs(chance["eer"] - 50) < 15 and chance["recall_at_1"] < 30
-    alone = recognition.measure(noise, np.arange(60), None)
+    alone = embedding.measure(noise, np.arange(60), None)
     assert alone == {}

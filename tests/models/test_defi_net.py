@@ -9,9 +9,9 @@ import pytest
 from flax import traverse_util
 
 from jaxkd import models
-from jaxkd.convert import names
-from jaxkd.models.defi_dfpl import double, resize_to
+from jaxkd.convert.torch import names
 from jaxkd.models.defi_net import high_pass
+from jaxkd.models.defi_net.feature_pyramid import double, resize_to
 from jaxkd.models.hrnet import resize_corners
 
 SMALL = {
@@ -58,7 +58,7 @@ def test_presets_grow():
 @functools.cache
 def torch_network():
     torch = pytest.importorskip("torch")
-    zoo = pytest.importorskip("torch_defi")
+    zoo = pytest.importorskip("tests.torch_defi")
     torch.manual_seed(0)
     network = zoo.DefiNet(6, 3, (4, 5, 6, 7), 5).double()
     for module in network.modules():

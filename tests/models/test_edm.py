@@ -9,10 +9,11 @@ import pytest
 
 from jaxkd.convert import edm as convert
 from jaxkd.diffusion import denoisers
-from jaxkd.models import edm, edm_layers
+from jaxkd.models import edm
+from jaxkd.models.edm import layers
 
 torch = pytest.importorskip("torch")
-torch_edm = pytest.importorskip("torch_edm")
+torch_edm = pytest.importorskip("tests.torch_edm")
 
 # Parameters of published networks.
 PARAMETERS = {
@@ -295,9 +296,7 @@ def test_resampling():
     for resample in ("up", "down"):
         layer = torch_edm.Layer(3, 3, 0, resample, taps)
         wanted = run_torch(layer, images)
-        function = functools.partial(
-            getattr(edm_layers, f"{resample}sample"), taps=taps
-        )
+        function = functools.partial(getattr(layers, f"{resample}sample"), taps=taps)
         got = jax.jit(function, compiler_options=QUICK)(images)
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 

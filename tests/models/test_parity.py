@@ -9,11 +9,11 @@ import pytest
 from flax import traverse_util
 
 from jaxkd import models
-from jaxkd.convert import names
+from jaxkd.convert.torch import names
 from jaxkd.models import layers
 
 torch = pytest.importorskip("torch")
-zoo = pytest.importorskip("torch_zoo")
+zoo = pytest.importorskip("tests.torch_zoo")
 
 CLASSES = 7
 TOLERANCE = 1e-9

@@ -1,0 +1,84 @@
+"""Well-known data sets without their files: for programs that are planned, not run."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import ct, mask_images
+from jaxkd.datasets.cifar import COUNTS, STATISTICS
+from jaxkd.datasets.source import ArraySource, Dataset, Example, Info
+from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
+
+_IMAGENET = (1_281_167, 50_000)
+_PHOTOGRAPHS = (25_000, 1_000)
+_SCANS = (3_000, 1_000)
+
+
+class _Unread:
+    """Examples of which only the number is known."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        raise UserError("This data set was only outlined: its files were not found.")
+
+
+def make(name: str, **options: Any) -> Dataset | None:
+    """Returns what a data set is like, or None where only its files tell.
+
+    Args:
+      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images" or "ct",
+        of which as many are assumed as a large set has.
+      **options: as for loading it.
+    """
+    if name == "cifar":
+        return _cifar(options.get("classes", 100))
+    if name == "folder":
+        return _imagenet(options.get("size", 224))
+    if name == "mask_images":
+        return _mask_images(options.get("size", 352))
+    if name == "ct":
+        return _ct(**options)
+    return None
+
+
+def _cifar(classes: int) -> Dataset:
+    mean, std = STATISTICS[classes]
+    names = tuple(str(number) for number in range(classes))
+    train, test = (ArraySource(_blank(count, 32, 32, 3)) for count in COUNTS)
+    info = Info(f"cifar{classes}", classes, (32, 32, 3), mean, std, names)
+    return Dataset(info, lambda seed: train, test)
+
+
+def _blank(count: int, *shape: int) -> dict[str, np.ndarray]:
+    images = np.broadcast_to(np.uint8(0), (count, *shape))
+    return {"image": images, "label": np.broadcast_to(np.int32(0), (count,))}
+
+
+def _imagenet(size: int) -> Dataset:
+    names = tuple(str(number) for number in range(1000))
+    statistics = (IMAGENET_MEAN, IMAGENET_STD)
+    info = Info("imagenet", 1000, (size, size, 3), *statistics, names)
+    train, test = (_Unread(count) for count in _IMAGENET)
+    return Dataset(info, lambda seed: train, test)
+
+
+def _mask_images(size: int) -> Dataset:
+    info, fields = mask_images.describe_examples("mask_images", size)
+    train, test = (_Unread(count) for count in _PHOTOGRAPHS)
+    return Dataset(info, lambda seed: train, test, fields=fields)
+
+
+def _ct(
+    classes: tuple[str, ...] = ("NCP", "CP", "Normal"),
+    size: tuple[int, int, int] = (64, 128, 128),
+    **_: Any,
+) -> Dataset:
+    info, fields = ct.describe_examples("ct", classes, size)
+    train, test = (_Unread(count) for count in _SCANS)
+    return Dataset(info, lambda seed: train, test, fields=fields)

@@ -1,0 +1,1 @@
+"""PyTorch checkpoints in and out, without PyTorch and without executing a pickle."""

@@ -1,0 +1,203 @@
+"""Networks from torch checkpoints, and torch checkpoints from networks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from flax import traverse_util
+
+from jaxkd import models
+from jaxkd.convert.torch import names, reading, writing
+from jaxkd.core import checkpoint
+from jaxkd.core.errors import UserError
+
+# Where training scripts put the weights, beside the epoch and the optimiser.
+_WRAPPERS = ("model", "state_dict")
+PARTS = ("student", "teacher")
+
+
+def load_torch(
+    path: str | Path,
+    name: str,
+    num_classes: int,
+    *,
+    part: str | None = None,
+    channels: int = 3,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Loads a network's weights from a file that PyTorch wrote; nothing is executed.
+
+    Args:
+      path: ``ckpt_epoch_240.pth``, ``student_best``, ``latest``, torchvision's files
+        and the like, or a ``.safetensors`` file.
+      name: of the network, such as ``"resnet32x4"``.
+      num_classes: number of logits.
+      part: "student" or "teacher", for a file that holds both; None takes the student
+        if the file names its parts.
+      channels: of the images.
+      options: options of the network, as in ``models.build``.
+
+    Returns:
+      The variables of ``models.build(name, num_classes, **options)`` as NumPy arrays.
+
+    Raises:
+      UserError: if the file cannot be read, or is of another network; lists what is
+        missing, unexpected or of another shape.
+    """
+    return to_variables(
+        read_state(path, part), path, name, num_classes, channels, options
+    )
+
+
+def read_state(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:
+    """Reads the state dictionary in a torch file; see ``load_torch``.
+
+    Returns:
+      Name -> array, without the prefixes ``module.``, ``student.`` and ``teacher.``.
+    """
+    content = reading.read(Path(path))
+    state = _find_state(content, path)
+    try:
+        arrays = {
+            key: value.value() if isinstance(value, reading.Tensor) else value
+            for key, value in state.items()
+        }
+    except Exception as error:  # a damaged file can fail in any way at all
+        raise UserError(f"{path} is damaged: it holds {error}.") from error
+    return _select_part(arrays, part, path)
+
+
+def to_variables(
+    state: Mapping[str, np.ndarray],
+    origin: str | Path,
+    name: str,
+    num_classes: int,
+    channels: int = 3,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Turns a state dictionary into a network's variables; see ``load_torch``.
+
+    Args:
+      state: name -> array.
+      origin: the file it is from, for error messages.
+      name: of the network.
+      num_classes: number of logits.
+      channels: of the images.
+      options: of the network.
+    """
+    network = _build(name, num_classes, options)
+    table = names.leaves(name, network, channels)
+    # Checkpoints of torch before 0.4.1 have no counters.
+    counters = {leaf.key for leaf in table if leaf.path is None}
+    saved = {key: array for key, array in state.items() if key not in counters}
+    wanted = {
+        leaf.key: np.broadcast_to(np.float32(0), leaf.shape)
+        for leaf in table
+        if leaf.path
+    }
+    checkpoint.compare(origin, saved, wanted)
+    return traverse_util.unflatten_dict(
+        {
+            leaf.path: names.from_torch(leaf.path, saved[leaf.key])
+            for leaf in table
+            if leaf.path
+        }
+    )
+
+
+def save_torch(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Saves a network's weights for PyTorch, in the names of published checkpoints.
+
+    There, ``model.load_state_dict(torch.load(path)["model"])`` takes them up. The
+    counters of steps, which torch's batch norms have and Flax's have not, are 0.
+
+    Args:
+      path: of the file, which is replaced if it exists.
+      variables: of the network: ``params`` and ``batch_stats``.
+      name: of the network, such as ``"resnet8x4"``.
+      options: options of the network, as in ``models.build``.
+
+    Raises:
+      UserError: if the variables are of another network.
+    """
+    flat = traverse_util.flatten_dict(dict(variables))
+    table = names.leaves(name, _build(name, 1, options))
+    paths = {leaf.path for leaf in table if leaf.path}
+    if set(flat) != paths:
+        wrong = sorted("/".join(path) for path in set(flat) ^ paths)
+        raise UserError(
+            f"The variables are not those of a {name}: {', '.join(wrong[:6])} "
+            f"{'is' if len(wrong) == 1 else 'are'} only in one of the two. Check the "
+            "name and the options of the network."
+        )
+    counter = np.zeros((), np.int64)
+    state = {
+        leaf.key: names.to_torch(leaf.path, np.asarray(flat[leaf.path], np.float32))
+        if leaf.path
+        else counter
+        for leaf in table
+    }
+    writing.write(Path(path), state)
+
+
+def _build(name: str, num_classes: int, options: Mapping[str, Any] | None) -> nn.Module:
+    try:
+        return models.build(name, num_classes, **(options or {}))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _is_state(content: Any) -> bool:
+    arrays = (reading.Tensor, np.ndarray)
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, arrays) for value in content.values())
+    )
+
+
+def _find_state(content: Any, path: str | Path) -> dict[str, Any]:
+    candidates = [content]
+    if isinstance(content, dict):
+        candidates += [content.get(key) for key in _WRAPPERS]
+    for candidate in candidates:
+        if _is_state(candidate):
+            return candidate
+    found = type(content).__name__
+    if isinstance(content, dict):
+        found = "a dictionary of " + ", ".join(map(str, list(content)[:8]))
+    raise UserError(
+        f"{path} holds {found}. Wanted a state dictionary (name -> tensor), alone or "
+        f"under one of the names {', '.join(_WRAPPERS)}."
+    )
+
+
+def _select_part(
+    state: dict[str, np.ndarray], part: str | None, path: str | Path
+) -> dict[str, np.ndarray]:
+    state = {key.removeprefix("module."): array for key, array in state.items()}
+    held = [p for p in PARTS if any(key.startswith(f"{p}.") for key in state)]
+    if part is None and "student" in held:
+        part = "student"
+    if part not in held and (part or held):
+        raise UserError(
+            f"{path} holds {' and '.join(held) or 'one network without a role'}, but "
+            f"the part asked for is {part}. Ask for what it holds."
+        )
+    if part is None:
+        return state
+    prefix = f"{part}."
+    mine = {
+        key.removeprefix(prefix): array
+        for key, array in state.items()
+        if key.startswith(prefix)
+    }
+    return {key.removeprefix("module."): array for key, array in mine.items()}

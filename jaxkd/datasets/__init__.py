@@ -1,0 +1,17 @@
+"""Data sets by name: each is a module with a ``load`` function that makes a Dataset."""
+
+from typing import Any
+
+from jaxkd.core import lookup
+from jaxkd.datasets.source import Dataset
+
+
+def load(name: str, /, **options: Any) -> Dataset:
+    """Loads the data set ``jaxkd.datasets.<name>`` with the options of its ``load``.
+
+    Raises:
+      UserError: if there is no such data set, or it has no such option; the message
+        lists those that there are.
+    """
+    function = lookup.module(__name__, name, "load").load
+    return lookup.call(function, options, what=f"data set {name!r}")

@@ -1,0 +1,159 @@
+"""Image files in class folders, as ImageNet is kept: ``root/train/<class>/*.jpg``.
+
+The class names are the sorted names of the folders in ``train``.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.readers.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    center_crop,
+    decode,
+    random_resized_crop,
+)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+TEST_FOLDERS = ("val", "test")
+
+
+def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
+    """Lists image files: those that are named, and all below the folders named.
+
+    Args:
+      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``.
+
+    Raises:
+      UserError: if nothing is named, there is no such path, or a folder holds no image.
+    """
+    paths = [Path(path) for path in inputs]
+    if not paths:
+        raise UserError("--mode=predict needs --inputs, image files or folders.")
+    for path in paths:
+        if path.is_file():
+            yield path
+            continue
+        if not path.is_dir():
+            raise UserError(f"--inputs: {path} does not exist.")
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(
+                f"{path} holds no image files, wanted some of {', '.join(SUFFIXES)}."
+            )
+        yield from found
+
+
+class FolderSource:
+    """Image files and their labels; an image is decoded when it is asked for."""
+
+    def __init__(self, paths: list[str], labels: np.ndarray):
+        self.paths, self.labels = paths, labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": decode(Path(self.paths[index])), "label": self.labels[index]}
+
+
+def load(
+    root: str,
+    size: int = 224,
+    test_split: str | None = None,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Dataset:
+    """Lists the images; none is decoded yet.
+
+    Training images are cropped by ``images.random_resized_crop``, test images by
+    ``images.center_crop``, on the host; flips and normalisation are left to the view.
+
+    Args:
+      root: folder with ``train`` and ``val`` or ``test``.
+      size: side of the crops.
+      test_split: folder to evaluate on; ``val`` or ``test``, whichever there is, if
+        not given.
+      mean: of each channel in [0, 1].
+      std: of each channel in [0, 1].
+
+    Raises:
+      UserError: if a folder is missing or empty, a test class is not in ``train``, or
+        a file is not an image by its name.
+    """
+    top = Path(root).expanduser()
+    train, test = top / "train", top / (test_split or _only_test_folder(top))
+    names = _class_folders(train)
+    unknown = sorted(set(_class_folders(test)) - set(names))
+    if unknown:
+        raise UserError(
+            f"{test} has classes that {train} has not: {', '.join(unknown[:5])} "
+            f"({len(unknown)} in all). Every test class needs training images."
+        )
+    info = Info(
+        *(top.absolute().name, len(names), (size, size, 3)),
+        *(tuple(mean), tuple(std), tuple(names)),
+    )
+    source = _list_images(train, names)
+    return Dataset(
+        *(info, lambda seed: source, _list_images(test, names)),
+        *(random_resized_crop(size), center_crop(size)),
+    )
+
+
+def _only_test_folder(top: Path) -> str:
+    if not top.is_dir():
+        raise UserError(
+            f"{top.absolute()} does not exist, wanted a folder with train/ and val/, "
+            "each with a folder of images per class. Set config.data.root."
+        )
+    found = [name for name in TEST_FOLDERS if (top / name).is_dir()]
+    if len(found) != 1:
+        raise UserError(
+            f"{top} has {' and '.join(found) or 'neither val nor test'}, wanted one "
+            "folder to evaluate on. Name it with test_split."
+        )
+    return found[0]
+
+
+def _class_folders(split: Path) -> list[str]:
+    wanted = f"Wanted {split}/<class>/<image files>."
+    if not split.is_dir():
+        raise UserError(f"{split} is not a folder. {wanted}")
+    names = sorted(entry.name for entry in os.scandir(split) if _visible(entry))
+    if not names:
+        raise UserError(f"{split} is empty. {wanted}")
+    for name in names:
+        if not (split / name).is_dir():
+            raise UserError(f"{split / name} is not a folder. {wanted}")
+    return names
+
+
+def _visible(entry: os.DirEntry) -> bool:
+    return not entry.name.startswith(".")
+
+
+def _list_images(split: Path, names: list[str]) -> FolderSource:
+    paths: list[str] = []  # not Path: there may be millions
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        folder = split / name
+        if not folder.is_dir():
+            continue  # a class without test images is allowed
+        files = sorted(entry.name for entry in os.scandir(folder) if _visible(entry))
+        if not files:
+            raise UserError(f"{folder} is empty. Add images or remove the folder.")
+        for file in files:
+            if not file.lower().endswith(SUFFIXES):
+                raise UserError(
+                    f"{folder / file} is not an image by its name. Wanted one of "
+                    f"{', '.join(SUFFIXES)}; remove other files and folders."
+                )
+        paths += [f"{folder}/{file}" for file in files]
+        labels += [label] * len(files)
+    return FolderSource(paths, np.asarray(labels, np.int32))

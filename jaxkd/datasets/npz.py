@@ -1,0 +1,96 @@
+"""Somebody's own images in one ``.npz`` file, the quickest way to bring a data set.
+
+The arrays are ``train_images``, ``train_labels``, ``test_images`` and ``test_labels``;
+files of the MedMNIST collection have this form already.
+"""
+
+import zlib
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets.source import ArraySource, Dataset, Info, check_labels, statistics
+
+MAX_CLASSES = 1_000_000
+# TypeError: a file that holds a single array.
+READING_ERRORS = (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error)
+
+
+def load(
+    path: str,
+    classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    test_split: str = "test",
+) -> Dataset:
+    """Reads the file; nothing in it is executed.
+
+    Args:
+      path: of the file. Images are uint8 ``[n, h, w, c]`` or ``[n, h, w]``, labels
+        integers ``[n]`` or ``[n, 1]``.
+      classes: number of classes; the largest training label plus one if not given.
+      class_names: one per class; the numbers if not given.
+      test_split: arrays to evaluate on, such as ``"val"`` for ``val_images``.
+
+    Raises:
+      UserError: if the file or an array is missing or not of this form.
+    """
+    arrays = _read(Path(path).expanduser(), ("train", test_split))
+    if classes is None:
+        labels = arrays["train_labels"].reshape(-1)
+        checked = check_labels(labels, MAX_CLASSES, f"{path}: train_labels")
+        classes = int(checked.max(initial=0)) + 1
+    train, test = (
+        _source(arrays, split, classes, f"{path}: {split}_")
+        for split in ("train", test_split)
+    )
+    shape = train.arrays["image"].shape[1:]
+    if test.arrays["image"].shape[1:] != shape:
+        raise UserError(
+            f"{path}: test images are {test.arrays['image'].shape[1:]}, training "
+            f"images are {shape} (height, width, channels). Make them equal."
+        )
+    names = tuple(class_names or map(str, range(classes)))
+    if len(names) != classes:
+        raise UserError(f"{len(names)} class_names were given, wanted {classes}.")
+    mean, std = statistics(train.arrays["image"], str(path))
+    info = Info(Path(path).stem, classes, shape, mean, std, names)
+    return Dataset(info, lambda seed: train, test)
+
+
+def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
+    wanted = [f"{split}_{part}" for split in splits for part in ("images", "labels")]
+    try:
+        # Opened here, because NumPy leaves the file open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            missing = [name for name in wanted if name not in content]
+            if not missing:
+                return {name: content[name] for name in wanted}
+            found = ", ".join(content) or "none"
+    except READING_ERRORS as error:
+        raise UserError(
+            f"{path} cannot be read as an .npz file of plain arrays: {error}. "
+            "Write it with numpy.savez_compressed."
+        ) from error
+    raise UserError(
+        f"{path} lacks {' and '.join(missing)}; its arrays are: {found}. Write it with "
+        f"numpy.savez_compressed(path, {', '.join(f'{n}=...' for n in wanted)})."
+    )
+
+
+def _source(arrays, split: str, classes: int, origin: str) -> ArraySource:
+    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise UserError(
+            f"{origin}images are {images.dtype} {images.shape}, wanted uint8 "
+            "(examples, height, width, channels) or (examples, height, width)."
+        )
+    if labels.shape not in ((len(images),), (len(images), 1)) or not len(images):
+        raise UserError(
+            f"{origin}labels are {labels.shape}, wanted one per image; images are "
+            f"{images.shape}."
+        )
+    images = images if images.ndim == 4 else images[..., None]
+    labels = check_labels(labels.reshape(-1), classes, f"{origin}labels")
+    return ArraySource({"image": images, "label": labels})

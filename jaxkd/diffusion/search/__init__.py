@@ -1,0 +1,1 @@
+"""Searches for sampling schedules: dynamic programming and least squares."""

@@ -1,0 +1,1 @@
+"""Procedural pictures and sounds, seeded, for checks that need no download."""

@@ -1,0 +1,1 @@
+"""Evaluators: metrics, tables and figures computed once after training, by task."""

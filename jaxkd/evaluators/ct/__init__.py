@@ -1,0 +1,301 @@
+"""What is found out about CT classifiers after training, on the host.
+
+Scores of the test scans beside those of two classifiers of plain intensities; heat maps
+beside the plain intensity of a voxel, where lesions are known; and how far the scores
+fall when scans are disturbed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkd.evaluators.base import Figure, Findings, Table, Trained
+from jaxkd.evaluators.ct import baselines as nlran_baselines
+from jaxkd.evaluators.ct import figures as nlran_figures
+from jaxkd.evaluators.ct.corruptions import DISTURBANCES, UNDISTURBED
+from jaxkd.methods.nlran import EXPLAIN
+from jaxkd.metrics import classification, heatmaps
+
+SCORES = ("auc", "accuracy", "precision", "recall", "f1", "ece")
+HEAT = ("auc", "auc_either", "pointing", "share", "iou", "sharpness")
+INTENSITY = "intensity"
+
+
+class _Said(NamedTuple):
+    """What all seeds of a student say of the test scans, ``[seeds, scans, ...]``."""
+
+    probabilities: np.ndarray
+    maps: dict[str, np.ndarray]
+
+
+def assess(trained: Trained) -> Findings:
+    """Scores classifiers, heat maps and robustness of all students."""
+    fields = _fields(trained)
+    said = {name: _ask(trained, name) for name in trained.by_student()}
+    baselines = nlran_baselines.probabilities(trained.dataset)
+    robust = {name: _disturbed(trained, name) for name in said}
+    heat = _heat_scores(said, fields)
+    return Findings(
+        scores={
+            name: _member_scores(one, fields["label"], heat.get(name, {}))
+            for name, one in said.items()
+        },
+        tables=[
+            _score_table(said, baselines, fields),
+            *_heat_tables(heat),
+            _robust_table(robust),
+        ],
+        figures=_figures(trained, said, fields, robust),
+    )
+
+
+def _fields(trained: Trained) -> dict[str, np.ndarray]:
+    """Collects labels, patients and, where there are, masks of the test scans."""
+    wanted = ("label", "patient", "lesion", "lungs")
+    batches = list(trained.batches())
+    found = {
+        name: np.concatenate(
+            [np.asarray(b[name])[np.asarray(b["mask"])] for b in batches]
+        )
+        for name in wanted
+        if name in batches[0]
+    }
+    masked = {"lesion", "lungs"} <= set(found)
+    if masked:
+        # Only those scans are kept whose heat maps can be scored.
+        image = [np.asarray(b["image"])[np.asarray(b["mask"])] for b in batches]
+        sick = np.flatnonzero(found["lesion"].any((1, 2, 3)))
+        found[INTENSITY] = np.concatenate(image)[sick][..., 0]
+        found |= {"sick": sick, "lesion": found["lesion"][sick]}
+        found["lungs"] = found["lungs"][sick]
+    return found
+
+
+def _ask(trained: Trained, student: str) -> _Said:
+    """Runs all seeds of a student over the test scans, with heat maps."""
+
+    def view(batch):
+        return trained.view.evaluate(batch) | {EXPLAIN: jnp.zeros(())}
+
+    probabilities: list[np.ndarray] = []
+    maps: dict[str, list[np.ndarray]] = {}
+    for member in trained.by_student()[student]:
+        logits: list[np.ndarray] = []
+        own: dict[str, list[np.ndarray]] = {}
+        for batch in trained.batches(view=view):
+            outputs, real = member.predict(batch), np.asarray(batch["mask"])
+            logits.append(np.asarray(outputs["logits"])[real])
+            scored = real & _sick(batch)
+            for name, heat in outputs.get("heat", {}).items():
+                own.setdefault(name, []).append(np.asarray(heat)[scored])
+        probabilities.append(classification.softmax(np.concatenate(logits)))
+        for name, heat in own.items():
+            maps.setdefault(name, []).append(np.concatenate(heat))
+    stacked = {name: np.stack(heat) for name, heat in maps.items()}
+    return _Said(np.stack(probabilities), stacked)
+
+
+def _sick(batch: Mapping[str, Any]) -> np.ndarray:
+    """Tells which scans have a lesion whose place is known."""
+    if "lesion" not in batch:
+        return np.zeros(len(batch["mask"]), bool)
+    return np.asarray(np.asarray(batch["lesion"]).any((1, 2, 3)))
+
+
+def _disturbed(trained: Trained, student: str) -> dict[str, list[float]]:
+    """Returns the macro AUC of each seed for every disturbance."""
+    found: dict[str, list[float]] = {}
+    for name, disturb in DISTURBANCES.items():
+
+        def view(batch, disturb=disturb):
+            return trained.view.evaluate(batch | {"image": disturb(batch["image"])})
+
+        batches = [
+            (batch, np.asarray(batch["mask"])) for batch in trained.batches(view=view)
+        ]
+        labels = np.concatenate([np.asarray(b["label"])[real] for b, real in batches])
+        for member in trained.by_student()[student]:
+            logits = [
+                np.asarray(member.predict(b)["logits"])[real] for b, real in batches
+            ]
+            p = classification.softmax(np.concatenate(logits))
+            found.setdefault(name, []).append(classification.macro_auc(p, labels))
+    return found
+
+
+def _member_scores(said: _Said, labels, heat: Mapping[str, Any]):
+    rows = [classification.summary(p, labels) for p in said.probabilities]
+    scores = {
+        name: [row[name] for row in rows] for name in SCORES if name != "accuracy"
+    }
+    for index, name in enumerate(("sensitivity", "specificity")):
+        scores[name] = [
+            classification.sensitivity_specificity(p, labels)[index]
+            for p in said.probabilities
+        ]
+    for name, seeds in heat.items():
+        scores |= {
+            f"{name}_{key}": [s[key] for s in seeds] for key in ("auc", "pointing")
+        }
+    return scores
+
+
+def _heat_scores(said: Mapping[str, _Said], fields) -> dict[str, dict[str, list]]:
+    """Returns student -> map -> for each seed the mean of each score."""
+    if INTENSITY not in fields:
+        return {}
+    plain = {INTENSITY: fields[INTENSITY][None]}
+    everyone = {"": plain} | {name: one.maps for name, one in said.items()}
+    return {
+        student: {
+            name: [_mean_scores(seed, fields) for seed in maps[name]] for name in maps
+        }
+        for student, maps in everyone.items()
+    }
+
+
+def _mean_scores(maps: np.ndarray, fields) -> dict[str, float]:
+    """Averages the scores of one seed's maps over the scans with lesions."""
+    each = [
+        heatmaps.scores(heat, lesion, lungs)
+        for heat, lesion, lungs in zip(
+            maps, fields["lesion"], fields["lungs"], strict=True
+        )
+    ]
+    table = np.array([one for one in each if one is not None])
+    result = dict(zip(HEAT, table.mean(0).tolist(), strict=True))
+    result["constant"] = float(np.mean([heatmaps.is_constant(heat) for heat in maps]))
+    return result
+
+
+def spread(values: Sequence[float], places: int = 3) -> str:
+    """Formats mean and standard deviation over seeds; of one value, itself."""
+    text = f"{np.mean(values):.{places}f}"
+    return f"{text} ± {np.std(values, ddof=1):.{places}f}" if len(values) > 1 else text
+
+
+def _score_table(said, baselines, fields) -> Table:
+    labels, groups = fields["label"], fields.get("patient")
+    everyone = {name: p[None] for name, p in baselines.items()}
+    everyone |= {name: one.probabilities for name, one in said.items()}
+    heading = ["", "AUC", "95 %", "accuracy", "precision", "recall", "F1", "ECE"]
+    rows = [heading]
+    for name, seeds in everyone.items():
+        each = [classification.summary(p, labels) for p in seeds]
+        low, high = classification.bootstrap(
+            *(_mean_auc, np.moveaxis(seeds, 0, 1), labels, groups), resamples=1000
+        )
+        cells = [spread([one[key] for one in each]) for key in SCORES]
+        rows.append([name, cells[0], f"{low:.3f} to {high:.3f}", *cells[1:]])
+    note = (
+        "AUC, precision, recall and F1: mean over classes, each against the rest. ±: "
+        "standard deviation over seeds. 95 %: percentile bootstrap of the seeds' mean "
+        f"AUC over {'patients' if groups is not None else 'scans'}. The first rows are "
+        "logistic regressions on plain intensities. "
+        + _verdict(said, baselines, labels)
+    )
+    return Table("Test scans", rows, note)
+
+
+def _mean_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the macro AUC, averaged over seeds ``[scans, seeds, classes]``."""
+    seeds = np.moveaxis(probabilities, 1, 0)
+    return float(np.mean([classification.macro_auc(p, labels) for p in seeds]))
+
+
+def _verdict(said: Mapping[str, _Said], baselines, labels) -> str:
+    """Says which differences exceed twice the spread of the seeds."""
+    best = max(baselines.values(), key=lambda p: classification.macro_auc(p, labels))
+    floor = classification.macro_auc(best, labels)
+    auc = {
+        name: [classification.macro_auc(p, labels) for p in one.probabilities]
+        for name, one in said.items()
+    }
+    top = max(auc, key=lambda name: np.mean(auc[name]))
+    text = (
+        f"Best of them by AUC: {floor:.3f}; {top} is {_gap(auc[top], floor)} above it."
+    )
+    others = [name for name in auc if name != top]
+    if others:
+        rival = max(others, key=lambda name: np.mean(auc[name]))
+        gap = np.mean(auc[top]) - np.mean(auc[rival])
+        sd = max(
+            np.std(auc[name], ddof=1) if len(auc[name]) > 1 else np.inf
+            for name in (top, rival)
+        )
+        clear = "more" if gap > 2 * sd else "not more"
+        text += (
+            f" {top} beats {rival}, the next, by {gap:.3f}: {clear} than twice the "
+            "spread of the seeds."
+        )
+    return text
+
+
+def _gap(values: Sequence[float], floor: float) -> str:
+    return f"{np.mean(values) - floor:.3f}"
+
+
+def _heat_tables(heat: Mapping[str, Mapping[str, list]]) -> list[Table]:
+    if not heat:
+        return []
+    heading = [
+        "",
+        "map",
+        "AUC",
+        "AUC or 1 − AUC",
+        "pointing",
+        "share",
+        "IoU",
+        "sharpness",
+    ]
+    rows = [heading]
+    for student, maps in heat.items():
+        for name, seeds in maps.items():
+            cells = [
+                spread([one[key] for one in seeds], 4 if key == "sharpness" else 3)
+                for key in HEAT
+            ]
+            flat = sum(one["constant"] for one in seeds) / len(seeds)
+            label = f"{name} ({100 * flat:.0f} % constant)" if flat else name
+            rows.append([student or "plain voxels", label, *cells])
+    note = (
+        "Mean over the scans with lesions, in the lungs. AUC: how often a voxel of a "
+        "lesion is hotter than another; 0.5 is chance. The larger of it and 1 − AUC is "
+        "taken for each scan, so that even chance lies above 0.5. Pointing: the "
+        "hottest voxel is in a lesion. Share: of the heat. IoU: of the lesions with as "
+        "many of the hottest voxels. Sharpness depends on the grid and does not tell "
+        "whether it is right. Attention does not depend on the class and may mark "
+        "lesions by low values. A map that does not beat the plain intensity of the "
+        "voxels shows nothing that the scan does not."
+    )
+    return [Table("Heat maps against lesions", rows, note)]
+
+
+def _robust_table(robust: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    rows = [["", *DISTURBANCES]]
+    for student, found in robust.items():
+        rows.append([student, *(spread(found[name]) for name in DISTURBANCES)])
+    note = (
+        "Macro AUC. Noise: its standard deviation. Slices: one in so many is kept, the "
+        "others are interpolated. Offset: added to all Hounsfield units."
+    )
+    return Table("Disturbed scans", rows, note)
+
+
+def _figures(trained: Trained, said, fields, robust) -> list[Figure]:
+    folder = trained.folder
+    figures = [nlran_figures.robustness(folder, trained.cast, robust, UNDISTURBED)]
+    shown = [name for name in said if "attention" in said[name].maps] or [
+        name for name in said if said[name].maps
+    ]
+    if INTENSITY in fields and shown:
+        student = shown[-1]
+        first = {name: heat[0] for name, heat in said[student].maps.items()}
+        classes = [
+            trained.dataset.info.class_names[label]
+            for label in fields["label"][fields["sick"]]
+        ]
+        figures.append(nlran_figures.montage(folder, student, first, fields, classes))
+    return figures

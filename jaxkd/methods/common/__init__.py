@@ -1,0 +1,1 @@
+"""What training methods share: classifiers, distillation terms, adapters."""

@@ -1,0 +1,100 @@
+"""Networks that the house trained, as targets of the sampling benchmark."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from ml_collections import ConfigDict
+
+from jaxkd.core import checkpoint
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.preemption import Asked
+from jaxkd.datasets.source import Dataset
+from jaxkd.diffusion import frechet
+from jaxkd.pipelines.gits.models import DENSITIES, Target
+from jaxkd.training import build
+
+METHOD = "edm"
+RANGE = 0.002, 80.0  # of sigma, as EDM samples
+
+
+def check(name: str, need: Any) -> None:
+    """Checks a needed run before anything is trained.
+
+    Raises:
+      UserError: if it is no run of a diffusion model, or has the name of a density.
+    """
+    if not isinstance(need, ConfigDict) or "init_from" not in need:
+        raise UserError(
+            f"config.needs.{name} is {type(need).__name__}, wanted "
+            "configs.needed(config) of a run such as configs/edm.py."
+        )
+    if name in DENSITIES:
+        raise UserError(
+            f"config.needs.{name} has the name of a density; choose another."
+        )
+    _check_method(build.source_config(need), f"config.needs.{name}")
+
+
+def train(config: ConfigDict, workdir: Path, asked: Asked) -> None:
+    """Trains the needed runs that are not finished, each in its own folder."""
+    from jaxkd.train import train  # The loop is a floor above.
+
+    for name, need in config.needs.items():
+        if not need.init_from:
+            train(configs.alone(need), workdir / name, asked)
+
+
+def load(config: ConfigDict, name: str, workdir: Path) -> Target:
+    """Loads the network of a needed run, its averaged parameters if it kept them.
+
+    Raises:
+      UserError: if there is no finished run.
+    """
+    from jaxkd.methods import edm
+
+    need = config.needs[name]
+    source = Path(need.init_from) if need.init_from else workdir / name
+    run = build.source_config(need)
+    dataset = build.load_data(run)
+    own = build.student_config(run, next(iter(run.students or [run.method])))
+    network = build.build_network(own, dataset.info.num_classes)
+    variables = checkpoint.load_member(source / "checkpoints", "last")
+    variables = jax.tree.map(jnp.asarray, variables)
+    sigma_data = float(own.loss.get("sigma_data", 0.5))
+
+    def denoise(count: int) -> Partial:
+        labels = jnp.arange(count) % dataset.info.num_classes
+        return edm.denoiser(network, variables, {"label": labels}, sigma_data)
+
+    shape = dataset.info.image_shape
+    size = sum(one.size for one in jax.tree.leaves(variables["params"]))
+    return Target(
+        name,
+        f"{own.model.name} of {size:,} parameters trained on {dataset.info.name}",
+        denoise,
+        shape,
+        max(config.sigma_min, RANGE[0]),
+        min(config.sigma_max, RANGE[1]),
+        _moments(run, dataset),
+    )
+
+
+def _moments(run: ConfigDict, dataset: Dataset) -> frechet.Moments:
+    """Measures the training images as the network saw them."""
+    source = dataset.train(run.seeds[0])
+    images = np.stack([source[i]["image"] for i in range(len(source))])
+    see = build.build_view(run, dataset.info).evaluate
+    return frechet.moments(np.asarray(see({"image": images})["image"]))
+
+
+def _check_method(config: ConfigDict, where: str) -> None:
+    if config.get("method") != METHOD:
+        raise UserError(
+            f"{where} is a run of the method {config.get('method')!r}, wanted "
+            f"{METHOD!r}, as configs/edm.py makes it."
+        )

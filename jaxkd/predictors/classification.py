@@ -1,0 +1,158 @@
+"""Classifies image files with a trained student."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd.core import checkpoint
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import folder
+from jaxkd.datasets.source import Info
+from jaxkd.readers import images
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
+
+_BATCH = 64
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of one image file, best first."""
+
+    file: str
+    classes: list[str]
+    probabilities: list[float]
+
+
+def predict_files(
+    workdir: Path,
+    inputs: Sequence[str],
+    output: str | None = None,
+    *,
+    topk: int | None = None,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+) -> list[Prediction]:
+    """Classifies image files and writes the result as CSV or JSON.
+
+    Images are converted to RGB (or grey, if the network was trained on grey) and,
+    unless they have the network's size, resized and cropped as for evaluation.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a ``.csv`` or ``.json`` file; None prints CSV.
+      topk: classes to name per image; None for five, or as many as there are.
+      student: which; None for the best by mean accuracy at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+
+    Raises:
+      UserError: if an input is missing or no image, or the run or student is unknown.
+    """
+    write = _writer(output)
+    results = workdirs.read_results(workdir)
+    info = workdirs.read_info(results)
+    if info.image_shape[2] not in (1, 3):
+        raise UserError(
+            f"{workdir} was trained on images of {info.image_shape[2]} channels, "
+            "wanted 1 or 3: image files hold grey or RGB."
+        )
+    student = student or statistics.best_student(results)
+    topk = min(5, info.num_classes) if topk is None else topk
+    if not 1 <= topk <= info.num_classes:
+        raise UserError(f"--topk is {topk}, wanted 1 to {info.num_classes}.")
+    files = list(folder.find(inputs))
+    classify = _classifier(workdir, info, student, seed, use)
+    predictions = []
+    for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
+        batch = files[start : start + _BATCH]
+        stacked = np.stack([_read(file, info) for file in batch])
+        for file, row in zip(batch, classify(stacked), strict=True):
+            best = np.argsort(-row, kind="stable")[:topk]
+            names = [info.class_names[index] for index in best]
+            predictions.append(Prediction(str(file), names, row[best].tolist()))
+    write(predictions)
+    return predictions
+
+
+def _classifier(
+    workdir: Path, info: Info, student: str, seed: int | None, use: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns ``uint8 [n, h, w, c] -> probabilities [n, classes]``."""
+    config = workdirs.read_config(workdir)
+    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
+    own = build.student_config(config, student)
+    network = build.build_network(own, info.num_classes)
+    view = build.build_view(config, info)
+
+    @jax.jit
+    def forward(batch: jax.Array) -> jax.Array:
+        seen = view.evaluate({"image": batch})
+        images = seen[build.reads(own, seen)]
+        logits, _ = network.apply(variables, images, train=False)
+        return jax.nn.softmax(logits)
+
+    def classify(batch: np.ndarray) -> np.ndarray:
+        # Padded to one size, so that the network is compiled once.
+        padded = np.zeros((_BATCH, *batch.shape[1:]), np.uint8)
+        padded[: len(batch)] = batch
+        return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
+
+    return classify
+
+
+def _read(path: Path, info: Info) -> np.ndarray:
+    height, width, channels = info.image_shape
+    image = images.decode(path)
+    if image.shape[:2] != (height, width) and height == width:
+        image = images.center_crop(height)({"image": image})["image"]
+    elif image.shape[:2] != (height, width):
+        image = images.resize(image, (height, width))
+    if channels == 1:
+        weights = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+        image = np.round(image @ weights)[..., None].astype(np.uint8)
+    return image
+
+
+def _writer(output: str | None) -> Callable[[list[Prediction]], None]:
+    """Chooses how to write, before any work is done."""
+    if output is None:
+        return lambda predictions: print(_as_csv(predictions), end="")
+    formats = {".csv": _as_csv, ".json": _as_json}
+    path = Path(output)
+    if path.suffix not in formats:
+        raise UserError(f"--output is {output!r}, wanted a .csv or .json file.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output: the folder {path.parent} does not exist.")
+
+    def write(predictions: list[Prediction]) -> None:
+        path.write_text(formats[path.suffix](predictions), encoding="utf-8")
+        print(f"{len(predictions)} images -> {path}", file=sys.stderr)
+
+    return write
+
+
+def _as_csv(predictions: list[Prediction]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "rank", "class", "probability"])
+    for file, classes, probabilities in predictions:
+        for rank, (name, p) in enumerate(zip(classes, probabilities, strict=True), 1):
+            table.writerow([file, rank, name, f"{p:.6f}"])
+    return text.getvalue()
+
+
+def _as_json(predictions: list[Prediction]) -> str:
+    rows = [prediction._asdict() for prediction in predictions]
+    return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,1 @@
+"""Readers of CT scans: DICOM series, NIfTI files and slices."""

@@ -1,0 +1,1 @@
+"""Readers of tamper masks and of their pairing with images."""

@@ -1,0 +1,1 @@
+"""Configuration building blocks that several files of ``configs/`` share."""

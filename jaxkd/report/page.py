@@ -1,0 +1,390 @@
+"""The report of a finished run: a table for the terminal and one HTML page.
+
+Accuracies are fractions in ``results.json`` and percent where people read them; of
+scores that are no percentages both are the same.
+"""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.core.writers import read_metrics
+from jaxkd.report import figures
+from jaxkd.report.statistics import (
+    Estimate,
+    Results,
+    Row,
+    class_accuracies,
+    estimate,
+    learning_curves,
+    networks,
+    score,
+    study_rows,
+    worst_classes,
+)
+from jaxkd.report.style import DPI, Theme, cast_students, themes
+
+
+def digits(results: Results) -> int:
+    """Returns how many decimals of the score are shown.
+
+    Of a percentage, as many as the size of the test set supports.
+    """
+    if not score(results).percent:
+        return 4
+    return 2 if results["data"]["test_examples"] >= 5000 else 1
+
+
+def _scale(results: Results) -> int:
+    return 100 if score(results).percent else 1
+
+
+def percent(
+    value: Estimate | float | None, places: int, sign: bool = False, scale: int = 100
+) -> str:
+    """Formats a fraction, or a mean with its standard error, in percent.
+
+    Args:
+      value: fraction; None and NaN give a dash.
+      places: decimals.
+      sign: whether to write a plus before positive numbers.
+      scale: 100, or 1 for what is no fraction.
+    """
+    mean = value.mean if isinstance(value, Estimate) else value
+    if mean is None or math.isnan(mean):
+        return "–"
+    text = f"{scale * mean:{'+' if sign else ''}.{places}f}".replace("-", "−")
+    if isinstance(value, Estimate) and value.error is not None:
+        text += f" ± {scale * value.error:.{places}f}"
+    return text
+
+
+def _label(results: Results) -> str:
+    by = score(results)
+    return f"test {by.label} in %" if by.percent else f"test {by.label}"
+
+
+def notes(results: Results) -> list[str]:
+    """Returns what a reader must know to read the study table."""
+    reference, seeds = results.get("reference"), len(results["seeds"])
+    lower = score(results).lower
+    extreme = "lowest" if lower else "highest"
+    lines = [f"last: {_label(results)} after the final step."]
+    if any(student.get("best") for student in results["students"].values()):
+        lines.append(
+            f"best: the {extreme} of all evaluations. It is chosen on the test set "
+            "itself and therefore too optimistic; compare students by last."
+        )
+    if seeds > 1:
+        lines.append(f"±: standard error of the mean over n = {seeds} seeds.")
+    else:
+        lines.append("One seed: the spread between seeds is unknown.")
+    if reference is not None and len(results["students"]) > 1:
+        lines.append(
+            f"last − {reference}: mean difference between students of the same seed; "
+            f"wins: seeds in which it is {'negative' if lower else 'positive'}."
+        )
+    return lines
+
+
+def table(results: Results) -> list[list[str]]:
+    """Returns the study table as text cells, its first row the heading.
+
+    Columns for which there is nothing to say are left out.
+    """
+    reference, by = results.get("reference"), score(results).name
+    show = partial(percent, places=digits(results), scale=_scale(results))
+    heading = ["", "last", "best", f"last − {reference}", "wins", "steps", "parameters"]
+    lines = [heading]
+    for name, network in results["frozen"].items():
+        values = network.get("by_seed", {}).get(by)
+        last = show(network.get(by) if values is None else estimate(values))
+        count = f"{network['parameters']:,}"
+        lines.append([f"{name} ({network['model']})", last, "", "", "", "", count])
+    for row in study_rows(results):
+        difference = wins = ""
+        if row.difference is not None:
+            difference = show(row.difference, sign=True)
+            wins = f"{row.wins} of {len(row.last.values)}"
+        lines.append(
+            [
+                f"{row.name} (reference)" if row.name == reference else row.name,
+                show(row.last),
+                "" if row.best is None else show(row.best),
+                difference,
+                wins,
+                f"{row.steps:,}",
+                f"{row.parameters:,}",
+            ]
+        )
+    columns = zip(*lines, strict=True)
+    used = [i for i, cells in enumerate(columns) if i == 0 or any(cells[1:])]
+    return [[line[i] for i in used] for line in lines]
+
+
+def format_table(results: Results) -> str:
+    """Formats the study table for the terminal.
+
+    Args:
+      results: content of ``results.json``.
+
+    Returns:
+      A heading, aligned columns with the networks of earlier runs first, and notes.
+    """
+    heading = f"{results['name']}: {setting(results)}"
+    text = [heading, "", *_aligned(table(results)), "", *notes(results), ""]
+    for one in results.get("tables", ()):
+        text += [one["title"], "", *_aligned(one["rows"]), ""]
+        text += [one["note"], ""] if one["note"] else []
+    return "\n".join(text)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0])]
+        cells += [
+            cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)
+        ]
+        text.append(("  " + "  ".join(cells)).rstrip())
+    return text
+
+
+def setting(results: Results) -> str:
+    """Describes a run in one sentence."""
+    data, environment = results["data"], results.get("environment", {})
+    shape = "×".join(map(str, data["image_shape"]))
+    text = (
+        f"{_plural(len(results['students']), 'student')} × "
+        f"{_plural(len(results['seeds']), 'seed')} on {data['name']} "
+        f"({data['num_classes']} classes, images of {shape}, "
+        f"{data['train_examples']:,} for training and {data['test_examples']:,} for "
+        f"testing), {results['steps']:,} steps of {results['batch_size']} images"
+    )
+    if "seconds" in results:
+        text += f" in {_duration(results['seconds'])}"
+    if "platform" in environment:
+        devices = _plural(environment["devices"], "device")
+        text += f" on {devices} ({environment['platform']})"
+    return text + "."
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def magnitude(number: float | None) -> str:
+    """Formats a large number with three digits and k, M, G or T."""
+    if number is None:
+        return "–"
+    for unit in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}".rstrip()
+        number /= 1000
+    return f"{number:.3g} T"
+
+
+class Picture(NamedTuple):
+    """A figure inside the page: data URIs for light and dark, width in pixels."""
+
+    light: str
+    dark: str
+    width: int
+
+
+def write_report(workdir: str | os.PathLike[str]) -> Path:
+    """Writes ``report.html`` and its figures.
+
+    The page is a single file: pictures are embedded, nothing is loaded from
+    elsewhere. Sections whose data are missing are left out.
+
+    Args:
+      workdir: folder of a finished run, with ``results.json`` and, where written,
+        ``metrics.jsonl``, ``confusion.npz`` and ``config.json``.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      UserError: if the folder holds no results.
+    """
+    folder = Path(workdir)
+    page = render("report.html.j2", _content(folder, _read_results(folder)))
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Fills in one of the package's templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("jaxkd.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.exists():
+        raise UserError(
+            f"{folder} has no results.json, so there is nothing to report. Finish the "
+            f"run with `python -m jaxkd.main --config=... --workdir={folder}`, or "
+            "name the folder of a finished run."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _content(folder: Path, results: Results) -> dict[str, Any]:
+    """Collects everything that the template shows."""
+    rows, places = study_rows(results), digits(results)
+    best = _best(rows, score(results).lower)
+    counts = _read_confusion(folder, best.name)
+    config = folder / "config.json"
+    names = results["data"]["class_names"]
+    return {
+        "results": results,
+        "setting": setting(results),
+        "table": table(results),
+        "notes": notes(results),
+        "rows": rows,
+        "best": best,
+        "label": _label(results),
+        "extreme": "lowest" if score(results).lower else "highest",
+        "show": partial(percent, places=places, scale=_scale(results)),
+        "percent": partial(percent, places=places),
+        "figures": [
+            {**one, "picture": drawn(folder, one["name"])}
+            for one in results.get("figures", ())
+        ],
+        "magnitude": magnitude,
+        "factor": lambda value: "" if value is None else f"{value:.1f}×",
+        "pairs": lambda tree: ", ".join(f"{k}={v}" for k, v in tree.items()),
+        "networks": networks(results),
+        "worst": None if counts is None else worst_classes(counts, names),
+        "pictures": _draw(folder, results, rows, counts),
+        "config": config.read_text(encoding="utf-8") if config.exists() else None,
+    }
+
+
+def _best(rows: Sequence[Row], lower: bool) -> Row:
+    sign = -1 if lower else 1
+    return max(rows, key=lambda row: np.nan_to_num(sign * row.last.mean, nan=-np.inf))
+
+
+def _read_confusion(folder: Path, student: str) -> np.ndarray | None:
+    path = folder / "confusion.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays.get(student)
+
+
+def _draw(
+    folder: Path, results: Results, rows: Sequence[Row], counts: np.ndarray | None
+) -> dict[str, Picture]:
+    """Draws the figures for which there are data."""
+    metrics, names = read_metrics(folder), [row.name for row in rows]
+    jobs: dict[str, Callable[[Path, Theme], None]] = {}
+    methods = {row.name: row.method for row in rows}
+    cast = cast_students(methods, results.get("reference"))
+    levels = _levels(results)
+    scale, label = _scale(results), _label(results)
+    if len(rows) * len(results["seeds"]) > 1:
+        jobs["final"] = partial(
+            figures.final_values,
+            values={row.name: [scale * v for v in row.last.values] for row in rows},
+            errors={
+                row.name: row.last.error and scale * row.last.error for row in rows
+            },
+            xlabel=f"{label} after the final step",
+            cast=cast,
+            levels=levels,
+        )
+    scores = learning_curves(metrics, f"test_{score(results).name}", names)
+    if any(len(curve.steps) > 1 for curve in scores):
+        jobs["accuracy"] = partial(
+            figures.curves,
+            data=[curve._replace(values=scale * curve.values) for curve in scores],
+            ylabel=label,
+            number=".1f" if scale > 1 else ".3g",
+            band=True,
+            cast=cast,
+            levels=levels,
+        )
+    losses = learning_curves(metrics, "train_loss", names)
+    if any(len(curve.steps) > 1 for curve in losses):
+        jobs["loss"] = partial(
+            figures.curves,
+            data=losses,
+            cast=cast,
+            levels={},
+            ylabel="training loss",
+            number=".3g",
+            band=False,
+        )
+    if counts is not None:
+        jobs |= _class_figures(counts, results["data"]["class_names"])
+    return {name: picture(folder, name, job) for name, job in jobs.items()}
+
+
+def _class_figures(
+    counts: np.ndarray, names: Sequence[str]
+) -> dict[str, Callable[[Path, Theme], None]]:
+    shares = class_accuracies(counts)
+    return {
+        "classes": partial(figures.class_accuracies, accuracies=shares, names=names),
+        "confusion": partial(figures.confusion, counts=counts, names=names),
+    }
+
+
+def _levels(results: Results) -> dict[str, float]:
+    """Returns the scores of the networks of earlier runs, as they are drawn."""
+    by = score(results).name
+    return {
+        name: _scale(results) * network[by]
+        for name, network in results["frozen"].items()
+        if network.get(by) is not None
+    }
+
+
+def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Picture:
+    """Draws a figure for light and dark pages and embeds both."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for path, theme in themes(folder / "figures" / name):
+        job(path, theme)
+    return drawn(folder, name)
+
+
+def drawn(folder: Path, name: str) -> Picture:
+    """Embeds a figure that was drawn before; a light one serves for both."""
+    links = []
+    for path, _ in themes(folder / "figures" / name):
+        if path.exists():
+            data = path.read_bytes()
+        links.append("data:image/png;base64," + base64.b64encode(data).decode())
+    # A PNG file states its width in bytes 16 to 20.
+    width = int.from_bytes(data[16:20]) * 104 // DPI
+    return Picture(links[0], links[1], width)

@@ -1,0 +1,103 @@
+"""A network's variables as the folder of a run, and the network of a run's folder.
+
+What ``write`` writes, ``config.needs.teacher.init_from`` takes in place of training the
+teacher, and ``--mode=eval`` evaluates on the data set of a ``--config``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxkd.core import checkpoint
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.study import init_best
+from jaxkd.core.types import TrainState
+from jaxkd.training import workdir as workdirs
+from jaxkd.training.build import student_config
+
+
+class Network(NamedTuple):
+    """A trained network of a run.
+
+    Attributes:
+      name: of the network, such as ``"resnet8x4"``.
+      options: of the network, as in ``models.build``.
+      variables: ``params`` and ``batch_stats``.
+    """
+
+    name: str
+    options: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def write(
+    directory: Path,
+    variables: Mapping[str, Any],
+    name: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Writes ``config.json`` and a checkpoint at step 0.
+
+    Args:
+      directory: a new folder, or an empty one.
+      variables: ``params`` and ``batch_stats`` of the network.
+      name: of the network.
+      options: of the network.
+
+    Raises:
+      UserError: if the folder holds something.
+    """
+    if directory.exists() and (directory.is_file() or any(directory.iterdir())):
+        raise UserError(
+            f"{directory} is there already. Wanted a new folder; delete that one, or "
+            "choose another."
+        )
+    config = configs.default()
+    config.name = f"converted-{name}"
+    config.model = ConfigDict({"name": name, **options})
+    workdirs.open_for(directory, config)
+    state = {"group0": _state(dict(variables))}
+    best = {group: init_best(one) for group, one in state.items()}
+    # The one student of a run that names none is called as its method.
+    members = {"group0": [[config.method, seed] for seed in config.seeds]}
+    meta = {"step": 0, "elapsed": 0.0, "members": members, "frozen": {}}
+    with checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(0, state, best, meta)
+        checkpoints.wait()
+
+
+def _state(variables: dict[str, Any]) -> TrainState:
+    """Returns the state of a study of one member."""
+    stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], variables)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={"student": stacked.pop("params")},
+        extra={"student": stacked},
+        opt_state=(),
+    )
+
+
+def read(
+    directory: Path, student: str | None, seed: int | None, use: str = "last"
+) -> Network:
+    """Reads the network of one member of a run.
+
+    Args:
+      directory: the run's folder.
+      student: its name; None for the first.
+      seed: its seed; None for the first.
+      use: "last" or "best".
+
+    Raises:
+      UserError: if there is no such run or member.
+    """
+    config = workdirs.read_config(directory)
+    student = student or next(iter(config.students), config.method)
+    variables = checkpoint.load_member(directory / "checkpoints", use, student, seed)
+    options = dict(student_config(config, student).model)
+    return Network(options.pop("name"), options, variables)

@@ -1,0 +1,165 @@
+"""The program of a run: its initial state, the layout of everything, the training call.
+
+Nothing here computes; what is traced or compiled here is run by ``jaxkd.train`` and
+only looked at by ``jaxkd.aot.plan``.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkd.core import sharding, step, study
+from jaxkd.core.errors import UserError
+from jaxkd.core.frozen import PerSeed, of_seed
+from jaxkd.core.types import Best, FrozenNetwork, Method, TrainState
+from jaxkd.datasets.source import ArraySource
+from jaxkd.training.build import Run
+
+
+def init(run: Run, frozen: Any) -> tuple[dict[str, TrainState], dict[str, Best]]:
+    """Returns initial states and records of the best, by group; to be traced.
+
+    Args:
+      run: what to train.
+      frozen: variables of the needed runs' networks, by name.
+    """
+    ema = run.config.ema > 0
+    states = {group.name: study.init_group(group, frozen, ema) for group in run.groups}
+    return states, {name: study.init_best(state) for name, state in states.items()}
+
+
+def abstract_state(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
+    """Returns the shapes, dtypes and shardings of what ``init`` returns."""
+    shapes = jax.eval_shape(functools.partial(init, run), abstract_frozen(run))
+    layout = sharding.state(run.mesh, shapes, run.config.sharding)
+    return _laid_out(shapes, layout)
+
+
+def abstract_frozen(run: Run) -> dict[str, Any]:
+    """Returns the shapes of the needed runs' networks' variables, by name."""
+    fields, key = run.spec.batch_shapes(1), jax.random.key(0)
+    seeds = len(run.config.seeds)
+
+    def shapes(one: FrozenNetwork) -> Any:
+        single = jax.eval_shape(one.network.init, key, fields[one.reads])
+        if not one.per_seed:
+            return single
+        return PerSeed(
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), single
+            )
+        )
+
+    return {name: shapes(one) for name, one in run.frozen.items()}
+
+
+def train_call(run: Run, state: dict[str, TrainState]) -> Any:
+    """Returns the jitted training call (see ``step.make_train_call``).
+
+    Args:
+      run: what to train.
+      state: as the call will be given it, or its shapes and shardings.
+    """
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    call = step.make_train_call(run.groups, run.settings)
+    outputs = (layout, sharding.replicated(run.mesh))
+    return jax.jit(call, donate_argnums=0, out_shardings=outputs)
+
+
+def abstract_inputs(run: Run) -> tuple[Any, ...]:
+    """Returns the training call's arguments as shapes, dtypes and shardings."""
+    state, _ = abstract_state(run)
+    replicated = sharding.replicated(run.mesh)
+    frozen = abstract_frozen(run)
+    draws, batch = len(run.draws), run.config.batch_size
+    in_memory = all(isinstance(draw, ArraySource) for draw in run.draws)
+    steps = run.config.steps_per_call if in_memory else 1
+    example = run.dataset.example(run.draws[0])
+    if in_memory:
+        table = _examples((draws * len(run.draws[0]),), example)
+        data = _table_rows(run, (steps, draws, batch))
+    else:
+        table, data = {}, _examples((steps, draws, batch), example)
+    rates = {
+        group.name: jax.ShapeDtypeStruct((steps, len(group.members)), np.float32)
+        for group in run.groups
+    }
+    batches = {
+        "data": _laid_out(data, sharding.batch(run.mesh, axis=2)),
+        "lr": _laid_out(rates, replicated),
+    }
+    frozen, table = _laid_out(frozen, replicated), _laid_out(table, replicated)
+    return state, frozen, table, batches, steps
+
+
+def _table_rows(run: Run, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Returns what batches say of rows in a table, ``[steps, draws, batch]``."""
+    rows = jax.ShapeDtypeStruct(shape, np.int32)
+    data: dict[str, Any] = {"index": rows}
+    if run.config.targets.visits:
+        data["visit"] = rows
+    if run.config.targets.cache:
+        classes = run.dataset.info.num_classes
+        logits = jax.ShapeDtypeStruct((*shape, classes), np.float32)
+        names = step.collect_targets(run.groups)
+        data["targets"] = {name: {"logits": logits} for name in names}
+    return data
+
+
+def _examples(leading: tuple[int, ...], example: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: jax.ShapeDtypeStruct((*leading, *one.shape), one.dtype)
+        for name, one in example.items()
+    }
+
+
+def _laid_out(shapes: Any, layout: Any) -> Any:
+    """Joins shapes with shardings, or with one for all."""
+    if isinstance(layout, jax.sharding.Sharding):
+        layout = jax.tree.map(lambda _: layout, shapes)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout
+    )
+
+
+def check_losses(run: Run) -> None:
+    """Traces every student's loss: mistakes show before minutes of compiling.
+
+    Raises:
+      UserError: naming the student whose network or loss cannot be computed.
+    """
+    batch = run.spec.batch_shapes(run.config.batch_size)
+    frozen = abstract_frozen(run)
+    for student in run.students:
+        try:
+            jax.eval_shape(
+                functools.partial(_trace_loss, run, student.method), batch, frozen
+            )
+        except KeyError as error:
+            if not run.config.targets.cache:
+                raise
+            raise UserError(
+                f"The student {student.name!r} looks at the teacher's {error}, but "
+                "cached targets are logits alone. Set config.targets.cache = False."
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"The student {student.name!r} cannot be trained as configured: {error}"
+            ) from error
+
+
+def _trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
+    key = jax.random.key(0)
+    frozen = of_seed(frozen, 0)
+    params, extra = method.init(key)
+    if method.adopt:
+        params, extra = method.adopt(params, extra, frozen)
+    targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
+    if run.config.targets.cache:
+        targets = {name: {"logits": one["logits"]} for name, one in targets.items()}
+    outputs, extra = method.forward(params, extra, batch, key)
+    step = jnp.zeros((), jnp.int32)
+    return method.loss(params, extra, outputs, batch, targets, key, step)[0]

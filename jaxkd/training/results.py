@@ -1,0 +1,264 @@
+"""What a run leaves behind: metrics under their names, ``results.json``, the report."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jaxlib
+import numpy as np
+
+import jaxkd
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.frozen import PerSeed
+from jaxkd.core.study import Group
+from jaxkd.core.writers import read_metrics, write_json
+from jaxkd.evaluators.base import Findings
+from jaxkd.report import page
+from jaxkd.report.statistics import estimate
+from jaxkd.training.build import Run, describe_network, student_config
+from jaxkd.training.workdir import RESULTS, read_json
+
+# Training metrics in the results are means over this last part of a student's steps.
+_TAIL = 0.1
+
+
+class Frozen(NamedTuple):
+    """A network that a needed run has trained.
+
+    Attributes:
+      network: its module.
+      reads: the field of a batch that it sees.
+      variables: ``params`` and the other collections.
+      hash: of their content.
+      source: the run's folder.
+      recorded: the same as it is recorded, relative where it lies within the workdir.
+      model: its name.
+    """
+
+    network: nn.Module
+    reads: str
+    variables: Any
+    hash: str
+    source: Path
+    recorded: str
+    model: str
+
+
+class End(NamedTuple):
+    """How training ended.
+
+    Attributes:
+      last: group -> metric -> ``[members, ...]`` of the last evaluation.
+      best: group -> (scores, steps) of each member's best evaluation, ``[members]``.
+      skipped: group -> steps that each member skipped since they were not finite.
+      seconds: spent on training, over all sessions.
+      findings: of the methods' ``assess``.
+    """
+
+    last: dict[str, dict[str, np.ndarray]]
+    best: dict[str, tuple[np.ndarray, np.ndarray]]
+    skipped: dict[str, np.ndarray]
+    seconds: float
+    findings: Findings
+
+
+def scalars(
+    groups: Sequence[Group],
+    metrics: Mapping[str, Mapping[str, np.ndarray]],
+    split: str,
+    since: int,
+) -> dict[str, float]:
+    """Names the members' metrics ``split_metric/student/seed``.
+
+    Students that ended at step ``since`` or before are left out, and so is everything
+    that is not a scalar or that a student does not measure (other than its loss).
+    """
+    named = {}
+    for group in groups:
+        ends = group.per_member([student.steps for student in group.students])
+        for metric, values in metrics[group.name].items():
+            if np.ndim(values) > 1:
+                continue
+            for (student, seed), end, value in zip(
+                group.members, ends, values, strict=True
+            ):
+                measured = metric == "loss" or not np.isnan(value)
+                if end > since and measured:
+                    named[f"{split}_{metric}/{student}/{seed}"] = float(value)
+    return named
+
+
+def check_finite(
+    run: Run, skipped: Mapping[str, np.ndarray], step: int, saved: int | None
+) -> None:
+    """Checks that no student has skipped too many steps that were not finite.
+
+    Raises:
+      UserError: naming the students that have.
+    """
+    limit = run.config.max_skipped
+    wrong = [
+        f"{student}/{seed} ({count:.0f} times)"
+        for group in run.groups
+        for (student, seed), count in zip(
+            group.members, skipped[group.name], strict=True
+        )
+        if count > limit
+    ]
+    if wrong:
+        kept = "no checkpoint was saved" if saved is None else f"step {saved} is kept"
+        raise UserError(
+            f"Up to step {step} the loss or the update was not finite for "
+            f"{', '.join(wrong)}, wanted at most config.max_skipped = {limit} times "
+            f"({kept}). A lower learning rate or a longer warm-up usually helps: "
+            "change the configuration and start in a new --workdir."
+        )
+
+
+def record(
+    run: Run, frozen: Mapping[str, Frozen], end: End, workdir: Path
+) -> dict[str, Any]:
+    """Writes results, confusion counts and the report; returns the results."""
+    results = {
+        "finished": True,
+        "name": run.config.name,
+        "version": jaxkd.__version__,
+        "data": _describe_data(run),
+        "score": run.score._asdict(),
+        "seeds": list(run.config.seeds),
+        "reference": run.config.reference or None,
+        "unit": run.config.unit,
+        "steps": run.steps,
+        "batch_size": run.config.batch_size,
+        "seconds": end.seconds,
+        "environment": _environment(run),
+        "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
+        "students": _describe_students(run, end, workdir),
+        "figures": [figure._asdict() for figure in end.findings.figures],
+        "tables": [table._asdict() for table in end.findings.tables],
+    }
+    if jax.process_index() == 0:
+        confusions: dict[str, Any] = _confusions(run, end)
+        np.savez_compressed(workdir / "confusion.npz", **confusions)
+        write_json(workdir / RESULTS, results)
+        page.write_report(workdir)
+    return results
+
+
+def _describe_data(run: Run) -> dict[str, Any]:
+    info = run.dataset.info
+    return {
+        "name": info.name,
+        "num_classes": info.num_classes,
+        "image_shape": list(info.image_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "train_examples": len(run.draws[0]),
+        "test_examples": len(run.dataset.test),
+        "class_names": list(info.class_names),
+    }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": run.mesh.size,
+        "processes": jax.process_count(),
+    }
+
+
+def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
+    described = {
+        "model": frozen.model,
+        **_describe_network(run, frozen.network, frozen.reads),
+        "path": frozen.recorded,
+        "hash": frozen.hash,
+    }
+    path = frozen.source / RESULTS
+    if path.exists():
+        last = next(iter(read_json(path)["students"].values()))["last"]
+        if isinstance(frozen.variables, PerSeed):
+            described |= {name: estimate(values).mean for name, values in last.items()}
+            described["by_seed"] = last
+        else:
+            described |= {name: values[0] for name, values in last.items()}
+    return described
+
+
+def _describe_network(run: Run, network: nn.Module, reads: str) -> dict[str, Any]:
+    return describe_network(network, run.spec.fields[reads].shape)
+
+
+def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
+    metrics = read_metrics(workdir)
+    described = {}
+    for student in run.students:
+        config = student_config(run.config, student.name)
+        described[student.name] = {
+            "method": config.method,
+            "options": configs.resolved(config.loss),
+            "model": config.model.name,
+            **_describe_network(run, student.network, student.reads),
+            "steps": student.steps,
+            "optim": configs.resolved(config.optim),
+            **_describe_scores(run, student.name, end),
+            "train": _describe_training(metrics, student.name, student.steps, run),
+        }
+    return described
+
+
+def _describe_scores(run: Run, student: str, end: End) -> dict[str, Any]:
+    group = next(g for g in run.groups if student in [s.name for s in g.students])
+    rows = [i for i, (name, _) in enumerate(group.members) if name == student]
+    scores, steps = end.best[group.name]
+    scores = -scores if run.score.lower else scores
+    last = {
+        name: values[rows].tolist()
+        for name, values in end.last[group.name].items()
+        if values.ndim == 1
+    }
+    found = end.findings.scores.get(student, {})
+    return {
+        "last": last
+        | {name: list(map(float, values)) for name, values in found.items()},
+        "best": {run.score.name: scores[rows].tolist(), "step": steps[rows].tolist()},
+        "skipped": end.skipped[group.name][rows].astype(int).tolist(),
+    }
+
+
+def _describe_training(metrics, student: str, steps: int, run: Run) -> dict[str, Any]:
+    """Averages the training metrics over the last tenth of the steps, seed by seed."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for record_ in metrics:
+        if not steps * (1 - _TAIL) < record_["step"] <= steps:
+            continue
+        for key, value in record_.items():
+            split, _, member = key.partition("/")
+            name, _, seed = member.partition("/")
+            if split.startswith("train_") and name == student and value is not None:
+                by_seed = found.setdefault(split.removeprefix("train_"), {})
+                by_seed.setdefault(int(seed), []).append(value)
+    return {
+        metric: [float(np.mean(by_seed[seed])) for seed in run.config.seeds]
+        for metric, by_seed in found.items()
+        if set(by_seed) == set(run.config.seeds)
+    }
+
+
+def _confusions(run: Run, end: End) -> dict[str, np.ndarray]:
+    counts: dict[str, np.ndarray] = {}
+    for group in run.groups:
+        stacked = end.last[group.name].get("confusion")
+        if stacked is not None:
+            for (student, _), matrix in zip(group.members, stacked, strict=True):
+                counts[student] = counts.get(student, 0) + matrix.astype(np.int64)
+    return counts

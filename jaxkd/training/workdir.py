@@ -1,0 +1,114 @@
+"""The folder of a run: whose it is, and whether it is finished.
+
+``config.json`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``results.json``,
+``report.html`` with ``figures/``, ``tensorboard/``, and one folder per needed run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.writers import write_json
+from jaxkd.datasets.source import Info
+
+CONFIG, RESULTS = "config.json", "results.json"
+
+
+def claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """Checks that a folder is new or belongs to this configuration.
+
+    Returns:
+      The results, if the run is finished; else None.
+
+    Raises:
+      UserError: if the folder holds the run of another configuration.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    saved = read_json(path)
+    lines = configs.difference(saved, configs.resolved(config))
+    if lines:
+        shown = "\n  ".join(lines[:12])
+        raise UserError(
+            f"{workdir} holds the run of another configuration (there -> here):\n"
+            f"  {shown}\nChoose another --workdir, or delete that folder."
+        )
+    results = workdir / RESULTS
+    return read_json(results) if results.exists() else None
+
+
+def open_for(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder and writes the configuration into it (process 0)."""
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(workdir / CONFIG, configs.resolved(config))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {workdir}: {error.strerror}. Choose a --workdir that "
+                "can be written to and has space left."
+            ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file of a run.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}). It may have been edited or cut off: "
+            "restore it, or choose another --workdir."
+        ) from error
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """Returns the results of a finished run.
+
+    Raises:
+      UserError: if the run is not finished.
+    """
+    path = workdir / RESULTS
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} holds no {RESULTS}. Wanted the workdir of a finished run: "
+            "check the path, or finish it by running its training command again."
+        )
+    return read_json(path)
+
+
+def read_info(results: dict[str, Any]) -> Info:
+    """Returns the description of the data set that a run was trained on."""
+    data = results["data"]
+    return Info(
+        name=data["name"],
+        num_classes=data["num_classes"],
+        image_shape=tuple(data["image_shape"]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        class_names=tuple(data["class_names"]),
+    )
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Returns the configuration that a run was started with.
+
+    Raises:
+      UserError: if the folder holds no run.
+    """
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} holds no {CONFIG}. Wanted the workdir of a run: check the "
+            "path, or train it first with --mode=train."
+        )
+    return configs.from_json(read_json(path))

@@ -1,0 +1,49 @@
+"""Views of images, on the device: augmentation and normalisation inside the step.
+
+A view is a pure function of a key and a batch of examples, so that teacher and student
+can see the very same view, and a run that resumes sees what it would have seen. It maps
+the examples' fields (``image`` uint8, ``label``, ...) to what networks see, and may add
+fields, such as a second view. Most change the images alone, and are made of functions
+of images by ``of_images``.
+
+Random numbers are drawn for the whole batch at once: with JAX's partitionable generator
+the numbers of an example depend on the key and its place in the batch, not on the
+devices.
+"""
+
+import importlib
+from typing import Any
+
+from jaxkd.core import lookup
+from jaxkd.datasets.source import Info
+from jaxkd.views.ops import View
+
+VIEWS: dict[str, str] = {
+    "plain": "jaxkd.views.standard:plain",
+    "flip": "jaxkd.views.standard:flip",
+    "crop_flip": "jaxkd.views.standard:crop_flip",
+    "randaugment": "jaxkd.views.standard:randaugment",
+    "weak_strong": "jaxkd.views.standard:weak_strong",
+    "glyph": "jaxkd.views.standard:glyph",
+    "recolour": "jaxkd.views.low_resolution:recolour",
+    "low": "jaxkd.views.low_resolution:low",
+    "noisy": "jaxkd.views.low_resolution:noisy",
+    "mixed_low": "jaxkd.views.mixed_resolution:mixed_low",
+    "ct": "jaxkd.views.ct:ct",
+    "mask_dihedral": "jaxkd.views.masks:dihedral",
+    "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
+    "signed": "jaxkd.views.signed:signed",
+}
+
+
+def build(name: str, info: Info, **options: Any) -> View:
+    """Makes the view ``name``, one of ``VIEWS``, for a data set.
+
+    Raises:
+      UserError: if there is no such view, or it has no such option; the message lists
+        those that there are.
+    """
+    factory = lookup.choose(name, VIEWS, what="view")
+    module, _, function = factory.partition(":")
+    factory = getattr(importlib.import_module(module), function)
+    return lookup.call(factory, options, what=f"view {name!r}", info=info)

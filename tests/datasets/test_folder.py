@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import folder
+
+
+def save(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 12, 3), value, np.uint8)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for label, name in enumerate(["cat", "ant", "dog"]):
+            for i in range(count):
+                save(tmp_path / "pets" / split / name / f"{i}.png", 10 * label + i)
+    return tmp_path / "pets"
+
+
+def read(source):
+    examples = [source[i] for i in range(len(source))]
+    return [(int(e["label"]), int(e["image"][0, 0, 0])) for e in examples]
+
+
+def test_images_and_labels_by_sorted_class_name(root):
+    dataset = folder.load(str(root), size=8)
+    assert dataset.info.class_names == ("ant", "cat", "dog")
+    assert dataset.info[:3] == ("pets", 3, (8, 8, 3))
+    # ant was written with values from 10, cat from 0, dog from 20.
+    wanted = [(0, 10), (0, 11), (0, 12), (1, 0), (1, 1), (1, 2)]
+    assert read(dataset.train(0))[:6] == wanted
+    assert read(dataset.test) == [(0, 10), (0, 11), (1, 0), (1, 1), (2, 20), (2, 21)]
+    example = dataset.train(0)[0]
+    assert example["image"].shape == (9, 12, 3)
+    assert dataset.prepare_test(example)["image"].shape == (8, 8, 3)
+    prepared = dataset.prepare_train(example, np.random.default_rng(0))
+    np.testing.assert_array_equal(prepared["image"], np.full((8, 8, 3), 10))
+
+
+def test_hidden_files_are_left_out(root):
+    (root / "train" / ".DS_Store").write_text("")
+    (root / "train" / "cat" / "._0.png").write_text("")
+    assert len(folder.load(str(root)).train(0)) == 9
+
+
+def test_other_test_folder(root):
+    (root / "val").rename(root / "test")
+    assert len(folder.load(str(root)).test) == 6
+    save(root / "val" / "cat" / "0.png", 0)
+    with pytest.raises(UserError, match=r"has val and test.*test_split"):
+        folder.load(str(root))
+    assert len(folder.load(str(root), test_split="val").test) == 1
+
+
+def test_missing_folders(root, tmp_path):
+    with pytest.raises(UserError, match=r"has neither val nor test"):
+        folder.load(str(tmp_path))
+    (root / "train").rename(root / "training")
+    with pytest.raises(UserError, match=r"train is not a folder. Wanted"):
+        folder.load(str(root))
+
+
+def test_test_class_without_training_images(root):
+    save(root / "val" / "eel" / "0.png", 0)
+    with pytest.raises(UserError, match=r"val has classes that .*train has not: eel"):
+        folder.load(str(root))
+
+
+def test_training_class_without_test_images(root):
+    save(root / "train" / "bee" / "0.png", 0)
+    dataset = folder.load(str(root))
+    assert dataset.info.class_names == ("ant", "bee", "cat", "dog")
+    assert [label for label, _ in read(dataset.test)] == [0, 0, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_empty_class_folder(root, split):
+    for path in (root / split / "cat").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=rf"{split}/cat is empty"):
+        folder.load(str(root))
+
+
+def test_empty_split(root):
+    for name in ("cat", "ant", "dog"):
+        for path in (root / "val" / name).iterdir():
+            path.unlink()
+        (root / "val" / name).rmdir()
+    with pytest.raises(UserError, match=r"val is empty. Wanted"):
+        folder.load(str(root))
+
+
+def test_files_that_are_not_images(root):
+    (root / "train" / "dog" / "notes.txt").write_text("good dog")
+    with pytest.raises(UserError, match=r"dog/notes.txt is not an image by its name"):
+        folder.load(str(root))
+    (root / "train" / "dog" / "notes.txt").rename(root / "train" / "dog" / "notes.png")
+    source = folder.load(str(root)).train(0)
+    with pytest.raises(UserError, match=r"dog/notes.png cannot be read as an image"):
+        source[len(source) - 1]
+
+
+def test_files_between_the_class_folders(root):
+    (root / "train" / "readme.md").write_text("")
+    with pytest.raises(UserError, match=r"readme.md is not a folder"):
+        folder.load(str(root))
+
+
+def test_find_takes_files_as_they_come_and_folders_in_order(root, tmp_path):
+    named = tmp_path / "no_suffix"
+    named.touch()
+    below = sorted(p for p in (root / "train").rglob("*.png"))
+    assert len(below) > 1
+    assert list(folder.find([named, str(root / "train")])) == [named, *below]

@@ -1,0 +1,204 @@
+"""The training of CT classifiers, what is assessed after it, and their predictions."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from jaxkd import models
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.types import Spec
+from jaxkd.datasets import phantoms
+from jaxkd.evaluators.ct import baselines, corruptions
+from jaxkd.methods import nlran
+
+# One stage, because compiling takes long.
+TINY = {"stem": 2, "widths": (2,), "strides": (2,), "levels": (1,), "non_local": 1}
+
+
+def spec(network, shape):
+    fields = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.float32),
+        "label": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    return Spec(network, {}, 3, fields, 1.0)
+
+
+@pytest.mark.slow
+def test_training_step_of_full_size_abstractly():
+    network = models.build("nlran56", 3, dtype=jnp.bfloat16)
+    made = spec(network, (64, 128, 128, 1))
+    method = nlran.make(made, label_smoothing=0.05, class_weights=(1.0, 2.0, 0.5))
+    optimizer = optax.adamw(1e-4)
+
+    def step(params, extra, state, batch, key):
+        def loss(params):
+            outputs, new = method.forward(params, extra, batch, key)
+            return method.loss(params, new, outputs, batch, {}, key, 0)
+
+        (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), aux.extra, state, value
+
+    params, extra = jax.eval_shape(method.init, jax.random.key(0))
+    state = jax.eval_shape(optimizer.init, params)
+    after = jax.eval_shape(
+        step, params, extra, state, made.batch_shapes(8), jax.random.key(0)
+    )
+    assert after[3].shape == () and after[3].dtype == jnp.float32
+    assert jax.tree.structure(after[0]) == jax.tree.structure(params)
+    assert jax.tree.structure(after[1]) == jax.tree.structure(extra)
+
+
+def test_loss_by_hand():
+    method = nlran.make(
+        spec(models.build("nlran_micro", 3), (8, 8, 8, 1)),
+        label_smoothing=0.3,
+        class_weights=(1.0, 2.0, 0.5),
+    )
+    logits = np.random.default_rng(0).normal(size=(4, 3))
+    labels = np.array([0, 1, 1, 2])
+    got, aux = method.loss(
+        *({}, {}, {"logits": jnp.asarray(logits)}, {"label": jnp.asarray(labels)}),
+        *({}, None, 0),
+    )
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    smooth = 0.7 * np.eye(3)[labels] + 0.1
+    weights = np.array([1.0, 2.0, 0.5])[labels]
+    wanted = -(weights * (smooth * logs).sum(1)).sum() / weights.sum()
+    assert float(got) == pytest.approx(wanted, rel=1e-5)
+    assert float(aux.metrics["top1"]) == (logits.argmax(1) == labels).mean()
+    with pytest.raises(ValueError, match="class_weights has 2 numbers, wanted 3"):
+        nlran.make(
+            spec(models.build("nlran_micro", 3), (8, 8, 8, 1)), class_weights=(1, 2)
+        )
+
+
+@pytest.mark.slow
+def test_disturbances():
+    rng = np.random.default_rng(0)
+    volume = jnp.asarray(rng.integers(-1000, 400, (2, 7, 4, 4)), jnp.int16)
+    thin = np.asarray(corruptions.thin(volume, keep_every=2))
+    np.testing.assert_array_equal(thin[:, ::2], volume[:, ::2])
+    between = (np.asarray(volume[:, 2], float) + np.asarray(volume[:, 4])) / 2
+    np.testing.assert_allclose(thin[:, 3], between, atol=0.51)
+    noisy = np.asarray(corruptions.noise(jnp.zeros((4, 8, 8, 8), jnp.int16), sd=50.0))
+    assert noisy.std() == pytest.approx(50, rel=0.05)
+    assert (corruptions.offset(volume, units=-100.0) >= -1024).all()
+    plain = corruptions.DISTURBANCES[corruptions.UNDISTURBED](volume)
+    np.testing.assert_array_equal(plain, volume)
+
+
+def test_features_of_the_baselines():
+    volume = np.random.default_rng(0).random((8, 12, 16)).astype(np.float32)
+    histogram = baselines.histogram(volume)
+    assert histogram[:24].sum() == pytest.approx(1)
+    assert histogram[24:] == pytest.approx([volume.mean(), volume.std()])
+    blocks = baselines.blocks(volume)
+    assert blocks[1] == pytest.approx(volume[:4, :4, 4:8].mean(), rel=1e-5)
+    assert baselines.blocks(volume[:7]).shape == (2 * 3 * 4,)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two real steps of a tiny network, with all that follows."""
+    from jaxkd.train import train
+
+    folder = tmp_path_factory.mktemp("nlran")
+    config = configs.default()
+    config.name = "tiny"
+    config.method = "nlran"
+    config.model = ConfigDict({"name": "nlran_micro", **TINY})
+    config.data = ConfigDict(
+        {
+            **{"name": "phantoms", "train": 6, "test": 6, "scans_per_patient": 1},
+            **{"crop": (16, 24, 32), "cache": str(folder / "cache")},
+        }
+    )
+    config.view = ConfigDict({"name": "ct", "shift": 1.0})
+    config.seeds = (1,)
+    config.batch_size, config.eval_batch_size = 3, 4
+    config.unit, config.duration = "steps", 2
+    config.eval_every = config.checkpoint_every = 2
+    config.optim.update({"name": "adamw", "lr": 1e-3})
+    config.students = configs.rows({"full": {"method": "nlran"}})
+    workdir = folder / "run"
+    return workdir, train(config, workdir)
+
+
+@pytest.mark.slow
+def test_run_assesses_scores_heat_maps_and_robustness(run):
+    workdir, results = run
+    last = results["students"]["full"]["last"]
+    assert 0 <= last["auc"][0] <= 1 and 0 <= last["f1"][0] <= 1
+    assert {"attention_auc", "cam_pointing", "gradcam_auc"} <= set(last)
+    for name in ("ct_heatmaps", "ct_robustness"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 5000
+    page = (workdir / "report.html").read_text()
+    for text in ("histogram + LR", "plain voxels", "Heat maps against lesions"):
+        assert text in page
+    assert all(np.isfinite(one) for one in last["auc"] + last["attention_auc"])
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    pytest.importorskip("nibabel")
+    pytest.importorskip("pydicom")
+    folder = tmp_path_factory.mktemp("scans")
+    from jaxkd.readers.ct import dicom_writing, nifti
+
+    stored = phantoms.draw(0, (7,), (8,)).image.transpose(2, 1, 0)
+    nifti.write(folder / "one.nii.gz", stored, phantoms.affine())
+    dicom_writing.write(folder / "two", stored, phantoms.affine())
+    dicom_writing.write(folder / "gap", stored, phantoms.affine())
+    (folder / "gap" / "0009.dcm").unlink()
+    return folder
+
+
+@pytest.mark.slow
+def test_predict(run, scans, tmp_path):
+    import nibabel
+
+    from jaxkd.predictors import ct
+
+    output = tmp_path / "out"
+    text = ct.predict(run[0], [scans], output, student="full")
+    assert "2 scans" in text and "no diagnosis" in text and "1 missing" in text
+    lines = (output / "predictions.csv").read_text().splitlines()
+    rows = {row["case"]: row for row in csv.DictReader(lines)}
+    assert set(rows) == {"one", "two", "gap"}
+    for name in phantoms.CLASSES:
+        one, two = (float(rows[case][name]) for case in ("one", "two"))
+        assert one == pytest.approx(two, abs=1e-5)
+    assert rows["gap"]["class"] == "" and "0008.dcm" in rows["gap"]["error"]
+    heat = nibabel.load(output / "one-attention.nii.gz")
+    scan = nibabel.load(scans / "one.nii.gz")
+    np.testing.assert_allclose(heat.affine, scan.affine)
+    assert heat.shape == scan.shape and heat.get_fdata().max() > 0
+    files = sorted(path.name for path in output.iterdir())
+    assert not [name for name in files if name.startswith(("gap", ".", "tmp"))]
+    assert {"one.png", "two-cam.nii.gz", "index.html"} <= set(files)
+    said = json.loads((output / "predictions.json").read_text())
+    assert said["scans"][0]["error"] and "diagnosis" in said["warning"]
+    page = (output / "index.html").read_text()
+    assert 'src="one.png"' in page and "1 missing" in page
+
+
+@pytest.mark.slow
+def test_predict_refuses(run, scans, tmp_path):
+    from jaxkd.predictors import ct
+
+    with pytest.raises(UserError, match=r"No scan can be read.*1 missing"):
+        ct.predict(run[0], [scans / "gap"], tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        ct.predict(run[0], [tmp_path / "nowhere"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no CT scans"):
+        ct.predict(run[0], [tmp_path / "empty"], tmp_path / "out")

@@ -1,0 +1,151 @@
+"""Marking photographs of any size: windows, what is written, what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets.source import Info
+from jaxkd.methods.defi import IOU
+from jaxkd.predictors import localization, localization_page
+
+WINDOW = 16
+INFO = Info("x", 2, (WINDOW, WINDOW, 3), (0.5,) * 3, (0.5,) * 3, ("a", "b"))
+
+
+def brightness(images):
+    """A localiser that sees each pixel by itself."""
+    assert images.dtype == np.uint8 and len(images) <= 16
+    return images[..., 0] / 255.0
+
+
+def photo(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("size", [(16, 16), (40, 57), (16, 33), (9, 40), (5, 7)])
+def test_windows_put_together_are_the_whole(size, overlap):
+    image = photo(*size)
+    whole = localization.tiled(image, brightness, WINDOW, overlap)
+    np.testing.assert_allclose(whole, image[..., 0] / 255, atol=1e-12)
+
+
+def test_windows_fade_towards_their_borders():
+    """Where two windows disagree the one whose middle is nearer counts more."""
+
+    def left(images):
+        return np.where(np.arange(len(images))[:, None, None] == 0, 1.0, 0.0) * np.ones(
+            images.shape[:3]
+        )
+
+    line = localization.tiled(photo(16, 24), left, WINDOW, 0.5)[8]
+    np.testing.assert_allclose(line[:8], 1)
+    assert (np.diff(line[8:16]) < 0).all() and line[8] > 0.95 and line[15] < 0.05
+    np.testing.assert_allclose(line[16:], 0)
+    np.testing.assert_allclose(line[8:16] + line[15:7:-1], 1, atol=1e-4)
+
+
+def test_squeezing_enlarges_again():
+    image = np.zeros((64, 32, 3), np.uint8)
+    image[:32] = 255
+    seen = localization.squeezed(image, brightness, WINDOW)
+    assert seen.shape == (64, 32)
+    assert (seen[:20] > 0.99).all() and (seen[44:] < 0.01).all()
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A finished run whose network sees brightness."""
+    results = {
+        "name": "run",
+        "score": IOU._asdict(),
+        "students": {"a": {"last": {"iou": [0.1]}}},
+    }
+    monkeypatch.setattr(localization.workdirs, "read_results", lambda w: results)
+    monkeypatch.setattr(localization.workdirs, "read_info", lambda r: INFO)
+    monkeypatch.setattr(localization, "_classifier", lambda *a: brightness)
+
+
+def test_what_is_written(tmp_path, run):
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    image = np.zeros((40, 50, 3), np.uint8)
+    image[10:20, 10:30] = 250
+    Image.fromarray(image).save(photos / "a.png")
+    Image.fromarray(photo(8, 9)).save(photos / "more" / "a.png")
+    Image.fromarray(image).save(photos / "b.jpg", quality=95)
+    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    text = localization.predict(tmp_path, [photos], tmp_path / "out")
+    out = tmp_path / "out"
+    assert "3 images" in text and "cut.png cannot be read" in text
+    mask = pixels(out / "masks" / "a.png")
+    np.testing.assert_array_equal(mask, np.where(image[..., 0] > 0, 255, 0))
+    shade = pixels(out / "maps" / "a.png")
+    np.testing.assert_array_equal(shade, image[..., 0])
+    names = {p.name for p in (out / "overlays").iterdir()}
+    assert names == {"a.png", "a-2.png", "b.png"}
+    with Image.open(out / "masks" / "a-2.png") as small:
+        assert small.size == (9, 8)
+    with (out / "scores.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    one = rows[str(photos / "a.png")]
+    assert float(one["marked"]) == 0.1 and float(one["score"]) > 0.97
+    assert (one["width"], one["height"]) == ("50", "40")
+    bad = rows[str(photos / "cut.png")]
+    assert bad["score"] == "" and "cannot be read" in bad["error"]
+    assert len(json.loads((out / "scores.json").read_text())) == 4
+    page = (out / "index.html").read_text()
+    assert page.count("<figure>") == 3 and "overlays/a-2.png" in page
+
+
+def test_names_are_escaped(tmp_path, run):
+    path = tmp_path / "<b>&.png"
+    Image.fromarray(photo(16, 16)).save(path)
+    localization.predict(tmp_path, [path], tmp_path / "out", inference="resize")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<b>" not in page and "&lt;b&gt;&amp;" in page and "%3Cb%3E" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inference": "whole"}, "tile"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"threshold": 0}, "threshold"),
+    ],
+)
+def test_impossible_options(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        localization.predict(tmp_path, [tmp_path], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_look_at(tmp_path, run):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image files"):
+        localization.predict(tmp_path, [tmp_path / "empty"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "bad.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="No image could be read"):
+        localization.predict(tmp_path, [tmp_path / "bad.png"], tmp_path / "out")
+
+
+def test_overlays_show_probability_and_outline():
+    image = photo(20, 20)
+    marked = np.zeros((20, 20), bool)
+    marked[5:12, 5:12] = True
+    same = localization_page.overlay(image, np.zeros((20, 20)), np.zeros_like(marked))
+    np.testing.assert_array_equal(same, image)
+    shown = localization_page.overlay(image, marked * 1.0, marked)
+    assert (shown[5, 5:12] == (255, 40, 40)).all()
+    assert (shown[8, 8] != image[8, 8]).any()
+    np.testing.assert_array_equal(shown[~marked], image[~marked])

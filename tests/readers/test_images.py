@@ -1,0 +1,173 @@
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxkd.core.errors import UserError
+from jaxkd.readers.images import (
+    center_crop,
+    crop_box,
+    decode,
+    random_resized_crop,
+    resize,
+)
+
+
+def picture(height=20, width=30, seed=0):
+    """A smooth random picture, uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
+    return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def save(path, array_or_image, **options):
+    image = array_or_image
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(path, **options)
+    return path
+
+
+def test_lossless_colour(tmp_path):
+    path = save(tmp_path / "a.png", picture())
+    np.testing.assert_array_equal(decode(path), picture())
+
+
+def test_grey_and_palette(tmp_path):
+    grey = picture()[..., 0]
+    ours = decode(save(tmp_path / "grey.png", grey))
+    np.testing.assert_array_equal(ours, np.stack([grey] * 3, -1))
+    palette = Image.fromarray(picture()).quantize(16)
+    ours = decode(save(tmp_path / "palette.png", palette))
+    np.testing.assert_array_equal(ours, np.array(palette.convert("RGB")))
+
+
+def test_sixteen_bit_grey(tmp_path):
+    wide = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
+    ours = decode(save(tmp_path / "wide.png", wide))
+    np.testing.assert_array_equal(ours, np.stack([wide // 256] * 3, -1))
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    alpha = np.full((20, 30, 1), 255, np.uint8)
+    alpha[:5] = 0
+    alpha[5:10] = 128
+    path = save(tmp_path / "a.png", np.concatenate([picture(), alpha], -1))
+    part = alpha / 255
+    wanted = picture() * part + 255 * (1 - part)
+    np.testing.assert_allclose(decode(path), wanted, atol=1)
+
+
+def test_cmyk(tmp_path):
+    image = Image.fromarray(picture()).convert("CMYK")
+    path = save(tmp_path / "a.jpg", image, quality=100, subsampling=0)
+    assert np.abs(decode(path).astype(int) - picture()).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (6, lambda x: np.rot90(x, -1)),
+        (8, lambda x: np.rot90(x, 1)),
+    ],
+)
+def test_exif_orientation(tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", picture(), exif=exif)
+    np.testing.assert_array_equal(decode(path), turn(picture()))
+
+
+def test_float_pixels_are_refused(tmp_path):
+    path = save(tmp_path / "a.tiff", np.ones((4, 4), np.float32))
+    with pytest.raises(UserError, match=r"a.tiff cannot be read .* floats"):
+        decode(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.3, 0.7, 0.9])
+def test_a_file_cut_short_is_named(tmp_path, suffix, keep):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, {"jpg": "jpeg"}.get(suffix, suffix))
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(buffer.getvalue()[: int(keep * len(buffer.getvalue()))])
+    with pytest.raises(UserError, match=re.escape(f"{path} cannot be read")):
+        decode(path)
+
+
+def test_text_and_missing_files_are_named(tmp_path):
+    path = tmp_path / "a.jpg"
+    with pytest.raises(UserError, match=r"a.jpg cannot be read .*not found"):
+        decode(path)
+    path.write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"a.jpg cannot be read .*16 bytes"):
+        decode(path)
+
+
+def test_boxes_follow_the_law_of_area_and_ratio():
+    rng = np.random.default_rng(0)
+    boxes = np.array(
+        [crop_box(200, 200, rng, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
+    )
+    left, top, right, bottom = boxes.T
+    assert left.min() >= 0 and top.min() >= 0
+    assert right.max() <= 200 and bottom.max() <= 200
+    width, height = right - left, bottom - top
+    area, ratio = width * height / 200**2, width / height
+    assert area.min() > 0.079 and ratio.min() > 0.74 and ratio.max() < 1.35
+    # Large areas are rarer than uniform only where an elongated box does not fit.
+    small = area[area < 0.5]
+    assert abs(np.mean(small < 0.29) - 0.5) < 0.04
+    assert abs(np.log(ratio).mean()) < 0.01
+    assert abs((left / np.maximum(200 - width, 1)).mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 400), (400, 10), (1, 1), (3, 500)])
+def test_boxes_of_extreme_pictures_fit(height, width):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        box = crop_box(height, width, rng, (0.99, 1.0), (3 / 4, 4 / 3))
+        assert 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height
+
+
+def test_random_resized_crop_is_the_resized_box():
+    example = {"image": picture(60, 80), "label": np.int32(3)}
+    ours = random_resized_crop(16)(example, np.random.default_rng(5))
+    box = crop_box(60, 80, np.random.default_rng(5), (0.08, 1.0), (3 / 4, 4 / 3))
+    cut = Image.fromarray(picture(60, 80)).crop(box)
+    wanted = np.array(cut.resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(ours["image"], wanted)
+    assert ours["image"].shape == (16, 16, 3) and ours["image"].dtype == np.uint8
+    assert ours["label"] == 3
+    assert example["image"].shape == (60, 80, 3)
+
+
+def test_center_crop():
+    # 224 / 7 = 32: the shorter side, 75 pixels, becomes 37 and 32 are kept.
+    image = picture(75, 110)
+    ours = center_crop(32)({"image": image})["image"]
+    assert ours.shape == (32, 32, 3)
+    scaled = Image.fromarray(image).resize((54, 37), Image.Resampling.BILINEAR)
+    wanted = np.array(scaled)[2:34, 11:43]
+    np.testing.assert_array_equal(ours, wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (255, 256), (37, 37)])
+def test_center_crop_of_any_shape(shape):
+    ours = center_crop(32)({"image": picture(*shape)})["image"]
+    assert ours.shape == (32, 32, 3)
+
+
+def test_resize_keeps_one_channel():
+    image = picture(20, 30)[..., :1]
+    same = resize(image, (20, 30))
+    np.testing.assert_array_equal(same, image)
+    half = resize(image, (10, 15))
+    blocks = image.reshape(10, 2, 15, 2, 1).mean((1, 3))
+    assert np.abs(half - blocks).mean() < 4
