@@ -176,9 +176,10 @@ def read_folder(
         rows.append(FaceRow(image, code, method, below or _video_of_file(image)))
     if strangers:
         raise UserError(
-            f"{top}: no method is known for images in {', '.join(sorted(strangers)[:5])}"
-            f" ({len(strangers)} folders). Known: {', '.join(codes)}. Name the folders' "
-            "codes in a yaml file (methods), or move them elsewhere."
+            f"{top}: no method is known for images in "
+            f"{', '.join(sorted(strangers)[:5])} ({len(strangers)} folders). Known: "
+            f"{', '.join(codes)}. Name the folders' codes in a yaml file (methods), or "
+            "move them elsewhere."
         )
     return _not_empty(rows, top)
 

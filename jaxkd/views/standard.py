@@ -16,8 +16,8 @@ from jaxkd.views.ops import (
     permute_channels,
     random_crop,
     random_flip,
-    standardize,
     scale_pixels,
+    standardize,
     warp,
 )
 
