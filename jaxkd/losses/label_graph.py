@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.losses._masked import at_least_float32
+from jaxkd.losses.numerics import at_least_float32
 
 UNKNOWN = 2  # the label of a node whose truth nobody knows
 KINDS = ("bce", "fidelity")

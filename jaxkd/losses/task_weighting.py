@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._masked import at_least_float32
+from jaxkd.losses.numerics import at_least_float32
 
 Params = Any
 
@@ -21,6 +21,8 @@ class HyperGradient(NamedTuple):
 
     Attributes:
       gradient: ``[losses]``, of the primary loss after the virtual step by the weights.
+      alignment: ``[losses]``, inner products of each loss's gradient with that of the
+        primary loss; the gradient is minus the learning rate times these.
       losses: ``[losses]``, at the parameters before the step.
       primary: scalar, the primary loss after the virtual step.
       pullback: ``weights [losses] -> gradient of sum_i weights_i losses_i`` at the
@@ -29,6 +31,7 @@ class HyperGradient(NamedTuple):
     """
 
     gradient: jax.Array
+    alignment: jax.Array
     losses: jax.Array
     primary: jax.Array
     pullback: Callable[[jax.Array], Params]
@@ -64,8 +67,8 @@ def auto_lambda(
       primary: ``params -> scalar`` on another batch.
       params: parameters to be trained.
       weights: ``[losses]``.
-      learning_rate: of the virtual step. It scales the gradient; 1 in the product alone
-        would leave Adam's step as it is, but for its epsilon.
+      learning_rate: of the virtual step. It scales the gradient, which matters to Adam
+        through its epsilon alone; follow minus the alignment where it is tiny.
       weight_decay: of the virtual step.
       has_aux: whether ``losses`` returns more than the losses.
 
@@ -98,7 +101,7 @@ def auto_lambda(
     # of the network: convolutions with a custom gradient have no other.
     (products,) = jax.linear_transpose(pullback, values)(direction)
     gradient = -learning_rate * products
-    return HyperGradient(gradient, values, primary_value, pullback, aux)
+    return HyperGradient(gradient, products, values, primary_value, pullback, aux)
 
 
 def uncertainty_weighting(losses: jax.Array, log_variances: jax.Array) -> jax.Array:

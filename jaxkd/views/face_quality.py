@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import jpeg, ops
 
 CHANGES = ("blocks", "noise", "blur", "pixels", "jpeg")

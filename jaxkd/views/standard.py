@@ -16,8 +16,8 @@ from jaxkd.views.ops import (
     permute_channels,
     random_crop,
     random_flip,
-    scale_pixels,
     standardize,
+    scale_pixels,
     warp,
 )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import face_quality
 
 INFO = Info("faces", 2, (32, 32, 3), (0.5,) * 3, (0.5,) * 3, ("real", "fake"))
