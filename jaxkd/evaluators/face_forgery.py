@@ -57,7 +57,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     methods: the scores ``auc_<attribute>_unseen``.
 
     Args:
-      trained: members whose outputs hold ``fake_logit`` and ``nodes``.
+      trained: members whose outputs hold ``fake_logit`` and, of some heads, ``nodes``.
     """
     truth = collect(trained)
     scores: dict[str, dict[str, list[float]]] = {}
@@ -105,12 +105,14 @@ def collect(trained: TrainedStudy) -> Truth:
 
 def predict(trained: TrainedStudy, member: Member) -> Prediction:
     """Returns what a member makes of the test images."""
-    found: dict[str, list[np.ndarray]] = {"fake_logit": [], "nodes": []}
+    odds, nodes = [], []
     for batch in trained.batches():
         outputs, real = member.predict(batch), np.asarray(batch["mask"])
-        for name, parts in found.items():
-            parts.append(np.asarray(outputs[name], np.float64)[real])
-    return Prediction(*(np.concatenate(parts) for parts in found.values()))
+        odds.append(np.asarray(outputs["fake_logit"], np.float64)[real])
+        silent = np.full((len(odds[-1]), len(trained.dataset.info.class_names)), _NAN)
+        given = outputs.get("nodes")
+        nodes.append(silent if given is None else np.asarray(given, np.float64)[real])
+    return Prediction(np.concatenate(odds), np.concatenate(nodes))
 
 
 def measure(prediction: Prediction, truth: Truth) -> dict[str, float]:

@@ -76,14 +76,14 @@ class Readout(NamedTuple):
 
     Attributes:
       fake_logit: ``[batch]``, log-odds of being fake.
-      log_p: ``[batch, nodes]``, logarithm of each node's probability; NaN where the
-        head has no opinion.
+      log_p: ``[batch, nodes]``, logarithm of each node's probability; None where the
+        head has no opinion of attributes and regions.
       log_not_p: likewise of its complement.
     """
 
     fake_logit: jax.Array
-    log_p: jax.Array
-    log_not_p: jax.Array
+    log_p: jax.Array | None = None
+    log_not_p: jax.Array | None = None
 
 
 def read_out(logits: jax.Array, head: str, graph: LabelGraph) -> Readout:
@@ -101,14 +101,8 @@ def read_out(logits: jax.Array, head: str, graph: LabelGraph) -> Readout:
         log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
         return Readout(logits[:, 0], log_p, log_not_p)
     if head == "binary":
-        odds = logits[:, 0]
-    else:
-        odds = jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0]
-    root = jnp.arange(logits.shape[-1]) == 0
-    log_p, log_not_p = (
-        jnp.where(root, jax.nn.log_sigmoid(z)[:, None], jnp.nan) for z in (odds, -odds)
-    )
-    return Readout(odds, log_p, log_not_p)
+        return Readout(logits[:, 0])
+    return Readout(jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0])
 
 
 class _Functions(NamedTuple):
@@ -155,7 +149,9 @@ def _functions(
         logits, _ = network.apply(variables, batch[input_key], train=False)
         found = read_out(logits, head, graph)
         outputs = {"logits": logits, "fake_logit": found.fake_logit}
-        return outputs | {"nodes": jnp.exp(found.log_p)}
+        if found.log_p is not None:
+            outputs["nodes"] = jnp.exp(found.log_p)
+        return outputs
 
     return _Functions(init, forward, predict)
 

@@ -11,8 +11,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxkd.core.types import Batch
 from jaxkd.core.source import Info
+from jaxkd.core.types import Batch
 from jaxkd.views import jpeg, ops
 
 CHANGES = ("blocks", "noise", "blur", "pixels", "jpeg")
