@@ -28,7 +28,7 @@ MICRO: dict[str, Any] = {
     "stem": 8,
     "widths": (8, 16, 32),
 }
-HELD_OUT = ("age", "pose")
+HELD_OUT = ("pose",)
 TASK_WEIGHTS = {"lr": 1e-3, "weight_decay": 0.0, "schedule": "constant", "warmup": 0}
 
 
@@ -85,7 +85,7 @@ def quick() -> ConfigDict:
     config.name = "face-forgery-quick"
     students = {name: dict(one) for name, one in config.students.items()}
     students |= {name: dict(one) for name, one in weighting().students.items()}
-    kept = ("binary", "multiclass", "multilabel", "graph", "graph_no_age", "auto")
+    kept = ("binary", "multiclass", "multilabel", "graph", "graph_no_pose", "auto")
     config.students = configs.students({name: students[name] for name in kept})
     config.data.update({"train": 128, "test": 1, "size": 16})
     config.seeds = (1,)
@@ -106,8 +106,8 @@ def _small(name: str) -> ConfigDict:
     config.batch_size = 32
     config.eval_batch_size = 100
     config.unit = "steps"
-    config.duration = 600
-    config.eval_every = config.checkpoint_every = 300
+    config.duration = 500
+    config.eval_every = config.checkpoint_every = 250
     config.optim.update({"name": "adam", "lr": 3e-3, "weight_decay": 0.0, "warmup": 30})
     return config
 
