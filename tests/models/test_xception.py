@@ -166,3 +166,29 @@ def test_images_too_small_are_refused():
         models.build("xception_tiny", 2).init(
             jax.random.key(0), jnp.zeros((1, 6, 6, 3))
         )
+
+
+def test_weights_of_torch_files_also_without_axes_of_pixels(tmp_path):
+    torch = pytest.importorskip("torch")
+    from jaxkd.convert import load_torch
+
+    reference = torch_network(torch, (8, 16), (16, 24), 1, (32, 48, 64), 12)
+    shapes = jax.eval_shape(
+        models.build("xception_tiny", 12).init,
+        jax.random.key(0),
+        jnp.zeros((1, 16, 16, 3)),
+    )
+    wanted = traverse_util.flatten_dict(from_torch(reference.state_dict(), shapes))
+    for published in (False, True):
+        state = reference.state_dict()
+        if published:
+            state = {
+                key: value[..., 0, 0] if "pointwise" in key else value
+                for key, value in state.items()
+            }
+        torch.save(state, tmp_path / "xception.pth")
+        found = load_torch(tmp_path / "xception.pth", "xception_tiny", 12)
+        flat = traverse_util.flatten_dict(found)
+        assert flat.keys() == wanted.keys()
+        for path, value in flat.items():
+            np.testing.assert_array_equal(value, wanted[path])

@@ -65,6 +65,7 @@ _MOBILENET_V1: Rules = (
     (r"\.conv$", ".0"),
     (r"\.bn$", ".1"),
 )
+_XCEPTION: Rules = ((r"rep_(\d+)", r"rep.\1"),)
 _SHUFFLENET: Rules = (_STAGES, ("^fc$", "linear"))
 
 # Pattern of a network's name -> rules.
@@ -76,6 +77,7 @@ FAMILIES: Mapping[str, Rules] = {
     r"MobileNetV2": _MOBILENET_V2,
     r"MobileNetV1": _MOBILENET_V1,
     r"ShuffleV[12]": _SHUFFLENET,
+    r"xception(_tiny)?": _XCEPTION,
     r"defi_net(_\w+)?": defi_names.RULES,
 }
 
