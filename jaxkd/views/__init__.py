@@ -32,6 +32,7 @@ VIEWS: dict[str, str] = {
     "ct": "jaxkd.views.ct:ct",
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
+    "face_quality": "jaxkd.views.face_quality:quality",
     "signed": "jaxkd.views.signed:signed",
     "handwriting": "jaxkd.views.handwriting:handwriting",
     "lightly": "jaxkd.views.handwriting:lightly",

@@ -98,6 +98,13 @@ def to_variables(
         for leaf in table
         if leaf.path
     }
+    # A 1x1 convolution may lack its axes of pixels: the published Xception does.
+    saved = {
+        key: array[..., None, None]
+        if key in wanted and wanted[key].shape == (*np.shape(array), 1, 1)
+        else array
+        for key, array in saved.items()
+    }
     checkpoint.compare(origin, saved, wanted)
     return traverse_util.unflatten_dict(
         {
