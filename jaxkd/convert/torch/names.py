@@ -65,16 +65,13 @@ _MOBILENET_V1: Rules = (
     (r"\.conv$", ".0"),
     (r"\.bn$", ".1"),
 )
-<<<<<<< HEAD
 # The trunk has torchvision's names; no published names exist for the head.
 _EMBEDDING: Rules = (
     (r"^trunk/stage(\d+)_block(\d+)", r"trunk.layer\1.\2"),
     ("shortcut_conv", "downsample.0"),
     ("shortcut_bn", "downsample.1"),
 )
-=======
 _XCEPTION: Rules = ((r"rep_(\d+)", r"rep.\1"),)
->>>>>>> faceforgery
 _SHUFFLENET: Rules = (_STAGES, ("^fc$", "linear"))
 
 # Pattern of a network's name -> rules.
@@ -86,11 +83,8 @@ FAMILIES: Mapping[str, Rules] = {
     r"MobileNetV2": _MOBILENET_V2,
     r"MobileNetV1": _MOBILENET_V1,
     r"ShuffleV[12]": _SHUFFLENET,
-<<<<<<< HEAD
     r"embed8|embed_resnet\d+|embed_face18": _EMBEDDING,
-=======
     r"xception(_tiny)?": _XCEPTION,
->>>>>>> faceforgery
     r"defi_net(_\w+)?": defi_names.RULES,
 }
 
