@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.metrics.classification import auc
-from jaxkd.readers import audio, clip_lists, clips
+from jaxkd.readers import audio, clips
+from jaxkd.readers.clips import lists as clip_lists
 
 WARN_ABOVE = 0.8
 # Fewer fakes of a kind than this tell nothing about it.

@@ -6,7 +6,6 @@ measures how well trivial properties (leading silence, duration, loudness, bit r
 tell fakes from real clips, and warns where they do: a detector would learn them.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -310,31 +309,3 @@ def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
 def _failed(path, status: str, notes: tuple[str, ...], options) -> Clip:
     nothing = np.zeros((0, options.size, options.size), np.uint8)
     return Clip(path, status, nothing, np.zeros(0, np.float32), notes=notes)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Audits a labelled set; returns 1 if a trivial property betrays the fakes."""
-    import argparse
-
-    from jaxkd.readers import clip_audit
-
-    parser = argparse.ArgumentParser(prog="python -m jaxkd.readers.clips")
-    commands = parser.add_subparsers(dest="command", required=True)
-    audit = commands.add_parser(
-        "audit", help="how well trivial properties tell fakes from real clips"
-    )
-    audit.add_argument("root", metavar="FOLDER_OR_CSV", type=Path)
-    audit.add_argument("--trim-leading-silence", action="store_true")
-    given = parser.parse_args(arguments)
-    options = Preprocessing(trim_leading_silence=given.trim_leading_silence)
-    try:
-        text, leaks = clip_audit.audit(given.root, options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(text)
-    return 1 if leaks else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
