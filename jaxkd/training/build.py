@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxkd import datasets, methods, models, views
 from jaxkd.core import config as configs
-from jaxkd.core import sharding
+from jaxkd.core import lookup, sharding
 from jaxkd.core.errors import UserError
 from jaxkd.core.optim import optimizations
 from jaxkd.core.partition import leaf_labels
@@ -93,6 +93,8 @@ def build(
       UserError: for whatever is wrong in the configuration or the data.
     """
     configs.check(config)
+    if config.code:
+        lookup.add_folder(config.code)
     if dataset is None:
         dataset = load_data(config)
     shared = config.batches == "shared"
@@ -118,7 +120,7 @@ def build(
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
-        for name in (config.students or [config.method])
+        for name in (config.students or [lookup.short_name(config.method)])
     )
     _check_scores(students)
     groups = make_groups(students, config.seeds, shared)
