@@ -27,7 +27,7 @@ SIDE = 32
 LABELLED = 0.1  # of the writers
 CONV = {"name": "small_conv_flat"}
 VIT = {"name": "vit_micro4"}
-FLOW = {"name": "real_nvp", "couplings": (2, 2, 2), "width": 16, "depth": 1}
+FLOW = {"name": "real_nvp_small"}
 
 # Name of a pre-training -> method, its options, network, and what else differs.
 MAIN: dict[str, dict] = {
@@ -60,7 +60,7 @@ OTHERS: dict[str, dict] = {
     },
     "aim": {
         "loss": {"width": 128},
-        "model": {**VIT, "pool": "mean", "positions": "sincos"},
+        "model": {"name": "vit_micro4_aim"},
         "view": {"views": 0},
     },
     "bigan": {"loss": {"latents": 64, "widths": (64, 32, 16)}, "view": {"views": 0}},
