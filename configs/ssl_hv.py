@@ -10,6 +10,7 @@ HOG and GSC-style bits. Three seeds, each with labelled writers of its own. Abou
 minutes on two CPU cores, no download. docs/handwriting.md says what came out.
 
     configs/ssl_hv.py:all          all thirteen methods; about 40 minutes
+    configs/ssl_hv.py:vicreg       VICReg alone beside the encoder from scratch
     configs/ssl_hv.py:quick        few steps: a look at how it works
     configs/ssl_hv.py:cedar        the AND images of CEDAR, or any folder of writers, in
                                    data/AND; ResNet-18, batch 256, 100 epochs, the heads
@@ -73,6 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {
         "": lambda: compare(MAIN),
         "all": lambda: compare(MAIN | OTHERS),
+        "vicreg": lambda: compare({"vicreg": MAIN["vicreg"]}),
         "quick": quick,
         "cedar": cedar,
         "pretrain": full_pretraining,
