@@ -6,10 +6,11 @@ Draws 200 writers of the word "and", pre-trains a small encoder on their words w
 labels by six methods (arXiv:2405.18320 compares thirteen), and verifies 60 other
 writers with a head trained on pairs of 20 labelled ones, beside an encoder trained from
 scratch on these and on the pairs of all 200 (in the folder all_writers), raw pixels,
-HOG and GSC-style bits. Three seeds, each with labelled writers of its own. About 15
-minutes on two CPU cores, no download. docs/handwriting.md says what came out.
+HOG and GSC-style bits. Three seeds, each with labelled writers of its own; made for
+about 15 minutes on two CPU cores, not timed yet. No download. docs/handwriting.md says
+what is known.
 
-    configs/ssl_hv.py:all          all thirteen methods; about 40 minutes
+    configs/ssl_hv.py:all          all thirteen methods
     configs/ssl_hv.py:vicreg       VICReg alone beside the encoder from scratch
     configs/ssl_hv.py:quick        few steps: a look at how it works
     configs/ssl_hv.py:cedar        the AND images of CEDAR, or any folder of writers, in
