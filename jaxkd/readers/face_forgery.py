@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.folder import SUFFIXES
 from jaxkd.losses.label_graph import UNKNOWN, LabelGraph
+from jaxkd.readers.images import SUFFIXES
 
 REAL = "real"  # method of an image that is not forged
 _AGE, _GENDER, _IDENTITY = "110000100001", "120110111101", "120010111111"
