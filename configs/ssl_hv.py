@@ -115,7 +115,7 @@ def start(name: str, encoder: str, mode: str) -> dict:
 
 
 def verification(labelled: float = LABELLED) -> ConfigDict:
-    """Pairs of the labelled writers: AdamW 2e-3, cosine, 300 steps of 64 pairs."""
+    """Pairs of the labelled writers: AdamW 2e-3, cosine, 200 steps of 64 pairs."""
     config = configs.default()
     config.name = "handwriting"
     config.method = "handwriting_pairs"
@@ -137,8 +137,8 @@ def verification(labelled: float = LABELLED) -> ConfigDict:
     )
     config.seeds, config.batches = SEEDS, "per_seed"
     config.batch_size, config.eval_batch_size = 64, 500
-    config.unit, config.duration = "steps", 300.0
-    config.eval_every = config.checkpoint_every = 300.0
+    config.unit, config.duration = "steps", 200.0
+    config.eval_every = config.checkpoint_every = 200.0
     config.optim.update(
         {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "warmup": 15.0}
     )
@@ -152,7 +152,7 @@ def pretraining(
     model: dict | None = None,
     view: dict | None = None,
 ) -> ConfigDict:
-    """All writers' words without labels: AdamW 2e-3, cosine, 400 steps of 128."""
+    """All writers' words without labels: AdamW 2e-3, cosine, 250 steps of 128."""
     config = configs.default()
     config.name = name
     config.method = method or name
@@ -162,8 +162,8 @@ def pretraining(
     config.view = ConfigDict({"name": "handwriting", **(view or {})})
     config.seeds, config.batches = SEEDS, "per_seed"
     config.batch_size, config.eval_batch_size = 128, 300
-    config.unit, config.duration = "steps", 400.0
-    config.eval_every = config.checkpoint_every = 400.0
+    config.unit, config.duration = "steps", 250.0
+    config.eval_every = config.checkpoint_every = 250.0
     config.optim.update(
         {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-3, "warmup": 20.0}
     )

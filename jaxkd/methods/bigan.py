@@ -1,5 +1,7 @@
 """BiGAN: encoder and generator against a judge of both sides (arXiv:1605.09782)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -85,7 +87,8 @@ def make(
         (_, features), own = self_supervised.apply(
             network, params["student"], state["student"], images, train=True
         )
-        codes = jnp.tanh(head.apply({"params": params["head"]}, features["pooled"]))
+        row: Any = head.apply({"params": params["head"]}, features["pooled"])
+        codes = jnp.tanh(row)
         drawn = jax.random.normal(code_key, codes.shape)
         pictures, generated = self_supervised.apply(
             generator, params["generator"], state["generator"], drawn, train=True
@@ -93,7 +96,7 @@ def make(
         # The dense generator's pictures are in [-1, 1] already.
         pictures = jnp.tanh(pictures) if arch == "conv" else pictures
         pairs = (2 * images - 1, codes), (pictures, drawn)
-        logits = [
+        logits: list[Any] = [
             judge.apply(
                 {"params": params[JUDGE]}, *pair, train=True, rngs={"dropout": own_key}
             )
@@ -125,7 +128,8 @@ def make(
 
     def update(inputs: UpdateInputs) -> Update:
         params, opt_state = inputs.params, inputs.opt_state
-        found, metrics = {}, {}
+        found: dict[str, Loss] = {}
+        metrics: dict[str, jax.Array] = {}
         state = inputs.model_state
         for salt, (label, swapped) in enumerate(
             ((JUDGE, False), (MAIN, True)), start=1
@@ -140,7 +144,8 @@ def make(
         return Update(params, state, opt_state, total, metrics)
 
     def loss(inputs: LossInputs) -> Loss:
-        value = adversarial(*inputs.outputs["logits"], True)
+        real, fake = inputs.outputs["logits"]
+        value = adversarial(real, fake, True)
         return Loss(value, inputs.model_state, {"generator_loss": value})
 
     def trainable(params):

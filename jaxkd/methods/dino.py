@@ -1,5 +1,7 @@
 """DINO: a student matches its moving average's prototypes (arXiv:2104.14294)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -78,7 +80,7 @@ def make(
             images.reshape(-1, *images.shape[2:]),
             train=True,
         )
-        rows = head.apply({"params": params["projector"]}, features["pooled"])
+        rows: Any = head.apply({"params": params["projector"]}, features["pooled"])
         return rows.reshape(count, -1, prototypes), features["pooled"], own
 
     def forward(params, model_state, batch, key):

@@ -6,6 +6,7 @@ pre-trained one.
 """
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,9 +122,15 @@ def make(
       margin: of the contrastive loss.
 
     Raises:
-      UserError: if the network is no siamese one, or the encoder's beginning and
-        ``encoder`` do not fit together.
+      UserError: if the network is no siamese one, the encoder's beginning and
+        ``encoder`` do not fit together, or scikit-image is missing.
     """
+    if importlib.util.find_spec("skimage") is None:
+        # Before training, not after it: the evaluation's baselines need it.
+        raise UserError(
+            "HOG, a baseline of 'handwriting_pairs', needs scikit-image: pip install "
+            "-e '.[handwriting]'"
+        )
     lookup.choose(
         encoder, dict.fromkeys(("scratch", "frozen", "finetune")), what="encoder"
     )

@@ -1,5 +1,7 @@
 """VAE: a Gaussian code from which the picture is drawn again (arXiv:1312.6114)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -57,7 +59,8 @@ def make(
             batch[spec.input_key],
             train=True,
         )
-        mean, log_variance = head.apply({"params": params["head"]}, features["pooled"])
+        gaussian: Any = head.apply({"params": params["head"]}, features["pooled"])
+        mean, log_variance = gaussian
         noise = jax.random.normal(key, mean.shape)
         code = mean + jnp.exp(log_variance / 2) * noise
         picture, decoded = self_supervised.apply(

@@ -33,13 +33,13 @@ def decisions(probability: np.ndarray, same: np.ndarray) -> dict[str, float]:
     eer = verification.equal_error_rate(probability, same)
     accepted = np.asarray(probability) > 0.5
     right = float(np.sum(accepted & same))
-    precision = right / max(np.sum(accepted), 1)
+    precision = right / max(int(np.sum(accepted)), 1)
     recall = right / np.sum(same)
     return {
         "accuracy": float(np.mean(accepted == same)),
         "precision": float(precision),
         "recall": float(recall),
-        "f1": float(2 * right / max(np.sum(accepted) + np.sum(same), 1)),
+        "f1": float(2 * right / max(int(np.sum(accepted) + np.sum(same)), 1)),
         "auc": float(roc_auc_score(same, probability)),
         "eer": eer,
     }

@@ -25,7 +25,7 @@ class DenseGenerator(nn.Module):
       widths: of the hidden layers; the first has no batch norm.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     widths: Sequence[int] = (128, 256, 512, 1024)
 
     @nn.compact

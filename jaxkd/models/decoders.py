@@ -36,7 +36,7 @@ class ConvDecoder(nn.Module):
       dtype: dtype of the computation; parameters and the picture stay float32.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     widths: Sequence[int] = (256, 128, 64, 64)
     dtype: Any = jnp.float32
 

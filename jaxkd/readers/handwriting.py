@@ -158,11 +158,11 @@ def _list(top: Path) -> list[tuple[str, Path]]:
     found = []
     for folder in folders:
         files = sorted(p for p in folder.iterdir() if p.name[0] != ".")
-        wrong = [p for p in files if p.suffix.lower() not in SUFFIXES]
-        if wrong or not files:
+        others = [p for p in files if p.suffix.lower() not in SUFFIXES]
+        if others or not files:
             raise UserError(
-                f"{wrong[0] if wrong else folder} is "
-                f"{'no image by its name' if wrong else 'empty'}. {LAYOUTS}"
+                f"{others[0] if others else folder} is "
+                f"{'no image by its name' if others else 'empty'}. {LAYOUTS}"
             )
         found += [(folder.name, path) for path in files]
     if not found:
@@ -360,7 +360,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
     """
     if path.suffix == ".parquet":
         content = _pyarrow().parquet.read_table(path).to_pydict()
-        rows = list(zip(*(content[name] for name in COLUMNS), strict=True))
+        rows = [list(r) for r in zip(*(content[c] for c in COLUMNS), strict=True)]
     else:
         _check_suffix(path)
         try:
@@ -396,6 +396,7 @@ def _pyarrow():
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            "Parquet files need pyarrow: pip install pyarrow, or take a .csv file."
+            "Parquet files need pyarrow: pip install -e '.[handwriting]', or take a "
+            ".csv file."
         ) from error
     return pyarrow

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Batch
 from jaxkd.core.source import Info
+from jaxkd.core.types import Batch
 from jaxkd.views.ops import View, bilinear
 
 Range = Sequence[float]

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import self_supervised_reference as reference
 from scipy import stats
 
 from jaxkd import losses
 from jaxkd.losses import generative
+from tests.losses import self_supervised_reference as reference
 
 rng = np.random.default_rng(0)
 X, MEAN = rng.normal(size=(2, 3, 2, 2))

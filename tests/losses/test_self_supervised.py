@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import self_supervised_reference as reference
 
 from jaxkd import losses
+from tests.losses import self_supervised_reference as reference
 
 rng = np.random.default_rng(0)
 A, B, QUEUE = (rng.normal(size=(n, 4)) for n in (5, 5, 7))

@@ -41,7 +41,7 @@ RANK = Score("effective_rank", "effective rank", percent=False)
 COLLAPSED = 0.3  # feature_std below which an encoder has collapsed
 
 
-def apply(module: nn.Module, params, state, *args, train: bool, **kwargs):
+def apply(module: nn.Module, params, state, *args, train: bool, **kwargs) -> Any:
     """Applies a module: ``(output, its updated collections)``."""
     variables = {"params": params, **state}
     if not train:
