@@ -12,13 +12,15 @@ from safetensors.numpy import load_file, save_file
 from jaxkd.convert import load_paligemma
 from jaxkd.convert.paligemma import (
     load_adapter,
+    network_options,
     save_adapter,
     save_paligemma,
     verify,
 )
 from jaxkd.convert.paligemma.__main__ import main
+from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.models.paligemma import lora
+from jaxkd.models.paligemma import PaliGemmaNetwork, lora
 from tests import hub_paligemma as hub
 
 V, T = hub.VISION, hub.TEXT
@@ -356,3 +358,18 @@ def test_export_is_the_same_model_in_hugging_face(loaded, tmp_path):
         warnings.simplefilter("ignore")  # theirs
         verdict = verify.verify(tmp_path, against="hf")
     assert verdict.difference < 2e-4
+
+
+def test_a_runs_folder_starts_the_network_of_the_same_sizes(folder, loaded, tmp_path):
+    config, params = loaded
+    network = PaliGemmaNetwork(**network_options(config))
+    assert network.config == config
+    # It reads images as any network does, and its parameters are the model's own.
+    images = np.zeros((1, 28, 28, 3), np.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
+    out = tmp_path / "run"
+    main(["to-run", "--ckpt", str(folder), "--dtype", "float32", "--out", str(out)])
+    found = checkpoint.load_member(out / "checkpoints", "last")
+    equal(found["params"], params)
+    assert json.loads((out / "config.json").read_text())["model"]["vision_width"] == 32

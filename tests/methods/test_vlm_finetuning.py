@@ -57,7 +57,7 @@ def answers():
     """A batch of verdicts alone, a method, and parameters that see the image."""
     _, batch = draw()
     method = make(batch)
-    params, state = method.init(jax.random.key(0))
+    params, state = jax.jit(method.init)(jax.random.key(0))
     kernel = jax.random.normal(jax.random.key(1), (16, 16))
     params["student"]["img"]["head"]["kernel"] = kernel
     return batch, method, params, state
@@ -71,13 +71,17 @@ def logits_of(params, batch):
     def pad(text, value):
         return jnp.pad(text, ((0, 0), (places, 0)), constant_values=value)
 
-    logits = PaliGemma(config).apply(
-        {"params": params["student"]},
-        paligemma.compose(batch["pair"], (16, 32)),
-        pad(batch["tokens"], 0),
-        causal=pad(batch["causal"], False),
-        valid=pad(batch["valid"], True),
-    )
+    @jax.jit
+    def apply(params, batch):
+        return PaliGemma(config).apply(
+            {"params": params["student"]},
+            paligemma.compose(batch["pair"], (16, 32)),
+            pad(batch["tokens"], 0),
+            causal=pad(batch["causal"], False),
+            valid=pad(batch["valid"], True),
+        )
+
+    logits = apply(params, batch)
     return np.asarray(logits[:, places:], np.float64)
 
 
@@ -85,14 +89,15 @@ def logits_of(params, batch):
 def test_loss_is_the_mean_over_the_suffix_alone(average):
     _, batch = draw("explain_then_answer")
     method = make(batch, average=average, chunks=4)
-    params, state = method.init(jax.random.key(0))
+    params, state = jax.jit(method.init)(jax.random.key(0))
     # Suffixes of different lengths tell the two averages apart.
     batch["valid"] = batch["valid"] & (jnp.arange(batch["valid"].shape[1]) < 9).at[
         9:
     ].set(True)
     short = jnp.arange(batch["causal"].shape[1]) < 8
     batch["causal"] = batch["causal"].at[0].set(batch["causal"][0] & short)
-    outputs, _ = method.forward(params, state, batch, jax.random.key(0))
+    forward = jax.jit(method.forward)
+    outputs, _ = forward(params, state, batch, jax.random.key(0))
     got = method.loss(
         LossInputs(params, state, outputs, batch, {}, jax.random.key(0), jnp.int32(0))
     )
@@ -114,7 +119,7 @@ def test_loss_is_the_mean_over_the_suffix_alone(average):
 
 def test_verdicts_are_the_likelihood_of_both_answers(answers):
     batch, method, params, state = answers
-    got = method.predict(params, state, batch)["logits"]
+    got = jax.jit(method.predict)(params, state, batch)["logits"]
     prompt = np.asarray(batch["valid"] & ~batch["causal"])
     logits = logits_of(params, batch)
     for row in range(ROWS):
@@ -128,7 +133,7 @@ def test_verdicts_are_the_likelihood_of_both_answers(answers):
 def test_verdicts_never_see_the_gold_text(explain_first):
     _, batch = draw("explain_then_answer")
     method = make(batch, explain_first=explain_first)
-    params, state = method.init(jax.random.key(0))
+    params, state = jax.jit(method.init)(jax.random.key(0))
     predict = jax.jit(method.predict)
     got = predict(params, state, batch)
     tokens = jnp.where(
@@ -139,15 +144,16 @@ def test_verdicts_never_see_the_gold_text(explain_first):
     )
     jax.tree.map(np.testing.assert_array_equal, got, other)
     assert ("written" in got) == explain_first
-    assert "written" in method.predict(params, state, batch | {EXPLAIN: jnp.zeros(())})
+    asked = batch | {EXPLAIN: jnp.zeros(())}
+    assert "written" in jax.eval_shape(method.predict, params, state, asked)
 
 
 def test_lora_trains_adapters_alone_from_the_needed_run(answers):
     batch, full, base, _ = answers
     method = make(batch, lora=2, start_from="captions", base_dtype="bfloat16")
-    params, state = method.init(jax.random.key(3))
+    params, state = jax.jit(method.init)(jax.random.key(3))
     frozen = {"captions": {"params": base["student"]}}
-    started, _ = method.warm_start(params, state, frozen)
+    started, _ = jax.jit(method.warm_start)(params, state, frozen)
     own, adapters = lora.split(started["student"])
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)),
