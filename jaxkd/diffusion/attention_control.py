@@ -17,12 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models.stable_diffusion.attention import (
-    AttentionFn,
-    Site,
-    plain_attention,
-    probabilities,
-)
+from jaxkd.diffusion.attention import AttentionFn, Site, plain_attention, probabilities
 
 RIGID, NON_RIGID, GLOBAL = range(3)
 KINDS = ("rigid", "non-rigid", "global")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxkd.diffusion import attention_control as control
-from jaxkd.models.stable_diffusion.attention import Site
+from jaxkd.diffusion.attention import Site
 
 TOKENS, HEADS, WIDTH = 5, 2, 4
 SELF = Site("up", 0, 0, 0, "self", 2, 2)

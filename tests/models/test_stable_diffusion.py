@@ -5,9 +5,9 @@ import pytest
 
 from jaxkd.convert import stable_diffusion as convert
 from jaxkd.convert.stable_diffusion import names
+from jaxkd.diffusion.attention import probabilities
 from jaxkd.models import stable_diffusion as models
 from jaxkd.models.stable_diffusion import clip
-from jaxkd.models.stable_diffusion.attention import probabilities
 from jaxkd.models.stable_diffusion.unet import PUBLISHED
 from tests import tiny_stable_diffusion as tiny
 

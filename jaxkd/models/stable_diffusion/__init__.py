@@ -9,7 +9,7 @@ Modules are named after the keys of published checkpoints, so that conversion
 (``jaxkd.convert.stable_diffusion``) is a mechanical renaming.
 """
 
-from jaxkd.models.stable_diffusion.attention import AttentionFn, Site, plain_attention
+from jaxkd.diffusion.attention import AttentionFn, Site, plain_attention
 from jaxkd.models.stable_diffusion.clip import (
     Clip,
     ClipImageEncoder,

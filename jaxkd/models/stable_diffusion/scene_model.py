@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.models.stable_diffusion.attention import AttentionFn, plain_attention
+from jaxkd.diffusion.attention import AttentionFn, plain_attention
 from jaxkd.models.stable_diffusion.clip import ClipTextEncoder
 from jaxkd.models.stable_diffusion.unet import UNet
 

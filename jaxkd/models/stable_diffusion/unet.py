@@ -14,14 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.diffusion.attention import AttentionFn, Site, plain_attention
 from jaxkd.models.conv import conv_general_dilated
 from jaxkd.models.layers import conv
-from jaxkd.models.stable_diffusion.attention import (
-    Attention,
-    AttentionFn,
-    Site,
-    plain_attention,
-)
+from jaxkd.models.stable_diffusion.attention import Attention
 
 _LECUN = nn.initializers.lecun_normal()
 _conv = functools.partial(conv, use_bias=True, init=_LECUN)

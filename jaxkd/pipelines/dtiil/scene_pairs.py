@@ -10,8 +10,8 @@ import numpy as np
 from sklearn import metrics
 
 from jaxkd.diffusion import noise_tables
+from jaxkd.diffusion.attention import plain_attention, probabilities
 from jaxkd.drawing import scenes
-from jaxkd.models.stable_diffusion.attention import plain_attention, probabilities
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.dtiil import difference, words
 from jaxkd.pipelines.dtiil.localise import Finding
