@@ -28,6 +28,8 @@ from jaxkd.methods.common import super_resolution, warm_start
 from jaxkd.methods.common.untrained import untrained
 from jaxkd.models.swin_unet import pack
 
+PREDICTOR = "super_resolution"
+
 
 class Process(NamedTuple):
     """A network with its schedule, hashable, so that functions of it are cached.
