@@ -62,7 +62,7 @@ def predict(
     if not scale:
         raise UserError(
             f"{workdir} holds no network that enlarges images, expected a run of mkd, "
-            "super_resolution, tad_sr or iris. Choose another predictor with --predictor."
+            "super_resolution, tad_sr or iris. Choose another one with --predictor."
         )
 
     def enlarge(patch: np.ndarray) -> np.ndarray:
