@@ -14,6 +14,10 @@ Losses that relate the examples of a batch to each other (``pkt``, ``rkd_distanc
 ``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``) return a scalar.
 Neither kind knows ``where``: give them the rows that count.
 
+Frame losses (``teacher_divergence``, ``audio_visual_correlation``,
+``correlation_distillation``) return one value per frame; ``correlation_contrastive``
+reduces the time axis and returns ``[batch]``.
+
 Plain cross-entropy is ``optax.softmax_cross_entropy_with_integer_labels``.
 """
 
@@ -42,6 +46,17 @@ from jaxkd.losses.feature import (
     ofd,
     ofd_margins,
     vid,
+)
+from jaxkd.losses.generative import (
+    contrastive_margin,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    patch_error,
+from jaxkd.losses.frame_correlation import (
+    audio_visual_correlation,
+    correlation_contrastive,
+    correlation_distillation,
+    teacher_divergence,
 )
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
@@ -80,6 +95,22 @@ from jaxkd.losses.relational_contrast import (
     relation_nce,
     relation_normalizer,
 )
+from jaxkd.losses.self_supervised import (
+    barlow_twins,
+    dino,
+    fast_siam,
+    moco,
+    negative_cosine,
+    nt_xent,
+    vicreg,
+    vicreg_terms,
+)
+from jaxkd.losses.self_supervised_state import (
+    centre_update,
+    cosine_momentum,
+    queue_init,
+    queue_update,
+)
 from jaxkd.losses.singular import kdsvd
 from jaxkd.losses.wavelet import haar, inverse_haar, wavelet_similarity
 
@@ -88,20 +119,31 @@ __all__ = (
     "arcface",
     "attention_plus",
     "attention_transfer",
+    "barlow_twins",
+    "audio_visual_correlation",
     "batch_correlation",
     "boundary_loss",
     "branch_divergence",
+    "centre_update",
     "class_attention",
     "class_correlation",
+    "contrastive_margin",
     "correlation_congruence",
+    "cosine_momentum",
+    "correlation_contrastive",
+    "correlation_distillation",
     "crd",
     "crd_normalizer",
     "crd_update",
     "darkrank",
+    "dino",
     "distance_weighted_triplet",
     "dkd",
     "edge_ring",
+    "fast_siam",
     "first_order",
+    "gaussian_kl",
+    "gaussian_log_likelihood",
     "gradient_weights",
     "haar",
     "hierarchical_context",
@@ -115,11 +157,17 @@ __all__ = (
     "masked_correlation",
     "mlkd",
     "mlkd_noaug",
+    "moco",
+    "negative_cosine",
     "neuron_selectivity",
     "non_target_class_kd",
+    "nt_xent",
     "ofd",
     "ofd_margins",
+    "patch_error",
     "pkt",
+    "queue_init",
+    "queue_update",
     "relation_contrast",
     "relation_nce",
     "relation_normalizer",
@@ -138,7 +186,10 @@ __all__ = (
     "structure_loss",
     "swap_labels",
     "target_class_kd",
+    "teacher_divergence",
     "third_order",
+    "vicreg",
+    "vicreg_terms",
     "vid",
     "wavelet_similarity",
 )

@@ -260,7 +260,8 @@ def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
         raise UserError("config.model has no key dtype: set config.dtype instead.")
     try:
         dtype = jnp.dtype(config.dtype)
-        return models.build(name, num_classes, dtype=dtype, **options)
+        # Without classes one logit remains: arrays of size zero cannot be saved.
+        return models.build(name, max(num_classes, 1), dtype=dtype, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -33,6 +33,9 @@ VIEWS: dict[str, str] = {
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
     "signed": "jaxkd.views.signed:signed",
+    "handwriting": "jaxkd.views.handwriting:handwriting",
+    "lightly": "jaxkd.views.handwriting:lightly",
+    "clips": "jaxkd.views.clips:clips",
 }
 
 

@@ -211,7 +211,8 @@ def _labels(label: int, classes: int, count: int) -> jax.Array | None:
     if classes == 0:
         if label >= 0:
             raise UserError(
-                f"config.edm.label is {label}, but the model has no classes; expected -1."
+                f"config.edm.label is {label}, but the model has no classes; expected "
+                "-1."
             )
         return None
     if label >= classes:

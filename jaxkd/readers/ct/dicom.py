@@ -189,9 +189,9 @@ def _choose(headers: list[Slice], pick_largest: bool, notes: list[str]) -> list[
     listed = "; ".join(map(_describe, groups.values()))
     if not pick_largest:
         raise ValueError(
-            f"it holds {len(groups)} series or mixed slices ({listed}), expected slices "
-            "of one series, size, spacing and orientation; separate them, or say "
-            "--pick-largest"
+            f"it holds {len(groups)} series or mixed slices ({listed}), expected "
+            "slices of one series, size, spacing and orientation; separate them, or "
+            "say --pick-largest"
         )
     axial = [group for group in groups.values() if _plane(group[0]) == "axial"]
     if not axial:

@@ -166,8 +166,8 @@ def spread(shades: np.ndarray) -> np.ndarray:
     lowest, highest = float(shades.min()), float(shades.max())
     if lowest < 0 or highest > 255:
         raise ValueError(
-            f"its values are {lowest:.0f} to {highest:.0f}, expected 0 to 255 because of "
-            "--already-windowed"
+            f"its values are {lowest:.0f} to {highest:.0f}, expected 0 to 255 because "
+            "of --already-windowed"
         )
     low, high = volumes.WINDOWS["default"]
     return low + np.asarray(shades, np.float32) * ((high - low) / 255)
