@@ -18,8 +18,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "outside_links",
     "config_tables",
+    "docstrings",
+    "outside_links",
     "reference",
 ]
 exclude_patterns = ["_build", "extensions"]

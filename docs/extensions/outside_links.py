@@ -6,7 +6,6 @@ becomes plain text in the site, if the file exists; if it does not, the build wa
 """
 
 from pathlib import Path
-from urllib.parse import unquote
 
 from docutils import nodes
 from sphinx import addnodes
@@ -23,15 +22,13 @@ class OutsideLinks(SphinxPostTransform):
 
     def run(self, **kwargs: object) -> None:
         """Goes through the links of one page."""
-        page = Path(self.env.doc2path(self.env.docname))
         for node in list(self.document.findall(addnodes.pending_xref)):
-            target = unquote(str(node.get("reftarget", ""))).partition("#")[0]
-            if node.get("reftype") != "myst" or not target.startswith("../"):
+            # MyST has made a page's name of the path: absolute, without its suffix.
+            target = Path(f"{node.get('reftarget', '')}.md")
+            if node.get("refdomain") != "doc" or not target.is_absolute():
                 continue
-            if not (page.parent / target).exists():
-                logger.warning(
-                    "link to %s, which does not exist", target, location=node
-                )
+            if not target.exists():
+                logger.warning("no file %s", target, location=node)
             node.replace_self(nodes.inline("", "", *node.children))
 
 

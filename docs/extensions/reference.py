@@ -1,7 +1,10 @@
-"""Writes the pages of the API reference: a page for each room, one for each file.
+"""Writes the pages of the API reference: one for each package.
 
-A room is a package below ``jaxkd``. Its page lists its files with the first line of
-their docstrings; a file's page holds its docstring and its public functions and classes.
+A page lists the package's files with the first line of their docstrings, then documents
+each file: its docstring, its public functions and classes. The files of packages that
+are used alone (``BY_FILE``) have pages of their own; a page for every file would double
+the time of a build, since each page repeats the list of all in its margin.
+
 Where a package exports a name (``jaxkd.losses.kd``), it is documented under that name,
 in the page of the file that defines it, and nowhere else. The pages are made from the
 code at every build, in ``docs/reference/``, which git ignores.
@@ -16,6 +19,7 @@ from types import ModuleType
 import jaxkd
 
 FOLDER = "reference"
+BY_FILE = ("jaxkd.losses", "jaxkd.diffusion")
 
 # From the command line down to the contracts, as in the floors of CONTRIBUTING.md;
 # a room that is not named here comes last.
@@ -49,15 +53,13 @@ def rooms() -> list[str]:
     return sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else last, n))
 
 
-def modules(room: str) -> list[str]:
-    """Lists the public modules of a room, itself first."""
-    package = importlib.import_module(f"jaxkd.{room}")
-    found = [package.__name__]
-    for info in pkgutil.walk_packages(
-        getattr(package, "__path__", []), f"{package.__name__}."
-    ):
-        if not any(part.startswith("_") for part in info.name.split(".")):
-            found.append(info.name)
+def children(name: str) -> tuple[list[str], list[str]]:
+    """Lists the public modules and the packages directly within a package."""
+    path = getattr(importlib.import_module(name), "__path__", [])
+    found: tuple[list[str], list[str]] = ([], [])
+    for info in pkgutil.iter_modules(path, f"{name}."):
+        if not info.name.rpartition(".")[2].startswith("_"):
+            found[info.ispkg].append(info.name)
     return found
 
 
@@ -98,41 +100,51 @@ def _heading(text: str, mark: str) -> list[str]:
     return [text, mark * len(text), ""]
 
 
-def file_page(name: str) -> str:
-    """Returns the page of one module."""
+def section(name: str, mark: str = "-") -> list[str]:
+    """Returns the lines that document one module."""
     module = importlib.import_module(name)
-    lines = [*_heading(name, "="), f".. automodule:: {name}", "   :no-members:", ""]
+    lines = [*_heading(name, mark), f".. automodule:: {name}", "   :no-members:", ""]
     for member in members(module):
         value = vars(module)[member]
         kind = "class" if inspect.isclass(value) else "function"
         lines.append(f".. auto{kind}:: {public_name(module, member)}")
         lines += ["   :members:"] if kind == "class" else []
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
-def room_page(room: str, files: list[str]) -> str:
-    """Returns the page of a room: its own module, and a table of its files."""
-    lines = [file_page(files[0])]
-    if files[1:]:
-        lines += [".. rubric:: Files", "", ".. autosummary::", ""]
-        lines += [f"   ~{name}" for name in files[1:]]
+def package_pages(name: str) -> dict[str, str]:
+    """Returns the pages of a room and of what lies in it, by file name."""
+    files, packages = children(name)
+    own_pages = name in BY_FILE
+    lines = section(name, "=")
+    if files or packages:
+        # Without this, a module that was documented is taken for the current one.
+        lines += [".. py:currentmodule:: None", "", ".. autosummary::", ""]
+        lines += [f"   ~{each}" for each in (*packages, *files)]
         lines += ["", ".. toctree::", "   :hidden:", ""]
-        lines += [f"   {name} <{name}>" for name in files[1:]]
+        lines += [f"   {each} <{each}>" for each in (*packages, *files * own_pages)]
         lines.append("")
-    return "\n".join(lines)
+    pages = {}
+    for each in files:
+        if own_pages:
+            pages[f"{each}.rst"] = "\n".join(section(each, "="))
+        else:
+            lines += section(each)
+    pages[f"{name}.rst"] = "\n".join(lines)
+    for package in packages:
+        pages |= package_pages(package)
+    return pages
 
 
 def write_pages(app) -> None:
     """Writes all pages; those that did not change keep their time stamp."""
     folder = Path(app.srcdir) / FOLDER
     folder.mkdir(exist_ok=True)
-    pages = {}
+    pages: dict[str, str] = {}
     names = rooms()
     for room in names:
-        files = modules(room)
-        pages[f"{files[0]}.rst"] = room_page(room, files)
-        pages |= {f"{name}.rst": file_page(name) for name in files[1:]}
+        pages |= package_pages(f"jaxkd.{room}")
     index = [*_heading("API reference", "="), ".. autosummary::", ""]
     index += [f"   jaxkd.{room}" for room in names]
     index += ["", ".. toctree::", "   :hidden:", ""]
