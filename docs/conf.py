@@ -47,3 +47,26 @@ html_theme = "furo"
 html_title = f"jaxkd {version}"
 html_show_sphinx = False
 html_copy_source = False
+
+
+# Pages of the first page's other lists; every other page of docs/ is of a system.
+GUIDES = {
+    *("index", "results", "data", "networks", "configuration", "workdir"),
+    *("scale", "official_code", "contributing", "changelog"),
+}
+FIRST = ("recipes", "cross_resolution", "recognition", "forgery", "medical", "sampling")
+
+
+def list_systems(app, name: str, source: list[str]) -> None:
+    """Puts the pages of all systems into the table of contents of the first page."""
+    del app
+    if name == "index":
+        pages = {path.stem for path in HERE.glob("*.md")} - GUIDES
+        known = [page for page in FIRST if page in pages]
+        listed = "\n".join([*known, *sorted(pages - set(known))])
+        source[0] = source[0].replace("SYSTEM_PAGES", listed)
+
+
+def setup(app) -> None:
+    """Connects ``list_systems``."""
+    app.connect("source-read", list_systems)

@@ -1,4 +1,4 @@
-"""Tables of configuration keys, read from the code at every build.
+"""Tables of configuration keys and networks, read from the code at every build.
 
 ``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default, and the
 comment that stands beside or above its assignment. ``{option-tables} methods`` (or
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import io
 import pkgutil
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from docutils.statemachine import StringList
 from ml_collections import ConfigDict
 from sphinx.util.docutils import SphinxDirective
 
+from jaxkd import models
 from jaxkd.core import config as configs
 
 
@@ -48,7 +50,7 @@ def blocks(function: Any = configs.default) -> list[Block]:
       ValueError: if a key of the result is missing from the tables, so that a change of
         how the function is written cannot lose it silently.
     """
-    source = inspect.getsource(function)
+    source = textwrap.dedent(inspect.getsource(function))
     config = function()
     lines = source.splitlines()
     comments = _comments(source)
@@ -225,8 +227,24 @@ class OptionTables(SphinxDirective):
         return self.parse_text_to_nodes(StringList(text, source="options"))
 
 
+class NetworkTable(SphinxDirective):
+    """``{network-table}``: the names of ``jaxkd.models.build``, file by file."""
+
+    def run(self) -> list[Any]:
+        """Returns one table."""
+        by_file: dict[str, list[str]] = {}
+        for name, (module, _) in models.variants().items():
+            by_file.setdefault(module.__module__, []).append(f"`{name}`")
+        text = ["| file | names |", "|---|---|"]
+        for file, names in sorted(by_file.items()):
+            path = file.replace(".", "/")
+            text.append(f"| `{path}` | {', '.join(names)} |")
+        return self.parse_text_to_nodes(StringList(text, source="models"))
+
+
 def setup(app) -> dict[str, bool]:
     """Adds the directives to Sphinx."""
     app.add_directive("config-keys", ConfigKeys)
     app.add_directive("option-tables", OptionTables)
+    app.add_directive("network-table", NetworkTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
