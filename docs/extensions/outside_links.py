@@ -1,8 +1,9 @@
-"""Links from the pages to files that are no pages: configs, launchers, modules.
+"""Links from the pages to files outside ``docs/``.
 
-The Markdown of ``docs/`` is read in two places: in the repository, where a link such as
-``../launch/README.md`` opens, and as this site, where it has no target. Here such a link
-becomes plain text in the site, if the file exists; if it does not, the build warns.
+The Markdown is read in two places: in the repository, where ``../launch/README.md`` and, in
+README.md, ``CONTRIBUTING.md`` open, and as this site. Here links to files that a page
+includes lead to that page; those to other files become plain text. If there is no such
+file, the build warns.
 """
 
 from pathlib import Path
@@ -14,22 +15,45 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
+PAGES = {
+    "README.md": "index",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+}
+
 
 class OutsideLinks(SphinxPostTransform):
-    """Replaces links to files of the repository outside ``docs/`` by their text."""
+    """Redirects links to files outside ``docs/``, or replaces them by their text."""
 
     default_priority = 5  # before MyST resolves links and misses the target
 
     def run(self, **kwargs: object) -> None:
         """Goes through the links of one page."""
+        root = Path(self.env.srcdir).parent
         for node in list(self.document.findall(addnodes.pending_xref)):
-            # MyST has made a page's name of the path: absolute, without its suffix.
-            target = Path(f"{node.get('reftarget', '')}.md")
-            if node.get("refdomain") != "doc" or not target.is_absolute():
+            if node.get("reftype") != "myst":
                 continue
-            if not target.exists():
-                logger.warning("no file %s", target, location=node)
+            target, _, anchor = str(node["reftarget"]).partition("#")
+            if node.get("refdomain") == "doc":
+                # MyST has made a page's name of the path: absolute, without suffix.
+                if not target.startswith("/"):
+                    continue
+                file, anchor = Path(f"{target}.md"), node.get("reftargetid") or ""
+            else:
+                file = root / target
+                if not target or "/" not in target and "." not in target:
+                    continue
+            self._redirect(node, file, root, anchor)
+
+    def _redirect(self, node, file: Path, root: Path, anchor: str) -> None:
+        if not file.exists():
+            logger.warning("no file %s", file, location=node)
+        page = PAGES.get(str(file.resolve().relative_to(root)))
+        if page is None:
             node.replace_self(nodes.inline("", "", *node.children))
+            return
+        node["refdomain"], node["reftarget"] = "doc", page
+        node["reftargetid"] = anchor or None
 
 
 def setup(app) -> dict[str, bool]:
