@@ -18,10 +18,10 @@ import optax
 
 from jaxkd import losses, models, views
 from jaxkd.core import optim, study
+from jaxkd.core.source import Info
 from jaxkd.core.step import Settings, make_train_call
-from jaxkd.core.types import Aux, Method
+from jaxkd.core.types import Loss, LossInputs, Method
 from jaxkd.datasets import batching
-from jaxkd.datasets.source import Info
 
 CIFAR100 = Info(
     name="cifar100",
@@ -125,9 +125,9 @@ def make_group(pair: Pair, count: int) -> study.Group:
         params = variables.pop("params")
         return {"student": params}, {"student": variables}
 
-    def forward(params, extra, batch, key):
+    def forward(params, model_state, batch, key):
         del key
-        variables = {"params": params["student"], **extra["student"]}
+        variables = {"params": params["student"], **model_state["student"]}
         (logits, _), updated = network.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"]
         )
@@ -161,7 +161,7 @@ def _student(name, kind, network, init, forward, teach) -> study.Student:
         name=name,
         method=method,
         network=network,
-        reads="image",
+        input_key="image",
         steps=STEPS,
         schedule=optim.schedule(OPTIMIZER, STEPS, TRAINING_IMAGES / BATCH),
         weight_decay=OPTIMIZER["weight_decay"],
@@ -175,14 +175,15 @@ def _not_timed(*_):
 
 
 def _make_loss(ce_weight: float, distillation: Callable) -> Callable:
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, key, step
-        logits, labels = outputs["logits"], batch["label"]
+    def loss(inputs: LossInputs):
+        logits, labels = inputs.outputs["logits"], inputs.batch["label"]
         ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        distilled = distillation(logits, targets["teacher"]["logits"], labels).mean()
+        distilled = distillation(
+            logits, inputs.targets["teacher"]["logits"], labels
+        ).mean()
         top1 = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
         metrics = {"ce": ce, "kd": distilled, "top1": top1}
-        return ce_weight * ce + distilled, Aux(extra, metrics)
+        return Loss(ce_weight * ce + distilled, inputs.model_state, metrics)
 
     return loss
 
@@ -289,6 +290,6 @@ class Trainer:
     def student_variables(self, member: int) -> dict[str, Any]:
         """Returns one student's variables on the host."""
         state = self.state[self.group.name]
-        params, extra = jax.device_get((state.params, state.extra))
-        variables = {"params": params["student"], **extra["student"]}
+        params, model_state = jax.device_get((state.params, state.model_state))
+        variables = {"params": params["student"], **model_state["student"]}
         return jax.tree.map(lambda x: x[member], variables)

@@ -87,7 +87,9 @@ def _configure(sizes: dict[str, int], batch: int) -> ConfigDict:
     need = configs.needed(config)
     config.model.name, config.batch_size = "resnet8x4", batch
     config.needs = ConfigDict({"teacher": need})
-    config.students = configs.rows({"kd": {"method": "kd"}, "rld": {"method": "rld"}})
+    config.students = configs.students(
+        {"kd": {"method": "kd"}, "rld": {"method": "rld"}}
+    )
     config.seeds, config.steps_per_call = (1, 2), 1
     config.mesh.update(sizes)
     return config

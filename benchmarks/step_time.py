@@ -209,7 +209,7 @@ def _check(images: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
             f"relative difference {difference:.1e}"
         )
         if not difference <= tolerance:
-            raise ValueError(f"Both sides differ, {text}, wanted {tolerance:.0e}.")
+            raise ValueError(f"Both sides differ, {text}, expected {tolerance:.0e}.")
         print(text)
         losses.append({"jaxkd": mine, "torch": theirs})
     torch_twin.allow_tf32(True)

@@ -87,7 +87,7 @@ def _configure(case: Case) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(case.argument)
-    config.students = configs.rows({k: config.students[k] for k in case.students})
+    config.students = configs.students({k: config.students[k] for k in case.students})
     config.reference, config.seeds = "", case.seeds
     config.batch_size = case.batch
     return config

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": embedded, "quick": quick}
     if arg not in variants:
         raise ValueError(
-            f"configs/aird.py has no variant {arg!r}, wanted one of "
+            f"configs/aird.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """AIRD beside KD, of 15 labelled images per class."""
     config = recipes.glyphs("aird")
-    config.students = configs.rows(recipes.aird_rows())
+    config.students = configs.students(recipes.aird_rows())
     config.reference = "kd"
     return config
 

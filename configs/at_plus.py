@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if arg not in variants:
         raise ValueError(
-            f"configs/at_plus.py has no variant {arg!r}, wanted one of "
+            f"configs/at_plus.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -54,7 +54,7 @@ def folder() -> ConfigDict:
         part.optim.update({"name": "adamw", "lr": 1e-4, "warmup": 0.0})
         part.eval_batch_size = 16
     config.needs.teacher.model = ConfigDict({"name": "vgg16"})
-    config.model = ConfigDict({"name": "vgg16", "view": "low"})
+    config.model = ConfigDict({"name": "vgg16", "input": "low"})
     config.seeds = (22, 32, 43)
     config.batches = "shared"
     return config

@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": embedded, "quick": quick}
     if arg not in variants:
         raise ValueError(
-            f"configs/crrcd.py has no variant {arg!r}, wanted one of "
+            f"configs/crrcd.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """Contrast beside KD and HORKD, of 15 labelled images per class."""
     config = recipes.glyphs("crrcd")
-    config.students = configs.rows(recipes.crrcd_rows())
+    config.students = configs.students(recipes.crrcd_rows())
     config.reference = "kd"
     return config
 

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if arg not in variants:
         raise ValueError(
-            f"configs/defi.py has no variant {arg!r}, wanted one of "
+            f"configs/defi.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -69,7 +69,13 @@ def embedded() -> ConfigDict:
     config.duration = 400
     config.eval_every = config.checkpoint_every = 200
     config.optim.update(
-        {"name": "adamw", "lr": 3e-3, "weight_decay": 0.0, "warmup": 30}
+        {
+            "name": "adamw",
+            "lr": 3e-3,
+            "weight_decay": 0.0,
+            "warmup": 30,
+            "clip_value": 0.5,  # as the official code
+        }
     )
     return config
 
@@ -78,7 +84,7 @@ def noise() -> ConfigDict:
     """The image alone beside the image with either high-pass view."""
     config = embedded()
     config.name = "defi-noise"
-    config.students = configs.rows(
+    config.students = configs.students(
         {name: {"model": {**MICRO, "noise": name}} for name in ("none", "residual")}
     )
     config.reference = "none"
@@ -90,7 +96,7 @@ def ablation() -> ConfigDict:
     config = embedded()
     config.name = "defi-ablation"
     model = dict(config.model)
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "whole": {},
             "no_edge_loss": {"method": "defi", "loss": {"edge_weight": 0.0}},
@@ -116,5 +122,7 @@ def official() -> ConfigDict:
     config.view = ConfigDict({"name": "mask_crop_rotate"})
     config.batch_size = config.eval_batch_size = 16
     config.duration = 100.0
-    config.optim.update({"name": "adamw", "lr": 2e-4, "weight_decay": 0.0})
+    config.optim.update(
+        {"name": "adamw", "lr": 2e-4, "weight_decay": 0.0, "clip_value": 0.5}
+    )
     return config

@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if arg not in variants:
         raise ValueError(
-            f"configs/edm.py has no variant {arg!r}, wanted one of "
+            f"configs/edm.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()

@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if arg not in variants:
         raise ValueError(
-            f"configs/faces.py has no variant {arg!r}, wanted one of "
+            f"configs/faces.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -52,7 +52,7 @@ def quick() -> ConfigDict:
         part.data.update({"per_identity": 8, "pairs": 600})
         part.duration = part.eval_every = part.checkpoint_every = 20.0
     rows = recipes.face_rows()
-    config.students = configs.rows(
+    config.students = configs.students(
         {name: rows[name] for name in ("labels", "labels+direction")}
     )
     return config
@@ -69,12 +69,12 @@ def lfw() -> ConfigDict:
     config.view = config.needs.teacher.view = ConfigDict(
         {"name": "low", "base": {"name": "flip"}, "side": 16}
     )
-    student = {"name": "embed8", "view": "low", "width": 512, "scale": 64.0}
+    student = {"name": "embed8", "input": "low", "width": 512, "scale": 64.0}
     config.model = ConfigDict({**student, "stem": 64, "widths": (64, 128, 256)})
     rows = recipes.face_rows()
     for row in rows.values():
         row["loss"] = {**row["loss"], "scale": 64.0}
-    config.students = configs.rows(rows)
+    config.students = configs.students(rows)
     return config
 
 
@@ -100,8 +100,8 @@ def retrieval(name: str) -> ConfigDict:
     config.needs.teacher.optim.factor = 0.5
     config.view = config.needs.teacher.view = ConfigDict({"name": "flip"})
     config.model = ConfigDict({"name": "embed_resnet18", "width": 64})
-    relations = {"labels": "none", "distance": 1.0, "angle": 2.0}
-    config.students = configs.rows(
+    relations = {"labels": "none", "distance_weight": 1.0, "angle_weight": 2.0}
+    config.students = configs.students(
         {
             "triplet": {"method": "metric_learning", "loss": {"labels": "triplet"}},
             "relations": {"method": "metric_learning", "loss": relations},

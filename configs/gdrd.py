@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": embedded, "quick": quick}
     if arg not in variants:
         raise ValueError(
-            f"configs/gdrd.py has no variant {arg!r}, wanted one of "
+            f"configs/gdrd.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def embedded() -> ConfigDict:
     """Backbones from a denoiser, beside KD, of 15 labelled images per class."""
     config = recipes.gdrd(recipes.glyphs("gdrd"))
-    config.students = configs.rows(recipes.gdrd_rows())
+    config.students = configs.students(recipes.gdrd_rows())
     config.reference = "kd"
     return config
 

@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants |= {"offsets": offsets, "trained": trained, "edm": edm}
     if variant not in variants:
         raise ValueError(
-            f"configs/gits.py has no variant {variant!r}, wanted one of "
+            f"configs/gits.py has no variant {variant!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     if variant == "edm" and not (rest and rest[0]):

@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if variant not in variants:
         raise ValueError(
-            f"configs/horkd.py has no variant {variant!r}, wanted one of "
+            f"configs/horkd.py has no variant {variant!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[variant](*options)
@@ -59,7 +59,7 @@ def few_labels(
     """A teacher of 10,000 images; students with 15 labelled images per class."""
     config = recipes.glyphs(name, epochs, teacher_epochs)
     config.needs.assistant = recipes.assistant(config, epochs=assistant_epochs)
-    config.students = configs.rows(recipes.horkd_rows(recipes.fading(epochs)))
+    config.students = configs.students(recipes.horkd_rows(recipes.fading(epochs)))
     config.reference = "kd"
     return config
 
@@ -87,7 +87,7 @@ def mid() -> ConfigDict:
     for part in (config, config.needs.teacher):
         part.view = ConfigDict(view)
     config.needs.assistant = recipes.assistant(
-        config, {"name": "lowres_assistant", "view": "mid"}
+        config, {"name": "lowres_assistant", "input": "mid"}
     )
     return _with_assistant(config)
 
@@ -95,7 +95,7 @@ def mid() -> ConfigDict:
 def joint() -> ConfigDict:
     """No run of an assistant: student and assistant share their parameters."""
     config = recipes.glyphs("horkd-joint")
-    config.students = configs.rows(recipes.joint_rows())
+    config.students = configs.students(recipes.joint_rows())
     config.reference = "kd"
     return config
 
@@ -110,7 +110,7 @@ def quick() -> ConfigDict:
 def _with_assistant(config: ConfigDict) -> ConfigDict:
     rows = recipes.horkd_rows()
     names = ("ce", "kd", "orders123", "kd_assistant", "orders123_assistant")
-    config.students = configs.rows({name: rows[name] for name in names})
+    config.students = configs.students({name: rows[name] for name in names})
     config.reference = "kd"
     return config
 

@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": lambda: recipes.mixed_faces(32, SIDES), "quick": quick}
     if arg not in variants:
         raise ValueError(
-            f"configs/ipn.py has no variant {arg!r}, wanted one of "
+            f"configs/ipn.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -39,5 +39,5 @@ def quick() -> ConfigDict:
         part.data.update({"per_identity": 8, "pairs": 600})
         part.duration = part.eval_every = part.checkpoint_every = 20.0
     rows = {name: config.students[name].to_dict() for name in ("strided", "ipn")}
-    config.students = configs.rows(rows)
+    config.students = configs.students(rows)
     return config

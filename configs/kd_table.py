@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         return cifar100(*pair)
     if arg:
         raise ValueError(
-            f"configs/kd_table.py has no variant {variant!r}, wanted '' or "
+            f"configs/kd_table.py has no variant {variant!r}, expected '' or "
             "'cifar100' with ',TEACHER,STUDENT'."
         )
     return glyphs()
@@ -39,7 +39,7 @@ def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigD
     config = classification.cifar100(teacher, student)
     config.name = f"kd-table-{config.name}"
     config.view = ConfigDict({"name": "weak_strong"})
-    config.students = configs.rows(classification.cifar100_rows(teacher, student))
+    config.students = configs.students(classification.cifar100_rows(teacher, student))
     config.reference = "kd"
     return config
 
@@ -61,5 +61,5 @@ def glyphs() -> ConfigDict:
     )
     rows["mlkd-noaug"] = classification.row("mlkd_noaug", lr=0.3)
     rows["ce_double"]["duration"] = 2 * config.duration
-    config.students = configs.rows(rows)
+    config.students = configs.students(rows)
     return config

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": phantoms, "comparators": comparators, "cccii": cccii}
     if arg not in variants:
         raise ValueError(
-            f"configs/nlran.py has no variant {arg!r}, wanted one of "
+            f"configs/nlran.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def phantoms() -> ConfigDict:
     """The ablation on drawn phantoms."""
     config = _small("nlran")
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "resnet": {"model": {"name": "resnet3d_micro"}},
             "+A": {"model": {"name": "nlran_micro", "non_local": 0}},
@@ -52,7 +52,9 @@ def comparators() -> ConfigDict:
     """Other networks of about the same size on the same phantoms."""
     config = _small("nlran-comparators")
     names = ("resnet3d_micro", "cbam3d_micro", "covnet_micro", "nlran_micro")
-    config.students = configs.rows({name: {"model": {"name": name}} for name in names})
+    config.students = configs.students(
+        {name: {"model": {"name": name}} for name in names}
+    )
     config.reference = "resnet3d_micro"
     return config
 

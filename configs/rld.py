@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     if variant not in variants:
         raise ValueError(
-            f"configs/rld.py has no variant {variant!r}, wanted one of "
+            f"configs/rld.py has no variant {variant!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[variant](*pair)
@@ -47,7 +47,7 @@ def few_labels() -> ConfigDict:
     config = classification.glyphs(teacher_steps=960, student_steps=600, warmup=40)
     config.data.per_class = 10
     config.batches = "per_seed"
-    config.students = configs.rows(classification.glyph_rows())
+    config.students = configs.students(classification.glyph_rows())
     return config
 
 
@@ -58,18 +58,23 @@ def wrong_teacher() -> ConfigDict:
     config.needs.teacher.data.labels = "shifted"
     config.seeds = (1, 2, 3, 4, 5)
     double = config.students.ce_double
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "ce_double": double,
             "kd": classification.row(
-                "kd", lr=0.3, weight=1.0, ce_weight=1.0, warmup=80
+                "kd", lr=0.3, kd_weight=1.0, ce_weight=1.0, warmup=80
             ),
             "kd_quarter": classification.row(
-                "kd", lr=0.3, weight_decay=2e-3, weight=0.25, ce_weight=1.0, warmup=80
+                "kd",
+                lr=0.3,
+                weight_decay=2e-3,
+                kd_weight=0.25,
+                ce_weight=1.0,
+                warmup=80,
             ),
             "dkd": classification.row("dkd", lr=0.3, beta=1.0, warmup=80),
             "dkd_quarter": classification.row(
-                "dkd", lr=0.3, beta=1.0, weight=0.25, warmup=80
+                "dkd", lr=0.3, beta=1.0, dkd_weight=0.25, warmup=80
             ),
             "rld": classification.row("rld", lr=0.3, beta=1.0, warmup=80),
             "rld_g": classification.row("rld", lr=0.3, beta=1.0, mask="g", warmup=80),
@@ -87,12 +92,12 @@ def same_data() -> ConfigDict:
         part.data.train = 4000
     config.batches = "per_seed"
     config.needs.teacher.optim.warmup = 40
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "ce": classification.row("supervised", lr=0.6),
             "ce_double": classification.row("supervised", lr=0.6) | {"duration": 1600},
             "kd": classification.row(
-                "kd", lr=0.5, weight=1.0, ce_weight=1.0, warmup=80
+                "kd", lr=0.5, kd_weight=1.0, ce_weight=1.0, warmup=80
             ),
             "dkd": classification.row("dkd", lr=0.5, beta=1.0, warmup=80),
             "rld": classification.row("rld", lr=0.5, beta=1.0, warmup=80),
@@ -120,7 +125,7 @@ def imagenet(
 def _with(config: ConfigDict, rows: dict) -> ConfigDict:
     """Adds those students that the paper's tables compare."""
     names = ("ce", "kd", "dkd", "rld", "la", "rc", "lr")
-    config.students = configs.rows({name: rows[name] for name in names})
+    config.students = configs.students({name: rows[name] for name in names})
     config.reference = "kd"
     return config
 
@@ -145,10 +150,10 @@ def digits() -> ConfigDict:
     config.batches = "per_seed"
     config.reference = "kd"
     config.needs = ConfigDict({"teacher": need})
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "ce": {"method": "supervised"},
-            "kd": {"method": "kd", "loss": {"weight": 1.0, "ce_weight": 1.0}},
+            "kd": {"method": "kd", "loss": {"kd_weight": 1.0, "ce_weight": 1.0}},
             "dkd": {"method": "dkd", "loss": {"beta": 2.0, "warmup": 2.0}},
             "rld": {"method": "rld", "loss": {"beta": 2.0, "warmup": 2.0}},
         }

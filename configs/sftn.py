@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {"": embedded, "quick": quick}
     if arg not in variants:
         raise ValueError(
-            f"configs/sftn.py has no variant {arg!r}, wanted one of "
+            f"configs/sftn.py has no variant {arg!r}, expected one of "
             f"{', '.join(repr(name) for name in variants)}."
         )
     return variants[arg]()
@@ -30,7 +30,7 @@ def embedded() -> ConfigDict:
     """Two teachers, whose students own 15 labelled images per class."""
     config = recipes.glyphs("sftn")
     config.needs.friendly = recipes.friendly(config)
-    config.students = configs.rows(recipes.sftn_rows())
+    config.students = configs.students(recipes.sftn_rows())
     config.reference = "kd"
     return config
 

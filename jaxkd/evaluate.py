@@ -37,7 +37,7 @@ class Evaluator:
     def __call__(
         self,
         params: Mapping[str, Any],
-        extra: Mapping[str, Any],
+        model_state: Mapping[str, Any],
         training: Mapping[str, np.ndarray],
     ) -> dict[str, Results]:
         """Evaluates all members on the test examples.
@@ -53,7 +53,7 @@ class Evaluator:
         totals: dict[str, Any] = {}
         for batch in input_pipeline.test_batches(self._run):
             for name, evaluate in self._evaluate.items():
-                part = evaluate(params[name], extra[name], batch, training[name])
+                part = evaluate(params[name], model_state[name], batch, training[name])
                 totals[name] = _merge(totals[name], part) if name in totals else part
         return {name: jax.device_get(_compute(total)) for name, total in totals.items()}
 
@@ -84,7 +84,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     groups = sharding.put(groups, sharding.replicated(run.mesh))
     metrics = Evaluator(run)(
         {name: group["params"] for name, group in groups.items()},
-        {name: group["extra"] for name, group in groups.items()},
+        {name: group["model_state"] for name, group in groups.items()},
         {group.name: np.ones(len(group.members), bool) for group in run.groups},
     )
     scores = {

@@ -164,8 +164,8 @@ def _train() -> None:
 
     print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
     run, format_table = _system(config)
-    with preemption.listen() as asked:
-        results = run(config, workdir, asked)
+    with preemption.catch_signals() as stop_requested:
+        results = run(config, workdir, stop_requested)
     if jax.process_index() == 0:
         print(format_table(results))
         print(f"Report: {workdir / 'report.html'}")
@@ -210,7 +210,9 @@ def _sample() -> None:
         raise UserError("--mode=sample wants a pipeline, such as configs/gits.py.")
     found = re.fullmatch(r"(\d+)-(\d+)", _SAMPLES.value)
     if not found or int(found[2]) < int(found[1]):
-        raise UserError(f"--seeds is {_SAMPLES.value!r}, wanted a range such as 0-63.")
+        raise UserError(
+            f"--seeds is {_SAMPLES.value!r}, expected a range such as 0-63."
+        )
     from jaxkd import pipelines
 
     seeds = range(int(found[1]), int(found[2]) + 1)
@@ -255,7 +257,7 @@ def _use_compile_cache() -> None:
 def _given_config() -> ConfigDict:
     config = _load_config()
     if config is None:
-        raise UserError("--config is missing, wanted a file such as configs/rld.py.")
+        raise UserError("--config is missing, expected a file such as configs/rld.py.")
     return config
 
 

@@ -1,8 +1,6 @@
 """The one train loop: needed runs first, then all students of the study together."""
 
 import functools
-import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,24 +11,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd import teachers
 from jaxkd.core import checkpoint, sharding, study
 from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
 from jaxkd.core.checkpoint import Checkpoints
 from jaxkd.core.errors import Interrupted, UserError
-from jaxkd.core.frozen import PerSeed
-from jaxkd.core.metric_accumulator import Tally
-from jaxkd.core.preemption import Asked, nobody
+from jaxkd.core.metric_accumulator import MetricAccumulator
+from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.types import Best, TrainState
 from jaxkd.core.writers import Progress, Writer, truncate
 from jaxkd.evaluate import Evaluator
-from jaxkd.evaluators import base
-from jaxkd.training import program, results, target_cache
+from jaxkd.training import evaluation, needs, program, results, target_cache
 from jaxkd.training import workdir as workdirs
-from jaxkd.training.build import Run, build, source_config
+from jaxkd.training.build import Run, build
 from jaxkd.training.input_pipeline import make_inputs
-from jaxkd.training.results import Frozen
+from jaxkd.training.needs import Known, LoadedNetwork
 
 
 class Position(NamedTuple):
@@ -40,25 +35,13 @@ class Position(NamedTuple):
     best: dict[str, Best]
     step: int
     elapsed: float
-    tally: Tally
-
-
-class Outlets(NamedTuple):
-    """What a training loop talks to."""
-
-    checkpoints: Checkpoints
-    writer: Writer
-    asked: Asked
-
-
-# Folders of the runs that were needed so far, by their configurations as JSON.
-Known = dict[str, Path]
+    accumulator: MetricAccumulator
 
 
 def train(
     config: ConfigDict,
     workdir: str | Path,
-    asked: Asked = nobody,
+    stop_requested: StopRequest = never_stop,
     known: Known | None = None,
 ) -> dict[str, Any]:
     """Trains what a configuration describes, or resumes, or returns what is there.
@@ -71,8 +54,8 @@ def train(
     Args:
       config: see ``jaxkd.core.config``.
       workdir: folder of the run.
-      asked: tells at each step boundary who asks the run to stop, or None; see
-        ``jaxkd.core.preemption.listen``.
+      stop_requested: called at each step boundary; returns who requests the run to
+        stop, or None. See ``jaxkd.core.preemption.catch_signals``.
       known: runs that were trained for a run that needs this one.
 
     Returns:
@@ -80,22 +63,27 @@ def train(
 
     Raises:
       UserError: for whatever the user can mend.
-      Interrupted: if it was asked to stop, after saving.
+      Interrupted: if it was requested to stop, after saving.
     """
     workdir = Path(workdir)
     configs.check(config)
-    finished = workdirs.claim(workdir, config)
+    finished = workdirs.check_resumable(workdir, config)
     if finished is not None:
         return finished
     run = build(config)
     target_cache.check(run)
     program.check_losses(run)
-    wanted = program.abstract_state(run)  # which checks config.sharding, too
-    workdirs.open_for(workdir, config)
+    expected = program.abstract_state(run)  # which checks config.sharding, too
+    workdirs.create(workdir, config)
     _announce(run, workdir)
-    frozen = _needs(run, workdir, asked, Known() if known is None else known)
-    end = _train_loop(run, frozen, wanted, workdir, asked)
-    return results.record(run, frozen, end, workdir)
+
+    def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:
+        return train(config, workdir, stop_requested, known)
+
+    known = Known() if known is None else known
+    frozen = needs.load_all(run, workdir, train_needed, known)
+    end = _train_loop(run, frozen, expected, workdir, stop_requested)
+    return results.write_results(run, frozen, end, workdir)
 
 
 def _announce(run: Run, workdir: Path) -> None:
@@ -110,74 +98,26 @@ def _announce(run: Run, workdir: Path) -> None:
         )
 
 
-def _needs(run: Run, workdir: Path, asked: Asked, known: Known) -> dict[str, Frozen]:
-    """Trains or loads the needed runs.
-
-    Those that need none themselves come first, since others may need the same.
-    """
-    needs = run.config.needs
-    order = sorted(needs, key=lambda name: _depth(needs[name]))
-    found = {name: _need(run, name, workdir, asked, known) for name in order}
-    teachers.check(run, found)
-    return {name: found[name] for name in needs}
-
-
-def _depth(config: ConfigDict) -> int:
-    return max((1 + _depth(need) for need in config.needs.values()), default=0)
-
-
-def _need(run: Run, name: str, workdir: Path, asked: Asked, known: Known) -> Frozen:
-    """Trains or loads a needed run and lays its network out over the devices."""
-    need = run.config.needs[name]
-    if need.init_from:
-        source = recorded = Path(need.init_from)
-    else:
-        alone = configs.alone(need)
-        key = json.dumps(configs.resolved(alone), sort_keys=True)
-        source = known.setdefault(key, workdir / name)
-        recorded = Path(os.path.relpath(source, workdir))
-        train(alone, source, asked, known)
-    variables = _load(run, name, source / "checkpoints")
-    checkpoint.compare(str(source), variables, program.abstract_frozen(run)[name])
-    return Frozen(
-        network=run.frozen[name].network,
-        reads=run.frozen[name].reads,
-        variables=sharding.put(variables, sharding.replicated(run.mesh)),
-        hash=checkpoint.content_hash(variables),
-        source=source,
-        recorded=str(recorded),
-        model=source_config(need).model.name,
-    )
-
-
-def _load(run: Run, name: str, checkpoints: Path) -> Any:
-    """Loads a needed run's network, or those of all seeds."""
-    if not run.frozen[name].per_seed:
-        return checkpoint.load_member(checkpoints, "last")
-    members = [
-        checkpoint.load_member(checkpoints, "last", seed=seed)
-        for seed in run.config.seeds
-    ]
-    return PerSeed(jax.tree.map(lambda *rows: np.stack(rows), *members))
-
-
 def _start(
-    run: Run, checkpoints: Checkpoints, frozen: Mapping[str, Frozen], wanted: Any
+    run: Run,
+    checkpoints: Checkpoints,
+    frozen: Mapping[str, LoadedNetwork],
+    expected: Any,
 ) -> Position:
-    """Initialises a state like ``wanted``, or restores the newest checkpoint."""
+    """Initialises a state like ``expected``, or restores the newest checkpoint."""
     init = functools.partial(program.init, run)
     hashes = {name: one.hash for name, one in frozen.items()}
-    checkpoint.check_space(checkpoints.directory, wanted)
+    checkpoint.check_space(checkpoints.directory, expected)
     checkpoints.set_aside_damaged()
     if checkpoints.latest() is None:
         # Drawing weights is quick; optimising the program that does it on CPU is not.
         on_cpu = jax.default_backend() == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
-        layout = jax.tree.map(lambda x: x.sharding, wanted)
+        layout = jax.tree.map(lambda x: x.sharding, expected)
         make = jax.jit(init, out_shardings=layout, compiler_options=options)
         state, best = make({name: one.variables for name, one in frozen.items()})
-        return Position(state, best, 0, 0.0, Tally())
-    state, best, meta = checkpoints.restore(*wanted)
+        return Position(state, best, 0, 0.0, MetricAccumulator())
+    state, best, meta = checkpoints.restore(*expected)
     checkpoint.check_members(checkpoints.directory, meta, run.groups)
     if meta["frozen"] != hashes:
         raise UserError(
@@ -185,48 +125,50 @@ def _start(
             f"hashes were {meta['frozen']} and are now {hashes}. Bring back the old "
             "ones, or choose another --workdir."
         )
-    tally = Tally(meta.get("tally"))
-    return Position(state, best, meta["step"], meta["elapsed"], tally)
+    accumulator = MetricAccumulator(meta.get("accumulator"))
+    return Position(state, best, meta["step"], meta["elapsed"], accumulator)
 
 
 def _train_loop(
     run: Run,
-    frozen: Mapping[str, Frozen],
-    wanted: Any,
+    frozen: Mapping[str, LoadedNetwork],
+    expected: Any,
     workdir: Path,
-    asked: Asked,
-) -> results.End:
+    stop_requested: StopRequest,
+) -> results.TrainingEnd:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
     with Checkpoints(workdir / "checkpoints", run.config.keep) as checkpoints:
-        position = _start(run, checkpoints, frozen, wanted)
+        position = _start(run, checkpoints, frozen, expected)
         if writes:
             truncate(workdir, position.step)
         with Writer(workdir, enabled=writes) as writer:
-            outlets = Outlets(checkpoints, writer, asked)
-            position, last = _loop(run, frozen, position, outlets)
+            position, last = _loop(
+                run, frozen, position, checkpoints, writer, stop_requested
+            )
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
     best = sharding.fetch(best, run.mesh)
-    findings = base.assess(run, position.state, workdir)
-    skipped, elapsed = position.tally.skipped(), position.elapsed
-    return results.End(last, best, skipped, elapsed, findings)
+    evaluation_report = evaluation.run_evaluators(run, position.state, workdir)
+    skipped, elapsed = position.accumulator.skipped(), position.elapsed
+    return results.TrainingEnd(last, best, skipped, elapsed, evaluation_report)
 
 
 def _loop(
     run: Run,
-    frozen: Mapping[str, Frozen],
+    frozen: Mapping[str, LoadedNetwork],
     position: Position,
-    outlets: Outlets,
+    checkpoints: Checkpoints,
+    writer: Writer,
+    stop_requested: StopRequest,
 ) -> tuple[Position, Any]:
     """Trains from a position to the end; returns that and the last evaluation.
 
     Raises:
       Interrupted: if asked to stop, with a checkpoint of where it stopped.
     """
-    state, best, now, elapsed, tally = position
-    checkpoints, writer, asked = outlets
-    _give_way(run, asked(), now)
+    state, best, now, elapsed, accumulator = position
+    _stop_if_requested(run, stop_requested(), now)
     began = time.monotonic() - elapsed
     cadence, evaluator = _cadence(run), Evaluator(run)
     variables = {name: one.variables for name, one in frozen.items()}
@@ -237,12 +179,12 @@ def _loop(
     for stop in cadence.stops(now, inputs.steps_per_call):
         batches = inputs.next(now, stop - now)
         state, metrics = call(state, variables, inputs.table, batches, stop - now)
-        tally.add(metrics, stop - now)
+        accumulator.add(metrics, stop - now)
         progress.update(stop)
         if cadence.logs(stop):
-            results.check_finite(run, tally.skipped(), stop, checkpoints.latest())
+            results.check_finite(run, accumulator.skipped(), stop, checkpoints.latest())
             writer.write_scalars(
-                stop, results.scalars(run.groups, tally.take(), "train", now)
+                stop, results.scalars(run.groups, accumulator.take(), "train", now)
             )
         if cadence.evaluates(stop):
             training = _training(run, stop)
@@ -251,19 +193,19 @@ def _loop(
             writer.write_scalars(
                 stop, results.scalars(run.groups, last, "test", stop - 1)
             )
-        asker = asked()
+        asker = stop_requested()
         if cadence.saves(stop) or asker:
             elapsed = time.monotonic() - began
-            meta = _meta(run, frozen, stop, elapsed, tally)
+            meta = _meta(run, frozen, stop, elapsed, accumulator)
             checkpoints.save(stop, state, best, meta)
         if stop < run.steps:
-            _give_way(run, asker, stop)
+            _stop_if_requested(run, asker, stop)
         now = stop
     progress.close()
-    return Position(state, best, now, time.monotonic() - began, tally), last
+    return Position(state, best, now, time.monotonic() - began, accumulator), last
 
 
-def _give_way(run: Run, asker: str | None, now: int) -> None:
+def _stop_if_requested(run: Run, asker: str | None, now: int) -> None:
     if asker:
         raise Interrupted(
             f"{asker}: {run.config.name} stopped after step {now:,} of {run.steps:,}. "
@@ -299,8 +241,8 @@ def _training(run: Run, step: int) -> dict[str, np.ndarray]:
 
 def _evaluate(evaluator: Evaluator, state: Any, training: Any) -> Any:
     params = {name: one.eval_params for name, one in state.items()}
-    extra = {name: one.extra for name, one in state.items()}
-    return evaluator(params, extra, training)
+    model_state = {name: one.model_state for name, one in state.items()}
+    return evaluator(params, model_state, training)
 
 
 def _scores(run: Run, last: Any) -> dict[str, np.ndarray]:
@@ -316,11 +258,13 @@ def _update_best(best: Any, state: Any, scores: Any, training: Any) -> Any:
     }
 
 
-def _meta(run: Run, frozen: Mapping[str, Frozen], step_: int, elapsed, tally) -> Any:
+def _meta(
+    run: Run, frozen: Mapping[str, LoadedNetwork], step_: int, elapsed, accumulator
+) -> Any:
     return {
         "step": step_,
         "elapsed": elapsed,
         "members": checkpoint.member_table(run.groups),
         "frozen": {name: one.hash for name, one in frozen.items()},
-        "tally": tally.to_json(),
+        "accumulator": accumulator.to_json(),
     }

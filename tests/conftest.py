@@ -84,7 +84,7 @@ def finished_run(squares, tmp_path_factory):
     config = squares_config(squares)
     config.seeds = (3, 1)
     config.ema = 0.5
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "zebra": {"method": "supervised", "optim": {"lr": 0.3}},
             "ant": {"method": "supervised", "optim": {"lr": 1e-4}, "duration": 6},

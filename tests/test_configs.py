@@ -11,8 +11,8 @@ import pytest
 from jaxkd import pipelines
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource
 from jaxkd.datasets import cifar, folder, glyph100
-from jaxkd.datasets.source import ArraySource
 from jaxkd.recipes import classification
 from jaxkd.training import build, program
 from tests import ct_blank, forgery_blank, recognition_blank
@@ -119,7 +119,7 @@ def no_data(monkeypatch):
 def stages(config):
     """The run and all that it needs, as they would be started by hand."""
     for need in config.needs.values():
-        yield from stages(configs.alone(need))
+        yield from stages(configs.standalone(need))
     yield config
 
 

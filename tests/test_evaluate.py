@@ -140,8 +140,8 @@ def test_members_left_out_are_not_evaluated(finished_run):
     out = run.groups[0].members.index(("ant", 3))
     training[run.groups[0].name][out] = False
     params = {name: group["params"] for name, group in groups.items()}
-    extra = {name: group["extra"] for name, group in groups.items()}
-    found = Evaluator(run)(params, extra, training)[run.groups[0].name]
+    model_state = {name: group["model_state"] for name, group in groups.items()}
+    found = Evaluator(run)(params, model_state, training)[run.groups[0].name]
     assert not found["confusion"][out].any()
     assert not found["top1"][out] > 0
     kept = run.groups[0].members.index(("zebra", 1))

@@ -8,7 +8,7 @@ import pytest
 
 from jaxkd.aot import fake_data
 from jaxkd.core import config as configs
-from jaxkd.datasets.source import ArraySource
+from jaxkd.core.source import ArraySource
 from jaxkd.training import program
 from jaxkd.training.build import build
 from tests.test_configs import MODULES, RECIPES
@@ -36,7 +36,7 @@ def small_data(config):
 @pytest.mark.parametrize("arg", PAIRS.values(), ids=PAIRS)
 def test_two_steps(arg):
     config = MODULES["rld"].get_config(arg)
-    config.students = configs.rows({n: config.students[n] for n in ("kd", "rld")})
+    config.students = configs.students({n: config.students[n] for n in ("kd", "rld")})
     config.seeds, config.batch_size, config.steps_per_call = (1,), 4, 2
     run = build(config, small_data(config))
     program.check_losses(run)

@@ -57,7 +57,7 @@ def make_config(data_file: Path, steps: int = 12) -> ConfigDict:
     need = configs.needed(config)
     config.name, config.reference, config.seeds = "study", "kd", (1, 2)
     config.needs = ConfigDict({"teacher": need})
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "rld": {"method": "rld", "loss": {"warmup": 4.0}},
             "kd": {"method": "kd", "duration": steps // 2},
@@ -147,7 +147,7 @@ def test_a_finished_run_is_only_read(finished, data_file, monkeypatch):
 
 @pytest.mark.slow
 def test_training_lowers_the_loss(data_file, tmp_path):
-    config = configs.alone(make_config(data_file, steps=60).needs.teacher)
+    config = configs.standalone(make_config(data_file, steps=60).needs.teacher)
     config.model.update({"widths": (4, 6), "strides": (2, 2)})
     config.optim.lr = 0.05
     results = train(config, tmp_path)
@@ -236,7 +236,7 @@ def test_a_teacher_of_another_model_is_refused(data_file, tmp_path, finished):
     saved["model"]["widths"] = [5]
     (other / "config.json").write_text(json.dumps(saved))
     config.needs.teacher.init_from = str(other)
-    with pytest.raises(UserError, match=r"got \(4,\), wanted \(5,\)"):
+    with pytest.raises(UserError, match=r"got \(4,\), expected \(5,\)"):
         train(config, tmp_path / "run")
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource, Dataset, Example, Info
 from jaxkd.datasets import ct, mask_images
 from jaxkd.datasets.cifar import COUNTS, STATISTICS
-from jaxkd.datasets.source import ArraySource, Dataset, Example, Info
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
 _IMAGENET = (1_281_167, 50_000)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from jaxkd.aot import fake_data, flops, hlo
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset
+from jaxkd.core.source import Dataset
 from jaxkd.training import program, target_cache
 from jaxkd.training.build import Run, build, load_data
 
@@ -92,7 +92,7 @@ def _devices(topology: str) -> Sequence[Any]:
         found = topologies.get_topology_desc(topology, platform="tpu", **options)
     except Exception as error:
         raise UserError(
-            f"--topology={topology} is not available ({_first_line(error)}). Wanted "
+            f"--topology={topology} is not available ({_first_line(error)}). Expected "
             "KIND:AxB or KIND:AxBxC, such as v5e:2x4, v5p:2x2x1, v4:2x2x2 or v6e:4x4."
         ) from error
     return found.devices
@@ -131,7 +131,7 @@ def _capacity(device: Any) -> int:
 
 
 def _memory(error: Exception) -> tuple[int, int] | None:
-    """Reads the bytes wanted and available out of the compiler's refusal."""
+    """Reads the bytes expected and available out of the compiler's refusal."""
     for pattern in _LIMITS:
         if found := pattern.search(str(error)):
             wanted, unit, available, other = found.groups()

@@ -60,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("--channels", type=int, default=3, help="of images; default: 3")
     there.add_argument(
         "--part",
-        choices=("student", "teacher"),
-        help="which to take of a file with both; default: the student",
+        choices=("student", "teacher", "backbone"),
+        help="which to take of a file with both; default: the student. backbone: of a "
+        "DeFI-Net, from a file of HRNet",
     )
     there.set_defaults(run=_from_torch)
     back = commands.add_parser("to-torch", help="folder of a run -> torch file")
@@ -83,7 +84,9 @@ def _json_options(text: str) -> dict[str, Any]:
         options = None
     if not isinstance(options, dict):
         example = '{"widths": [8, 16, 32]}'
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted JSON such as {example}")
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected JSON such as {example}"
+        )
     return options
 
 
@@ -91,6 +94,8 @@ def _from_torch(options: argparse.Namespace) -> str:
     from jaxkd.convert.torch import weights
     from jaxkd.training import export
 
+    if options.part == "backbone":
+        return _backbone(options)
     state = weights.read_state(options.file, options.part)
     classes = options.classes or _count_classes(state, options.file)
     model = options.model, options.options
@@ -101,6 +106,27 @@ def _from_torch(options: argparse.Namespace) -> str:
     return (
         f"{options.model} with {classes} classes: {options.workdir}\nUse it as a "
         f"teacher with --config.needs.teacher.init_from={options.workdir}"
+    )
+
+
+def _backbone(options: argparse.Namespace) -> str:
+    """Writes a DeFI-Net whose backbone is that of a file, and all else is untrained."""
+    import jax
+
+    from jaxkd import models
+    from jaxkd.convert import defi
+    from jaxkd.training import export
+
+    network = models.build(options.model, options.classes or 2, **options.options)
+    # Fully convolutional: the size of the image changes no variable.
+    image = jax.numpy.zeros((1, 32, 32, options.channels))
+    variables = jax.jit(network.init)(jax.random.key(0), image)
+    loaded, report = defi.load_backbone(options.file, variables, network)
+    export.write(options.workdir, loaded, options.model, options.options)
+    return (
+        f"{report}\n{options.model}: {options.workdir}\nUse it with "
+        f"--config.loss.start_from=backbone and config.needs.backbone, a run of "
+        f"{options.model} with init_from={options.workdir}"
     )
 
 

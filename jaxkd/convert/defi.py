@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
       loaded: names in the file that were taken.
       missing: names that the backbone has and the file has not; they keep their values.
       unused: names that the file has and the backbone has not.
-      reshaped: name -> (shape in the file, shape wanted); they keep their values.
+      reshaped: name -> (shape in the file, shape expected); they keep their values.
     """
 
     loaded: tuple[str, ...]
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
                 rest = f" and {len(found) - 4} more" if len(found) > 4 else ""
                 lines.append(f"{len(found)} {text}: {', '.join(found[:4])}{rest}")
         lines += [
-            f"of another shape, left as it was: {name}, got {got}, wanted {wanted}"
+            f"of another shape, left as it was: {name}, got {got}, expected {wanted}"
             for name, (got, wanted) in self.reshaped.items()
         ]
         return "\n".join(lines)
@@ -100,7 +100,7 @@ def load_backbone(
     if not loaded:
         raise UserError(
             f"{path} holds nothing of an HRNet of these widths; its names are "
-            f"{', '.join(list(state)[:4])}, ... Wanted names such as {table[0].key}."
+            f"{', '.join(list(state)[:4])}, ... Expected names such as {table[0].key}."
         )
     known = {leaf.key for leaf in table}
     unused = [key for key in state if key not in known and names.COUNTER not in key]

@@ -37,12 +37,16 @@ def look_up(table: Batch, data: Batch, draws: int) -> Batch:
     if not table:
         return data
     rows = {name: array[data["index"]] for name, array in table.items()}
-    return data | rows | {"index": data["index"] % (len(table["label"]) // draws)}
+    examples = len(next(iter(table.values()))) // draws
+    return data | rows | {"index": data["index"] % examples}
 
 
 def whole(table: Batch, draws: int) -> Batch:
-    """Returns what batches say of the whole training set of each draw."""
-    return {"train_labels": table["label"].reshape(draws, -1)} if table else {}
+    """Returns the labels of the whole training set of each draw, if it has any."""
+    if "label" not in table:
+        return {}
+    labels = table["label"]
+    return {"train_labels": labels.reshape(draws, -1, *labels.shape[1:])}
 
 
 def step_keys(seeds: tuple[int, ...], step: jax.Array | int) -> jax.Array:

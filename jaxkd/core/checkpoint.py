@@ -2,11 +2,12 @@
 
 A checkpoint holds the training state, each member's best parameters and a small JSON
 record (which members, which frozen teachers). Frozen teachers themselves are never
-saved. Restoring always names the wanted shapes and shardings, so a run may be resumed
+saved. Restoring always names the expected shapes and shardings, so a run may be resumed
 on other devices than it was started on.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import shutil
 import warnings
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxkd.core import aliases
 from jaxkd.core.distributed import from_first
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import Group
@@ -120,7 +122,7 @@ class Checkpoints:
         """Restores the newest checkpoint.
 
         Args:
-          state: wanted shapes, dtypes and shardings, as ``jax.ShapeDtypeStruct``.
+          state: expected shapes, dtypes and shardings, as ``jax.ShapeDtypeStruct``.
           best: likewise.
 
         Raises:
@@ -128,16 +130,61 @@ class Checkpoints:
         """
         step = self._manager.latest_step()
         path = self.directory / str(step) / "state"
-        compare(path, _metadata(path), state)
+        saved = _metadata(path)
+        compare(path, _with_new_names(saved), state)
+        names = _old_names(saved)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(state),
-                best=ocp.args.StandardRestore(best),
+                state=ocp.args.StandardRestore(_under(names, state)),
+                best=ocp.args.StandardRestore(_under(names, best)),
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        return Restored(restored.state, restored.best, restored.meta)
+        meta = aliases.renamed(restored.meta, aliases.META)
+        return Restored(
+            _from_under(names, restored.state, state),
+            _from_under(names, restored.best, best),
+            meta,
+        )
+
+
+def _old_names(saved: Mapping[str, Any]) -> dict[str, str]:
+    """Returns new name -> old name of the parts of the state that were renamed."""
+    parts = {part for group in saved.values() for part in group}
+    return {new: old for old, new in aliases.STATE.items() if old in parts}
+
+
+def _with_new_names(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {g: aliases.renamed(part, aliases.STATE) for g, part in saved.items()}
+
+
+def _under(names: Mapping[str, str], groups: Mapping[str, Any]) -> Any:
+    """Returns states as dictionaries of the old names, if there are any."""
+    if not names:
+        return groups
+    return {
+        group: {
+            names.get(field.name, field.name): getattr(state, field.name)
+            for field in dataclasses.fields(state)
+        }
+        for group, state in groups.items()
+    }
+
+
+def _from_under(names: Mapping[str, str], tree: Any, like: Mapping[str, Any]) -> Any:
+    """Undoes ``_under``."""
+    if not names:
+        return tree
+    return {
+        group: type(state)(
+            **{
+                field.name: tree[group].get(names.get(field.name, field.name))
+                for field in dataclasses.fields(state)
+            }
+        )
+        for group, state in like.items()
+    }
 
 
 def _damage(path: Path) -> str:
@@ -192,7 +239,7 @@ def check_space(directory: Path, tree: Any) -> None:
     free = shutil.disk_usage(directory).free
     if free < wanted:
         raise UserError(
-            f"{directory} has {free / 1e6:.1f} MB free, wanted {wanted / 1e6:.1f} MB "
+            f"{directory} has {free / 1e6:.1f} MB free, expected {wanted / 1e6:.1f} MB "
             "for two checkpoints (an old one goes when a new one is complete). Free "
             "some space, or choose a --workdir on another disk."
         )
@@ -216,7 +263,7 @@ def compare(origin: Any, saved: Any, wanted: Any) -> None:
         [f"  missing: {name}" for name in sorted(want.keys() - got.keys())],
         [f"  unexpected: {name}" for name in sorted(got.keys() - want.keys())],
         [
-            f"  {name}: got {got[name]}, wanted {want[name]}"
+            f"  {name}: got {got[name]}, expected {want[name]}"
             for name in sorted(want.keys() & got.keys())
             if want[name] != got[name]
         ],
@@ -255,13 +302,13 @@ def load_member(
     path = _newest(directory)
     group, index = _find_member(_read_meta(path)["members"], student, seed)
     member = jax.tree.map(lambda x: x[index], _load_group(path, use, group))
-    return {"params": member["params"]["student"], **member["extra"]["student"]}
+    return {"params": member["params"]["student"], **member["model_state"]["student"]}
 
 
 def load_groups(
     directory: Path, use: str, groups: Sequence[Group]
 ) -> dict[str, dict[str, Any]]:
-    """Loads ``params`` and ``extra`` of whole groups, as NumPy arrays.
+    """Loads ``params`` and ``model_state`` of whole groups, as NumPy arrays.
 
     Args:
       directory: the run's ``checkpoints`` folder.
@@ -306,7 +353,7 @@ def _newest(directory: Path) -> Path:
     steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
     if not steps:
         raise UserError(
-            f"{directory} holds no checkpoint. Wanted the workdir of a run that has "
+            f"{directory} holds no checkpoint. Expected the workdir of a run that has "
             "saved at least one: train it first, or check the path."
         )
     return directory.absolute() / str(max(steps))
@@ -332,10 +379,13 @@ def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
 def _load_group(path: Path, use: str, group: str) -> dict[str, Any]:
     item = path / ("best" if use == "best" else "state")
     tree = _metadata(item)[group]
-    averaged = tree.get("ema") is not None
-    names = {"params": "ema" if averaged else "params", "extra": "extra"}
-    wanted = {group: {name: tree[name] for name in names.values()}}
-    loaded = _read_arrays(item, wanted)[group]
+    old = {new: old for old, new in aliases.STATE.items() if old in tree}
+    names = {
+        "params": "ema" if tree.get("ema") is not None else "params",
+        "model_state": old.get("model_state", "model_state"),
+    }
+    expected = {group: {name: tree[name] for name in names.values()}}
+    loaded = _read_arrays(item, expected)[group]
     return {name: loaded[saved] for name, saved in names.items()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import sharding
+from jaxkd.core import aliases, sharding
 from jaxkd.core.errors import UserError
 
 # Keys that change how a run is executed but not its result: a run may be resumed with
@@ -28,7 +28,7 @@ RUNTIME_KEYS = (
     "workers",
 )
 
-_FREE = ("data", "loss", "model", "needs", "students", "view")
+_FREE = ("data", "loss", "model", "needs", "optimizers", "students", "view")
 
 CHOICES = {
     "unit": ("epochs", "steps"),
@@ -37,7 +37,7 @@ CHOICES = {
     "study_loop": ("map", "vmap"),
 }
 
-STUDENT_KEYS = ("method", "loss", "model", "optim", "duration")
+STUDENT_KEYS = ("method", "loss", "model", "optim", "optimizers", "duration")
 
 
 def default() -> ConfigDict:
@@ -50,7 +50,7 @@ def default() -> ConfigDict:
     config.method = "supervised"
     config.loss = ConfigDict()  # keyword arguments of the method's ``make``
     config.model = ConfigDict({"name": "resnet20"})  # further keys: model options
-    config.students = rows({})  # rows({name: overrides})
+    config.students = students({})  # students({name: overrides})
     config.seeds = (0,)
     config.reference = ""  # the student that others are compared with
     config.needs = (
@@ -81,17 +81,22 @@ def default() -> ConfigDict:
 
     config.optim = ConfigDict(
         {
-            "name": "sgd",  # sgd, adamw
+            "name": "sgd",  # sgd, adam, adamw
             "lr": 0.1,
-            "momentum": 0.9,
+            "momentum": 0.9,  # of adam and adamw: beta1
             "nesterov": False,
-            "weight_decay": 5e-4,  # coupled (L2) for sgd, decoupled for adamw
+            "beta2": 0.999,  # of adam and adamw
+            "clip_value": 0.0,  # cuts each entry of a gradient; 0 cuts none
+            "clip_norm": 0.0,  # then scales all to at most this norm; 0 scales none
+            "weight_decay": 5e-4,  # coupled (L2) for sgd and adam, decoupled for adamw
             "schedule": "cosine",  # cosine, step, constant
             "warmup": 0.0,
             "milestones": (),  # schedule "step": lr times ``factor`` at each
             "factor": 0.1,
         }
     )
+    # Label of a method's parameters, such as "discriminator" -> what differs in optim.
+    config.optimizers = ConfigDict()
     config.accumulate = 1  # gradient accumulation: micro-batches per step
     config.ema = 0.0  # decay of the parameters' moving average; 0 keeps none
     config.dtype = "float32"  # of the networks; losses are float32 at least
@@ -120,14 +125,16 @@ def _copy(config: ConfigDict) -> ConfigDict:
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         # A copy sorts its keys; students keep the order of the table.
-        copy.students = rows({name: copy.students[name] for name in config.students})
+        copy.students = students(
+            {name: copy.students[name] for name in config.students}
+        )
         copy.needs = ConfigDict({k: _copy(need) for k, need in config.needs.items()})
     return _lock(copy)
 
 
-def rows(students: Mapping[str, Any]) -> ConfigDict:
+def students(table: Mapping[str, Any]) -> ConfigDict:
     """Makes ``config.students`` from name -> overrides, in the order of the table."""
-    return ConfigDict(students, sort_keys=False)
+    return ConfigDict(table, sort_keys=False)
 
 
 def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
@@ -144,7 +151,7 @@ def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
     return _lock(config)
 
 
-def alone(need: ConfigDict) -> ConfigDict:
+def standalone(need: ConfigDict) -> ConfigDict:
     """Returns a needed run's configuration as it would be started by hand."""
     config = _copy(need)
     with config.unlocked():
@@ -164,7 +171,7 @@ def check(config: ConfigDict) -> None:
       UserError: for an unknown key or an impossible value.
     """
     known = default()
-    _check_keys(config, known, "config", extra=("init_from",))
+    _check_keys(config, known, "config", optional=("init_from",))
     _check_keys(config.mesh, known.mesh, "config.mesh")
     _check_sharding(config.sharding)
     _check_targets(config.targets)
@@ -174,7 +181,7 @@ def check(config: ConfigDict) -> None:
     for key, choices in CHOICES.items():
         if config[key] not in choices:
             raise UserError(
-                f"config.{key} is {config[key]!r}, wanted one of {', '.join(choices)}."
+                f"config.{key} is {config[key]!r}, expected one of {', '.join(choices)}."
             )
     for key in (
         "batch_size",
@@ -185,19 +192,21 @@ def check(config: ConfigDict) -> None:
     ):
         if not _is_whole(config[key], least=1):
             raise UserError(
-                f"config.{key} is {config[key]!r}, wanted a whole number >= 1."
+                f"config.{key} is {config[key]!r}, expected a whole number >= 1."
             )
     if not _is_whole(config.max_skipped):
         raise UserError(
-            f"config.max_skipped is {config.max_skipped!r}, wanted a whole number."
+            f"config.max_skipped is {config.max_skipped!r}, expected a whole number."
         )
     if not _is_number(config.ema) or not 0 <= config.ema < 1:
-        raise UserError(f"config.ema is {config.ema}, wanted 0 (none) or a decay < 1.")
+        raise UserError(
+            f"config.ema is {config.ema}, expected 0 (none) or a decay < 1."
+        )
     seeds = list(config.seeds)
     fit = all(_is_whole(seed) and seed < 2**32 for seed in seeds)
     if not seeds or not fit or len(set(seeds)) < len(seeds):
         raise UserError(
-            f"config.seeds is {config.seeds}, wanted one or more whole numbers from 0 "
+            f"config.seeds is {config.seeds}, expected one or more whole numbers from 0 "
             "to 2**32 - 1, all different."
         )
     if config.batch_size % config.accumulate:
@@ -213,7 +222,7 @@ def check(config: ConfigDict) -> None:
     for name, need in config.needs.items():
         if "init_from" not in need:
             raise UserError(
-                f"config.needs.{name} is a plain configuration, wanted "
+                f"config.needs.{name} is a plain configuration, expected "
                 "jaxkd.core.config.needed(configuration)."
             )
         check(need)
@@ -225,13 +234,15 @@ def from_json(tree: Mapping[str, Any]) -> ConfigDict:
     Raises:
       UserError: if it has keys that this version does not know.
     """
-    _check_keys(tree, default(), "config.json", extra=("init_from",))
+    tree = aliases.upgrade(tree)
+    _check_keys(tree, default(), "config.json", optional=("init_from",))
     config = default()
+    tree = tree | {"optim": {**default().optim, **tree.get("optim", {})}}
     with config.unlocked():
         for key, value in tree.items():
             config[key] = value if not isinstance(value, dict) else ConfigDict(value)
         # Students keep the order of the table; JSON has kept it, ConfigDict sorts.
-        config.students = rows(tree["students"])
+        config.students = students(tree["students"])
         config.needs = ConfigDict({k: from_json(v) for k, v in tree["needs"].items()})
     return _lock(config)
 
@@ -242,6 +253,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     Keys that do not change the result (``RUNTIME_KEYS``) are passed over. The order of
     students counts: it is that of the stacked states in a checkpoint.
     """
+    old = aliases.with_defaults(aliases.upgrade(old), resolved(default()))
     old, new = _flat(_comparable(old)), _flat(_comparable(new))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
@@ -266,10 +278,10 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_keys(given, known, where, extra=()):
+def _check_keys(given, known, where, optional=()):
     if not isinstance(given, Mapping | ConfigDict):
-        raise UserError(f"{where} is {given!r}, wanted a dictionary.")
-    unknown = sorted(set(given) - set(known) - set(extra))
+        raise UserError(f"{where} is {given!r}, expected a dictionary.")
+    unknown = sorted(set(given) - set(known) - set(optional))
     if unknown:
         raise UserError(
             f"{where} has no key {', '.join(unknown)}. "
@@ -281,7 +293,7 @@ def _check_student(name: str, overrides: Any) -> None:
     where = f"config.students.{name}"
     if not re.fullmatch(r"[\w.+-]+", name):
         raise UserError(
-            f"{name!r} is no name for a student: metrics are recorded under it. Wanted "
+            f"{name!r} is no name for a student: metrics are recorded under it. Expected "
             "letters, digits and . _ + - only."
         )
     _check_keys(overrides, STUDENT_KEYS, where)
@@ -293,7 +305,7 @@ def _check_sharding(rules: Any) -> None:
         pair = isinstance(rule, list | tuple) and len(rule) == 2
         if not pair or not isinstance(rule[0], str) or not _is_tactic(rule[1]):
             raise UserError(
-                f"config.sharding has {rule!r}, wanted (pattern, tactic) with one of "
+                f"config.sharding has {rule!r}, expected (pattern, tactic) with one of "
                 f"{', '.join(sharding.TACTICS)} or the number of an axis."
             )
         try:
@@ -314,32 +326,37 @@ def _check_targets(targets: ConfigDict) -> None:
     for key in ("visits", "top_k"):
         if not _is_whole(targets[key]):
             raise UserError(
-                f"config.targets.{key} is {targets[key]!r}, wanted a whole number."
+                f"config.targets.{key} is {targets[key]!r}, expected a whole number."
             )
     if targets.cache and not targets.visits:
         raise UserError(
             "config.targets.cache needs views that repeat, but config.targets.visits "
-            "is 0. Wanted the number of epochs after which they do."
+            "is 0. Expected the number of epochs after which they do."
         )
 
 
 def _check_training(config: Mapping[str, Any], where: str) -> None:
     """Checks what a run and a student have in common."""
     optim = config.get("optim", {})
-    _check_keys(optim, default().optim, f"{where}.optim")
-    for key in ("lr", "weight_decay", "momentum", "warmup", "factor"):
-        if key in optim and (not _is_number(optim[key]) or optim[key] < 0):
-            raise UserError(
-                f"{where}.optim.{key} is {optim[key]!r}, wanted a number >= 0."
-            )
-    milestones = optim.get("milestones", ())
-    if not isinstance(milestones, list | tuple) or not all(map(_is_number, milestones)):
-        raise UserError(f"{where}.optim.milestones is {milestones!r}, wanted numbers.")
+    _check_optim(optim, f"{where}.optim")
+    for label, overrides in config.get("optimizers", {}).items():
+        _check_optim(overrides, f"{where}.optimizers.{label}")
     if not isinstance(config.get("method", ""), str):
-        raise UserError(f"{where}.method is {config['method']!r}, wanted a name.")
+        raise UserError(f"{where}.method is {config['method']!r}, expected a name.")
     for key in ("duration", "eval_every", "checkpoint_every"):
         if key in config and (not _is_number(config[key]) or config[key] <= 0):
-            raise UserError(f"{where}.{key} is {config[key]!r}, wanted a number > 0.")
+            raise UserError(f"{where}.{key} is {config[key]!r}, expected a number > 0.")
+
+
+def _check_optim(optim: Mapping[str, Any], where: str) -> None:
+    _check_keys(optim, default().optim, where)
+    numbers = ("lr", "weight_decay", "momentum", "warmup", "factor", "beta2")
+    for key in (*numbers, "clip_value", "clip_norm"):
+        if key in optim and (not _is_number(optim[key]) or optim[key] < 0):
+            raise UserError(f"{where}.{key} is {optim[key]!r}, expected a number >= 0.")
+    milestones = optim.get("milestones", ())
+    if not isinstance(milestones, list | tuple) or not all(map(_is_number, milestones)):
+        raise UserError(f"{where}.milestones is {milestones!r}, expected numbers.")
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input: the message says what was got, what was wanted and what to do.
+    """Bad input: the message says what was got, what was expected and what to do.
 
     The command line prints the message alone, without a traceback, and exits with
     status 2.

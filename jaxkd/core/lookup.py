@@ -36,7 +36,7 @@ def module(package: str, name: str, attribute: str) -> ModuleType:
             return found
     modules = {each: importlib.import_module(f"{package}.{each}") for each in public}
     wanted = [each for each, m in modules.items() if hasattr(m, attribute)]
-    raise UserError(f"{package} has no {name!r}, wanted {_one_of(name, wanted)}.")
+    raise UserError(f"{package} has no {name!r}, expected {_one_of(name, expected)}.")
 
 
 def choose(name: Any, choices: Mapping[Any, T], *, what: str) -> T:
@@ -51,7 +51,7 @@ def choose(name: Any, choices: Mapping[Any, T], *, what: str) -> T:
       UserError: if there is no such choice; the message lists those that there are.
     """
     if name not in choices:
-        raise UserError(f"{what} is {name!r}, wanted {_one_of(name, choices)}.")
+        raise UserError(f"{what} is {name!r}, expected {_one_of(name, choices)}.")
     return choices[name]
 
 
@@ -78,7 +78,7 @@ def call(
     for name in options:
         if name not in parameters:
             wanted = _one_of(name, parameters) if parameters else "no option at all"
-            raise UserError(f"{what} has no option {name!r}, wanted {wanted}.")
+            raise UserError(f"{what} has no option {name!r}, expected {wanted}.")
     missing = [
         name
         for name, parameter in parameters.items()

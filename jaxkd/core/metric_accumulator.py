@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Tally:
+class MetricAccumulator:
     """What training has measured since it last told, kept on the devices.
 
     Steps of a member whose update was not finite are in no mean; they are counted.

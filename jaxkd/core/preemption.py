@@ -15,15 +15,15 @@ import jax
 
 # Tells, at a step boundary, who asks the run to stop, or None. Every process of a run
 # calls it equally often, and all get an answer at the same boundary.
-Asked = Callable[[], str | None]
+StopRequest = Callable[[], str | None]
 
 
-def nobody() -> None:
+def never_stop() -> None:
     """Never asks to stop: what ``train`` listens to unless told otherwise."""
 
 
 @contextlib.contextmanager
-def listen() -> Iterator[Asked]:
+def catch_signals() -> Iterator[StopRequest]:
     """Yields what tells whether a signal has come; afterwards all is as it was.
 
     Several processes agree on a boundary through JAX's coordination service, which
@@ -54,16 +54,16 @@ def listen() -> Iterator[Asked]:
         restore()
 
 
-def _ask_all(signals: list[str]) -> Asked:
+def _ask_all(signals: list[str]) -> StopRequest:
     from jax.experimental import multihost_utils
 
     calls, reached = 0, False
 
-    def asked() -> str | None:
+    def stop_requested() -> str | None:
         nonlocal calls, reached
         calls += 1
         # It is true at the boundary all agree on, and false again after it.
         reached |= multihost_utils.reached_preemption_sync_point(calls)
         return (signals or ["SIGTERM"])[0] if reached else None
 
-    return asked
+    return stop_requested

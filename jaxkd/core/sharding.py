@@ -66,13 +66,13 @@ def make_mesh(
         shape = {axis: rest if size == -1 else size for axis, size in shape.items()}
     if min(shape.values()) < 1 or math.prod(shape.values()) != count:
         raise UserError(
-            f"config.mesh is {wanted}, but there are {count} devices. Wanted sizes "
+            f"config.mesh is {wanted}, but there are {count} devices. Expected sizes "
             "that multiply to the number of devices; -1 takes what is left."
         )
     if any(number % shape["seed"] for number in members):
         raise UserError(
             f"config.mesh.seed is {shape['seed']}, but the study compiles groups of "
-            f"{', '.join(map(str, members))} (student, seed) pairs. Wanted a divisor "
+            f"{', '.join(map(str, members))} (student, seed) pairs. Expected a divisor "
             "of each, or 0, which chooses one."
         )
     return jax.make_mesh(
@@ -115,7 +115,7 @@ def state(mesh: Mesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:
     for pattern, _ in rules:
         if not any(re.search(pattern, name) for name in names):
             raise UserError(
-                f"config.sharding: {pattern!r} is found in no leaf's path. Wanted a "
+                f"config.sharding: {pattern!r} is found in no leaf's path. Expected a "
                 f"regular expression for paths such as {', '.join(names[:5])}."
             )
     return jax.tree_util.tree_map_with_path(
@@ -155,7 +155,7 @@ def _axis(
     if axis not in fitting:
         raise UserError(
             f"config.sharding splits axis {tactic} of {name}, which has shape {shape}, "
-            f"over {parts} devices. Wanted an axis of a size that they divide."
+            f"over {parts} devices. Expected an axis of a size that they divide."
         )
     return axis
 

@@ -6,7 +6,7 @@ body serves them all, with a switch between their losses.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxkd.core import partition
 from jaxkd.core.frozen import of_seed
-from jaxkd.core.optim import Optimizer
-from jaxkd.core.types import Best, Method, TrainState
+from jaxkd.core.optim import Optimization
+from jaxkd.core.types import MAIN, Best, Method, Params, TrainState
 
 
 class Student(NamedTuple):
@@ -27,23 +28,17 @@ class Student(NamedTuple):
       name: of the row.
       method: the training system.
       network: the network that is trained.
-      reads: the field of the batch that it sees.
+      input_key: the field of the batch that it reads.
       steps: length of its training; a study lasts as long as its longest student.
-      schedule: learning rate as a function of the step.
-      weight_decay: strength of weight decay.
-      optimizer: ``(lr, weight_decay) -> GradientTransformation``.
-      optimizer_key: what tells optimisers of different structure apart.
+      optimizers: label of ``Method.trainable`` -> how its parameters are trained.
     """
 
     name: str
     method: Method
     network: nn.Module
-    reads: str
+    input_key: str
     steps: int
-    schedule: optax.Schedule
-    weight_decay: float
-    optimizer: Optimizer
-    optimizer_key: str
+    optimizers: Mapping[str, Optimization]
 
 
 class Group(NamedTuple):
@@ -88,14 +83,26 @@ class Group(NamedTuple):
         """Repeats one value per student for each of its seeds, ``[members]``."""
         return np.tile(np.asarray(values), len(self.seeds))
 
-    def learning_rates(self, start: int, count: int) -> np.ndarray:
-        """Learning rates of ``count`` steps from ``start``, ``[count, members]``."""
+    def member_arrays(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns each member's student, draw and seed, ``[members]`` each."""
+        each = self.student_index, self.draw_index, self.member_seeds
+        return tuple(jnp.asarray(one) for one in each)  # type: ignore[return-value]
+
+    def learning_rates(self, start: int, count: int) -> dict[str, np.ndarray]:
+        """Learning rates of ``count`` steps from ``start``: label -> ``[count,
+        members]``."""
         steps = np.arange(start, start + count)
-        rates = [
-            _all_rates(one.schedule, one.steps)[np.minimum(steps, one.steps)]
-            for one in self.students
-        ]
-        return np.tile(np.stack(rates, axis=1), len(self.seeds))
+
+        def of_label(label: str) -> np.ndarray:
+            rates = [
+                _all_rates(one.optimizers[label].schedule, one.steps)[
+                    np.minimum(steps, one.steps)
+                ]
+                for one in self.students
+            ]
+            return np.tile(np.stack(rates, axis=1), len(self.seeds))
+
+        return {label: of_label(label) for label in self.students[0].optimizers}
 
 
 @functools.cache
@@ -116,7 +123,9 @@ def make_groups(
     alike: dict[Any, list[Student]] = {}
     for student in students:
         method = student.method
-        key = (method.init, method.adopt, method.forward, student.optimizer_key)
+        structure = tuple((k, o.key) for k, o in student.optimizers.items())
+        own = method.trainable, method.update, method.after_step
+        key = (method.init, method.warm_start, method.forward, *own, structure)
         alike.setdefault(key, []).append(student)
     return tuple(
         Group(f"group{number}", tuple(rows), tuple(seeds), shared_batches)
@@ -136,25 +145,35 @@ def init_group(group: Group, frozen: Any, ema: bool) -> TrainState:
 
     def init_one(one):
         index, seed = one
-        params, extra = method.init(jax.random.fold_in(jax.random.key(seed), 0))
-        if method.adopt is None:
-            return params, extra
-        return method.adopt(params, extra, of_seed(frozen, index))
+        params, model_state = method.init(jax.random.fold_in(jax.random.key(seed), 0))
+        if method.warm_start is None:
+            return params, model_state
+        return method.warm_start(params, model_state, of_seed(frozen, index))
 
     seeds = jnp.asarray(group.seeds, jnp.uint32)
     keys = jnp.arange(len(seeds)), seeds
-    params, extra = jax.tree.map(
+    params, model_state = jax.tree.map(
         lambda x: jnp.repeat(x, len(group.students), axis=0),
         jax.lax.map(init_one, keys),
     )
-    optimizer = group.students[0].optimizer(0.0, 0.0)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        extra=extra,
-        opt_state=jax.vmap(optimizer.init)(params),
+        model_state=model_state,
+        opt_state=jax.vmap(functools.partial(_init_optimizers, group))(params),
         ema=params if ema else None,
     )
+
+
+def _init_optimizers(group: Group, params: Params) -> Any:
+    method, optimizers = group.students[0].method, group.students[0].optimizers
+    labels = partition.leaf_labels(method.trainable, params)
+    if labels is None:
+        return optimizers[MAIN].optimizer(0.0, 0.0).init(params)
+    return {
+        label: one.optimizer(0.0, 0.0).init(partition.part(params, labels, label))
+        for label, one in optimizers.items()
+    }
 
 
 def init_best(state: TrainState) -> Best:
@@ -164,7 +183,7 @@ def init_best(state: TrainState) -> Best:
         score=jnp.full((members,), -jnp.inf),
         step=jnp.zeros((members,), jnp.int32),
         params=state.eval_params,
-        extra=state.extra,
+        model_state=state.model_state,
     )
 
 
@@ -188,6 +207,6 @@ def update_best(
         score=scores,
         step=jnp.broadcast_to(state.step, better.shape),
         params=state.eval_params,
-        extra=state.extra,
+        model_state=state.model_state,
     )
     return jax.tree.map(pick, candidate, best)

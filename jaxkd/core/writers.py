@@ -93,7 +93,7 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise UserError(
-            f"{path}, line {number}: got {line[:60]!r}, wanted a JSON object with an "
+            f"{path}, line {number}: got {line[:60]!r}, expected a JSON object with an "
             'integer "step". Delete that line, or start the run in an empty folder.'
         )
     return record

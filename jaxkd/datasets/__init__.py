@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxkd.core import lookup
-from jaxkd.datasets.source import Dataset
+from jaxkd.core.source import Dataset
 
 
 def load(name: str, /, **options: Any) -> Dataset:

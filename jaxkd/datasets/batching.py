@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import CheckedSource, Example, Info, Source
+from jaxkd.core.source import CheckedSource, Example, Info, Source
 
 
 def index_stream(
@@ -158,7 +158,7 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
     """
     if batch_size % process_count:
         raise UserError(
-            f"batch_size is {batch_size}, wanted a multiple of the {process_count} "
+            f"batch_size is {batch_size}, expected a multiple of the {process_count} "
             "processes."
         )
     return batch_size // process_count
@@ -166,7 +166,7 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
 
 def _check_not_empty(num_examples: int) -> None:
     if num_examples == 0:
-        raise UserError("The data set has no examples, wanted at least one.")
+        raise UserError("The data set has no examples, expected at least one.")
 
 
 class _Slice:

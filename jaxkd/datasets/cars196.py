@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset, Info
+from jaxkd.core.source import Dataset, Info
 from jaxkd.readers.identity_pairs import ImageFiles, check_files, read_mat, squash_crop
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -66,20 +66,20 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tuple[str, ...
     if missing or not len(rows):
         raise UserError(
             f"{file}: the annotations have the fields {', '.join(fields) or 'none'}, "
-            f"wanted relative_im_path, class and test for each image. {_ADVICE}"
+            f"expected relative_im_path, class and test for each image. {_ADVICE}"
         )
     paths = [top / str(_only(row["relative_im_path"], file)) for row in rows]
     labels = np.array([int(_only(row["class"], file)) for row in rows], np.int32) - 1
     wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
     if wrong.size:
         raise UserError(
-            f"{file}: image {paths[wrong[0]]} has class {labels[wrong[0]] + 1}, wanted "
+            f"{file}: image {paths[wrong[0]]} has class {labels[wrong[0]] + 1}, expected "
             f"1 to {CLASSES}. {_ADVICE}"
         )
     check_files(paths, file, _ADVICE)
     names = tuple(str(_only(n, file)) for n in content["class_names"].reshape(-1))
     if len(names) != CLASSES:
-        raise UserError(f"{file} has {len(names)} class names, wanted {CLASSES}.")
+        raise UserError(f"{file} has {len(names)} class names, expected {CLASSES}.")
     test = np.array([bool(_only(row["test"], file)) for row in rows])
     return paths, labels, test, names
 
@@ -89,6 +89,6 @@ def _only(cell: Any, file: Path) -> Any:
     values = np.asarray(cell).reshape(-1)
     if len(values) != 1:
         raise UserError(
-            f"{file}: a field has {len(values)} values, wanted one. {_ADVICE}"
+            f"{file}: a field has {len(values)} values, expected one. {_ADVICE}"
         )
     return values[0]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.safe_pickle import read_arrays
-from jaxkd.datasets.source import ArraySource, Dataset, Info, check_labels
+from jaxkd.core.source import ArraySource, Dataset, Info, check_labels
 
 COUNTS = (50_000, 10_000)  # official training and test images
 PIXELS = 3 * 32 * 32
@@ -118,7 +118,7 @@ def load(classes: int = 100, root: str = "data", coarse: bool = False) -> Datase
     mean, std = lookup.choose(classes, STATISTICS, what="classes")
     if coarse and classes == 10:
         raise UserError(
-            "coarse=True was given for CIFAR-10, wanted False: it has no superclasses."
+            "coarse=True was given for CIFAR-10, expected False: it has no superclasses."
         )
     train, test, names = read(Path(root).expanduser(), classes, coarse)
     name = f"cifar{classes}{'-coarse' if coarse else ''}"
@@ -160,7 +160,7 @@ def _find(root: Path, candidates: tuple[Layout, Layout]):
             return layout, _from_archive(root, layout), origin
     looked = ", ".join(f"{each.folder}/, {each.archive}" for each in candidates)
     raise UserError(
-        f"No CIFAR data in {root.absolute()}, wanted one of: {looked}. Download "
+        f"No CIFAR data in {root.absolute()}, expected one of: {looked}. Download "
         f"{candidates[0].archive} from the CIFAR page of the University of Toronto "
         "(www.cs.toronto.edu/~kriz/cifar.html) into that folder, or set root."
     )
@@ -215,7 +215,7 @@ def _class_names(layout, files, origin: str, classes: int) -> tuple[str, ...]:
     texts = [n.decode() if isinstance(n, bytes) else str(n) for n in listed]
     names = tuple(text.strip() for text in texts if text.strip())
     if len(names) != classes:
-        raise UserError(f"{where} has {len(names)} class names, wanted {classes}.")
+        raise UserError(f"{where} has {len(names)} class names, expected {classes}.")
     return names
 
 
@@ -238,7 +238,7 @@ def _from_records(data: bytes, labels: tuple[int, int], count: int, where: str):
     wanted = count * (label_bytes + PIXELS)
     if len(data) != wanted:
         raise UserError(
-            f"{where} has {len(data):,} bytes, wanted {wanted:,} ({count:,} records of "
+            f"{where} has {len(data):,} bytes, expected {wanted:,} ({count:,} records of "
             f"{label_bytes + PIXELS:,}). Download or unpack it again."
         )
     records = np.frombuffer(data, np.uint8).reshape(count, -1)
@@ -248,7 +248,7 @@ def _from_records(data: bytes, labels: tuple[int, int], count: int, where: str):
 def _from_pickle(data: bytes, key: str, count: int, where: str):
     if len(data) < count * PIXELS:
         raise UserError(
-            f"{where} has {len(data):,} bytes, wanted more than {count * PIXELS:,}, "
+            f"{where} has {len(data):,} bytes, expected more than {count * PIXELS:,}, "
             f"which {count:,} images take. Download or unpack it again."
         )
     content: Mapping = read_arrays(data, where)
@@ -258,9 +258,9 @@ def _from_pickle(data: bytes, key: str, count: int, where: str):
     pixels, labels = np.asarray(content["data"]), np.asarray(content[key])
     if (pixels.shape, pixels.dtype) != ((count, PIXELS), np.uint8):
         raise UserError(
-            f"{where} has images {pixels.dtype} {pixels.shape}, wanted uint8 "
+            f"{where} has images {pixels.dtype} {pixels.shape}, expected uint8 "
             f"{(count, PIXELS)}: {count:,} images."
         )
     if labels.shape != (count,):
-        raise UserError(f"{where} has labels {labels.shape}, wanted {(count,)}.")
+        raise UserError(f"{where} has labels {labels.shape}, expected {(count,)}.")
     return pixels, labels

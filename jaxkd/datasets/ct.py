@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.ct import lungs, nifti, scans, volumes
 from jaxkd.readers.ct.cases import Case, assign_splits, list_cases
 from jaxkd.readers.ct.volumes import Volume
@@ -179,7 +179,7 @@ def load(
     )
     for split, source in (("train", train), (evaluate_on, test)):
         if not len(source):
-            raise UserError(f"{root}: split {split!r} has no scans, wanted some.")
+            raise UserError(f"{root}: split {split!r} has no scans, expected some.")
     info, fields = describe_examples(Path(root).stem, names, size, masks)
     return Dataset(info, lambda seed: train, test, fields=fields)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset, Info
+from jaxkd.core.source import Dataset, Info
 from jaxkd.readers.identity_pairs import (
     ImageFiles,
     check_files,
@@ -77,7 +77,7 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
         if table.keys() != names.keys():
             raise UserError(
                 f"{top / name}.txt describes {len(table):,} images, images.txt "
-                f"{len(names):,}, wanted the same ones. {_ADVICE}"
+                f"{len(names):,}, expected the same ones. {_ADVICE}"
             )
     keys = sorted(names)
     label = np.array([labels[key] for key in keys], np.int32) - 1
@@ -85,7 +85,7 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
     if wrong.size:
         raise UserError(
             f"{top / 'image_class_labels.txt'}: image {keys[wrong[0]]} has class "
-            f"{label[wrong[0]] + 1}, wanted 1 to {CLASSES}. {_ADVICE}"
+            f"{label[wrong[0]] + 1}, expected 1 to {CLASSES}. {_ADVICE}"
         )
     paths = [top / "images" / names[key] for key in keys]
     check_files(paths, top / "images.txt", _ADVICE)
@@ -96,7 +96,7 @@ def _names(top: Path) -> tuple[str, ...]:
     names = _table(top / "classes.txt", str)
     if sorted(names) != list(range(1, CLASSES + 1)):
         raise UserError(
-            f"{top / 'classes.txt'} names {len(names)} classes, wanted {CLASSES}, "
+            f"{top / 'classes.txt'} names {len(names)} classes, expected {CLASSES}, "
             f"numbered from 1. {_ADVICE}"
         )
     return tuple(names[key] for key in sorted(names))
@@ -111,7 +111,7 @@ def _table(path: Path, kind: type) -> dict:
             table[int(key)] = kind(value)
         except ValueError as error:
             raise UserError(
-                f"{path}, line {line}, is {text!r}, wanted a number and one word. "
+                f"{path}, line {line}, is {text!r}, expected a number and one word. "
                 f"{_ADVICE}"
             ) from error
     return table

@@ -5,7 +5,7 @@ They are the test part of the UCI "Optical Recognition of Handwritten Digits" se
 
 import numpy as np
 
-from jaxkd.datasets.source import ArraySource, Dataset, Info, statistics
+from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 
 TEST_FRACTION = 0.3
 

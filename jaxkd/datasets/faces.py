@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info
+from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.drawing.faces import Law, draw_identities, draw_images
 from jaxkd.readers.identity_pairs import PairedArrays, Pairs, draw_pairs
 
@@ -75,14 +75,14 @@ def load(
 
 def _check_options(size: int, per_identity: int, spread: float) -> None:
     if size < 8:
-        raise UserError(f"size is {size}, wanted at least 8 pixels.")
+        raise UserError(f"size is {size}, expected at least 8 pixels.")
     if per_identity < 2:
         raise UserError(
-            f"per_identity is {per_identity}, wanted at least 2: images of one person "
+            f"per_identity is {per_identity}, expected at least 2: images of one person "
             "are compared."
         )
     if spread <= 0:
-        raise UserError(f"spread is {spread}, wanted a positive number.")
+        raise UserError(f"spread is {spread}, expected a positive number.")
 
 
 def _pairs(labels: np.ndarray, count: int, seed: int) -> Pairs:

@@ -4,49 +4,22 @@ The class names are the sorted names of the folders in ``train``.
 """
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    SUFFIXES,
     center_crop,
     decode,
     random_resized_crop,
 )
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 TEST_FOLDERS = ("val", "test")
-
-
-def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
-    """Lists image files: those that are named, and all below the folders named.
-
-    Args:
-      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``.
-
-    Raises:
-      UserError: if nothing is named, there is no such path, or a folder holds no image.
-    """
-    paths = [Path(path) for path in inputs]
-    if not paths:
-        raise UserError("--mode=predict needs --inputs, image files or folders.")
-    for path in paths:
-        if path.is_file():
-            yield path
-            continue
-        if not path.is_dir():
-            raise UserError(f"--inputs: {path} does not exist.")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UserError(
-                f"{path} holds no image files, wanted some of {', '.join(SUFFIXES)}."
-            )
-        yield from found
 
 
 class FolderSource:
@@ -109,20 +82,20 @@ def load(
 def _only_test_folder(top: Path) -> str:
     if not top.is_dir():
         raise UserError(
-            f"{top.absolute()} does not exist, wanted a folder with train/ and val/, "
+            f"{top.absolute()} does not exist, expected a folder with train/ and val/, "
             "each with a folder of images per class. Set config.data.root."
         )
     found = [name for name in TEST_FOLDERS if (top / name).is_dir()]
     if len(found) != 1:
         raise UserError(
-            f"{top} has {' and '.join(found) or 'neither val nor test'}, wanted one "
+            f"{top} has {' and '.join(found) or 'neither val nor test'}, expected one "
             "folder to evaluate on. Name it with test_split."
         )
     return found[0]
 
 
 def _class_folders(split: Path) -> list[str]:
-    wanted = f"Wanted {split}/<class>/<image files>."
+    wanted = f"Expected {split}/<class>/<image files>."
     if not split.is_dir():
         raise UserError(f"{split} is not a folder. {wanted}")
     names = sorted(entry.name for entry in os.scandir(split) if _visible(entry))
@@ -151,7 +124,7 @@ def _list_images(split: Path, names: list[str]) -> FolderSource:
         for file in files:
             if not file.lower().endswith(SUFFIXES):
                 raise UserError(
-                    f"{folder / file} is not an image by its name. Wanted one of "
+                    f"{folder / file} is not an image by its name. Expected one of "
                     f"{', '.join(SUFFIXES)}; remove other files and folders."
                 )
         paths += [f"{folder}/{file}" for file in files]

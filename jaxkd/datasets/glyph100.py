@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info, Source
+from jaxkd.core.source import ArraySource, Dataset, Info, Source
 from jaxkd.drawing.glyphs import CLASSES, LAWS, draw_images
 
 POOL, TEST, FEW, VALIDATION = range(4)  # folded into the key, so never renumber
@@ -81,13 +81,13 @@ def _check_counts(train, test, per_class, labels) -> None:
     for name, count in (("train", train), ("test", test)):
         if count is not None and (count <= 0 or count % len(CLASSES)):
             raise UserError(
-                f"{name} is {count}, wanted a positive multiple of {len(CLASSES)}: "
+                f"{name} is {count}, expected a positive multiple of {len(CLASSES)}: "
                 "as many images of every class."
             )
     if per_class is None:
         return
     if per_class <= 0:
-        raise UserError(f"per_class is {per_class}, wanted at least 1.")
+        raise UserError(f"per_class is {per_class}, expected at least 1.")
     if train is not None or labels != "clean":
         raise UserError(
             f"per_class={per_class} replaces the pool, so train ({train}) and labels "

@@ -12,12 +12,12 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.folder import SUFFIXES
-from jaxkd.datasets.source import Dataset, Info
+from jaxkd.core.source import Dataset, Info
 from jaxkd.readers.identity_pairs import ImageFiles, draw_pairs, resize_only
+from jaxkd.readers.images import SUFFIXES
 
 MEAN = STD = (0.5, 0.5, 0.5)  # scales to [-1, 1], as is usual for faces
-_ADVICE = "Wanted {root}/<identity>/<image files>."
+_ADVICE = "Expected {root}/<identity>/<image files>."
 
 
 def load(
@@ -106,7 +106,7 @@ def list_identities(folder: Path) -> dict[str, list[str]]:
         for file in files:
             if not file.lower().endswith(SUFFIXES):
                 raise UserError(
-                    f"{folder / name / file} is not an image by its name. Wanted one "
+                    f"{folder / name / file} is not an image by its name. Expected one "
                     f"of {', '.join(SUFFIXES)}; remove other files and folders."
                 )
         found[name] = [f"{folder / name}/{file}" for file in files]
@@ -117,10 +117,10 @@ def list_identities(folder: Path) -> dict[str, list[str]]:
 
 def _check_options(split, test_share, min_images, pairs) -> None:
     if not 0 < test_share < 1:
-        raise UserError(f"test_share is {test_share}, wanted between 0 and 1.")
+        raise UserError(f"test_share is {test_share}, expected between 0 and 1.")
     if min_images < 2:
         raise UserError(
-            f"min_images is {min_images}, wanted at least 2: one image of an identity "
+            f"min_images is {min_images}, expected at least 2: one image of an identity "
             "must be compared with another."
         )
     if pairs and split != "identities":
@@ -135,14 +135,14 @@ def _select(files, folder: Path, top, min_images: int, leave_out_small: bool):
     if top is not None:
         if not 2 <= top <= len(files):
             raise UserError(
-                f"top is {top}, wanted 2 to {len(files)}, the identities in {folder}."
+                f"top is {top}, expected 2 to {len(files)}, the identities in {folder}."
             )
         ranked = sorted(files, key=lambda name: (-len(files[name]), name))
         files = {name: files[name] for name in ranked[:top]}
     small = sorted(name for name, paths in files.items() if len(paths) < min_images)
     if small and not leave_out_small:
         raise UserError(
-            f"{folder / small[0]} has {len(files[small[0]])} image(s), wanted at least "
+            f"{folder / small[0]} has {len(files[small[0]])} image(s), expected at least "
             f"{min_images} of each identity ({len(small)} have fewer). Add images, "
             "take those with the most by top=..., or set leave_out_small=True."
         )
@@ -150,7 +150,7 @@ def _select(files, folder: Path, top, min_images: int, leave_out_small: bool):
     if len(kept) < 2:
         raise UserError(
             f"{folder} has {len(kept)} identities with at least {min_images} images, "
-            "wanted at least 2."
+            "expected at least 2."
         )
     return kept
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info, statistics
+from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 from jaxkd.readers.images import decode
 
 # Package, folder within it, and files. Only these are asked for: other pictures of
@@ -74,7 +74,7 @@ def photographs(names: Sequence[str]) -> dict[str, np.ndarray]:
             found[name] = decode(path / file)
     if not found:
         raise UserError(
-            f"None of the pictures {', '.join(names)} is installed. Wanted the extra "
+            f"None of the pictures {', '.join(names)} is installed. Expected the extra "
             "forensics: pip install 'jaxkd[forensics]'."
         )
     return found
@@ -130,7 +130,7 @@ def make(
     unknown = sorted(set(kinds) - {*METHODS, AUTHENTIC})
     if unknown:
         raise UserError(
-            f"Inpainting methods {', '.join(unknown)} are not known, wanted some of "
+            f"Inpainting methods {', '.join(unknown)} are not known, expected some of "
             f"{', '.join(METHODS)}."
         )
     rng = np.random.default_rng([seed, size])
@@ -176,7 +176,7 @@ def _draw(scales, kind: str, size: int, rng: np.random.Generator):
             return filled, mask, METHODS.index(kind)
     raise UserError(
         f"A picture of {scales[0].shape} gives no crop of {size} pixels with a visible "
-        f"{kind} change in {_ATTEMPTS} attempts. Wanted larger or less flat pictures."
+        f"{kind} change in {_ATTEMPTS} attempts. Expected larger or less flat pictures."
     )
 
 

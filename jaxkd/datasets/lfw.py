@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Dataset, Info
 from jaxkd.datasets.identities import MEAN, STD, list_identities
-from jaxkd.datasets.source import Dataset, Info
 from jaxkd.readers.identity_pairs import (
     ImageFiles,
     Pairs,
@@ -104,12 +104,12 @@ def read_pairs(path: Path) -> Listed:
         folds, half = (int(word) for word in lines[0].split())
     except ValueError as error:
         raise UserError(
-            f"{path}, line 1, is {lines[0]!r}, wanted the numbers of folds and of "
+            f"{path}, line 1, is {lines[0]!r}, expected the numbers of folds and of "
             f"pairs of each kind in a fold, such as '10 300'. {_ADVICE}"
         ) from error
     if min(folds, half) < 1 or len(lines) - 1 != 2 * folds * half:
         raise UserError(
-            f"{path} has {len(lines) - 1} pairs, wanted {2 * folds * half}: {folds} "
+            f"{path} has {len(lines) - 1} pairs, expected {2 * folds * half}: {folds} "
             f"folds of {half} pairs of one person and {half} of two. {_ADVICE}"
         )
     same = np.tile(np.repeat([True, False], half), folds)
@@ -132,7 +132,7 @@ def _parse(line: str, same: bool, path: Path, number: int):
     except ValueError as error:
         wanted = "'name i j'" if same else "'name1 i name2 j'"
         raise UserError(
-            f"{path}, line {number}, is {line!r}, wanted {wanted}. {_ADVICE}"
+            f"{path}, line {number}, is {line!r}, expected {wanted}. {_ADVICE}"
         ) from error
 
 
@@ -142,7 +142,7 @@ def _training(folder: Path, listed: Listed, overlap: str) -> dict[str, list[str]
     if both and overlap == "refuse":
         raise UserError(
             f"{folder} has {len(both)} people of LFW's pairs, such as {both[0]}; "
-            "wanted none: the test would know them. Remove them, or set overlap='drop'."
+            "expected none: the test would know them. Remove them, or set overlap='drop'."
         )
     kept = {name: paths for name, paths in known.items() if name not in set(both)}
     if not kept:

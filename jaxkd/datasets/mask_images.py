@@ -1,7 +1,8 @@
 """Images and masks in files, for localisation: ``root/train`` and ``root/val``.
 
 Each split is a folder or a list, see ``jaxkd.readers.masks.pairs``. All files are read
-once before training, so that a damaged or ill-fitting one does not end a run in its middle:
+once before training, so that a damaged or ill-fitting one does not end a run in its
+middle:
 
     python -m jaxkd.datasets.mask_images data/inpainting
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Dataset, Example, Info
+from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxkd.readers.masks import files
 from jaxkd.readers.masks import pairs as mask_pairs
@@ -140,11 +141,11 @@ def load(
     """
     if fit not in FITS or resize_masks not in ("", "nearest"):
         raise UserError(
-            f"fit is {fit!r} and resize_masks {resize_masks!r}, wanted one of "
+            f"fit is {fit!r} and resize_masks {resize_masks!r}, expected one of "
             f"{', '.join(FITS)} and '' or 'nearest'."
         )
     if size < _MULTIPLE or size % _MULTIPLE:
-        raise UserError(f"size is {size}, wanted a multiple of {_MULTIPLE}.")
+        raise UserError(f"size is {size}, expected a multiple of {_MULTIPLE}.")
     top = Path(root).expanduser()
     reading = Reading(resize_masks, invert_masks)
     train, test = (
@@ -185,7 +186,7 @@ def _split(top: Path, *names: str) -> Path:
             if path.exists():
                 return path
     raise UserError(
-        f"{top.absolute()} has no {' or '.join(names)}, wanted folders or lists (.json,"
+        f"{top.absolute()} has no {' or '.join(names)}, expected folders or lists (.json,"
         " .csv) of that name. Set config.data.root."
     )
 
@@ -208,7 +209,7 @@ def _check_apart(train: list[Pair], test: list[Pair]) -> None:
     if both:
         raise UserError(
             f"{len(both)} images are for training and for testing, such as "
-            f"{min(both)}. Wanted different ones."
+            f"{min(both)}. Expected different ones."
         )
 
 

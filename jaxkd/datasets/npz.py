@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info, check_labels, statistics
+from jaxkd.core.source import ArraySource, Dataset, Info, check_labels, statistics
 
 MAX_CLASSES = 1_000_000
 # TypeError: a file that holds a single array.
@@ -53,7 +53,7 @@ def load(
         )
     names = tuple(class_names or map(str, range(classes)))
     if len(names) != classes:
-        raise UserError(f"{len(names)} class_names were given, wanted {classes}.")
+        raise UserError(f"{len(names)} class_names were given, expected {classes}.")
     mean, std = statistics(train.arrays["image"], str(path))
     info = Info(Path(path).stem, classes, shape, mean, std, names)
     return Dataset(info, lambda seed: train, test)
@@ -75,7 +75,7 @@ def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
         ) from error
     raise UserError(
         f"{path} lacks {' and '.join(missing)}; its arrays are: {found}. Write it with "
-        f"numpy.savez_compressed(path, {', '.join(f'{n}=...' for n in wanted)})."
+        f"numpy.savez_compressed(path, {', '.join(f'{n}=...' for n in expected)})."
     )
 
 
@@ -83,12 +83,12 @@ def _source(arrays, split: str, classes: int, origin: str) -> ArraySource:
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
-            f"{origin}images are {images.dtype} {images.shape}, wanted uint8 "
+            f"{origin}images are {images.dtype} {images.shape}, expected uint8 "
             "(examples, height, width, channels) or (examples, height, width)."
         )
     if labels.shape not in ((len(images),), (len(images), 1)) or not len(images):
         raise UserError(
-            f"{origin}labels are {labels.shape}, wanted one per image; images are "
+            f"{origin}labels are {labels.shape}, expected one per image; images are "
             f"{images.shape}."
         )
     images = images if images.ndim == 4 else images[..., None]

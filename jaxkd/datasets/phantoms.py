@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info
+from jaxkd.core.source import ArraySource, Dataset, Info
 
 CLASSES = ("NCP", "CP", "Normal")
 SHAPE = (24, 48, 48)
@@ -86,13 +86,13 @@ def load(
     splits = {"test": TEST, "validation": VALIDATION}
     if evaluate_on not in splits:
         raise UserError(
-            f"evaluate_on is {evaluate_on!r}, wanted one of {', '.join(splits)}."
+            f"evaluate_on is {evaluate_on!r}, expected one of {', '.join(splits)}."
         )
     for name, count in (("train", train), ("test", test)):
         unit = len(CLASSES) * scans_per_patient
         if count <= 0 or count % unit:
             raise UserError(
-                f"{name} is {count}, wanted a positive multiple of {unit}: as many "
+                f"{name} is {count}, expected a positive multiple of {unit}: as many "
                 f"scans of every class, {scans_per_patient} of each patient."
             )
     folder = Path(cache).expanduser() if cache else _cache_folder()
@@ -265,7 +265,7 @@ def _cropped(arrays: dict[str, np.ndarray], crop) -> dict[str, np.ndarray]:
         return arrays
     if len(crop) != 3 or any(not 0 < c <= s for c, s in zip(crop, SHAPE, strict=True)):
         raise UserError(
-            f"crop is {tuple(crop)}, wanted three sizes, at most those of {SHAPE}."
+            f"crop is {tuple(crop)}, expected three sizes, at most those of {SHAPE}."
         )
     starts = [(size - kept) // 2 for size, kept in zip(SHAPE, crop, strict=True)]
     box = tuple(slice(a, a + n) for a, n in zip(starts, crop, strict=True))

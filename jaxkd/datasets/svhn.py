@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info, statistics
+from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 from jaxkd.readers.identity_pairs import read_mat
 
 COUNTS = (73_257, 26_032)  # official training and test images
@@ -55,16 +55,16 @@ def _split(path: Path, count: int) -> ArraySource:
     images, labels = content["X"], content["y"]
     if (images.shape, images.dtype) != ((32, 32, 3, count), np.uint8):
         raise UserError(
-            f"{path}: X is {images.dtype} {images.shape}, wanted uint8 "
+            f"{path}: X is {images.dtype} {images.shape}, expected uint8 "
             f"{(32, 32, 3, count)}. {_ADVICE.format(name=path.name)}"
         )
     if labels.shape not in ((count, 1), (1, count)):
-        raise UserError(f"{path}: y is {labels.shape}, wanted {(count, 1)}.")
+        raise UserError(f"{path}: y is {labels.shape}, expected {(count, 1)}.")
     labels = labels.reshape(-1)
     wrong = np.flatnonzero((labels < 1) | (labels > 10) | (labels != labels // 1))
     if wrong.size:
         raise UserError(
-            f"{path}: image {wrong[0]} has label {labels[wrong[0]]}, wanted 1 to 10, "
+            f"{path}: image {wrong[0]} has label {labels[wrong[0]]}, expected 1 to 10, "
             f"where 10 is the digit 0 ({wrong.size} such labels)."
         )
     return ArraySource(

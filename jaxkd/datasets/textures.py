@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Dataset, Info
+from jaxkd.core.source import ArraySource, Dataset, Info
 
 DIRECTIONS = (0, 45, 90, 135)  # degrees of the waves' normal, from across to down
 FREQUENCIES = (4.0, 6.5, 10.0)  # waves per image, for each of which a class exists
@@ -48,14 +48,16 @@ def load(
     """
     split = lookup.choose(evaluate_on, SPLITS, what="evaluate_on")
     if size < 32:
-        raise UserError(f"size is {size}, wanted at least 32: textures have 10 waves.")
+        raise UserError(
+            f"size is {size}, expected at least 32: textures have 10 waves."
+        )
     for name, count in (("train", train), ("test", test)):
         if count <= 0 or count % len(CLASSES):
             raise UserError(
-                f"{name} is {count}, wanted a positive multiple of {len(CLASSES)}."
+                f"{name} is {count}, expected a positive multiple of {len(CLASSES)}."
             )
     if per_class is not None and per_class < 1:
-        raise UserError(f"per_class is {per_class}, wanted at least 1.")
+        raise UserError(f"per_class is {per_class}, expected at least 1.")
 
     def training_images(training_seed: int) -> ArraySource:
         if per_class is None:

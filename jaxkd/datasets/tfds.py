@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import (
+from jaxkd.core.source import (
     ArraySource,
     Dataset,
     Example,
@@ -127,7 +127,7 @@ def _open(dataset: str, data_dir: str):
     found = builder.info.file_format.value
     if found != "array_record":
         raise UserError(
-            f"{dataset} in {data_dir} is in the format {found}, wanted array_record. "
+            f"{dataset} in {data_dir} is in the format {found}, expected array_record. "
             f"Choose another folder. {recipe}"
         )
     return builder
@@ -144,11 +144,11 @@ def _features(features: Mapping[str, Any], dataset, image_key, label_key):
     image, label = features[image_key], features[label_key]
     if len(image.shape) != 3 or image.np_dtype != np.uint8:
         raise UserError(
-            f"{image_key} of {dataset} is {image}, wanted uint8 images of shape "
+            f"{image_key} of {dataset} is {image}, expected uint8 images of shape "
             "(height, width, channels)."
         )
     if not hasattr(label, "num_classes"):
-        raise UserError(f"{label_key} of {dataset} is {label}, wanted a ClassLabel.")
+        raise UserError(f"{label_key} of {dataset} is {label}, expected a ClassLabel.")
     return tuple(image.shape), tuple(label.names)
 
 

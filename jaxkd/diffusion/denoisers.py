@@ -155,7 +155,7 @@ def expand(sigma: jax.Array, x: jax.Array) -> jax.Array:
         return sigma
     if sigma.shape != x.shape[:1]:
         raise ValueError(
-            f"sigma of shape {sigma.shape} for latents of shape {x.shape}; wanted a "
+            f"sigma of shape {sigma.shape} for latents of shape {x.shape}; expected a "
             f"scalar or [{x.shape[0]}]."
         )
     return sigma.reshape(-1, *(1,) * (x.ndim - 1))

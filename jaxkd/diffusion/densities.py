@@ -62,7 +62,7 @@ def mixture(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> 
     if weights.shape != (count,) or covariances.shape not in shapes:
         raise ValueError(
             f"A mixture of weights {weights.shape}, means {means.shape} and "
-            f"covariances {covariances.shape}; wanted [k], [k, *shape] and [k, d] or "
+            f"covariances {covariances.shape}; expected [k], [k, *shape] and [k, d] or "
             "[k, d, d], d the size of the shape."
         )
     values, axes = (
@@ -176,6 +176,6 @@ def _kde(centre, data, bandwidth, x, sigma):
 def _check_shape(x: jax.Array, shape: tuple[int, ...]) -> None:
     if x.shape[1:] != shape:
         raise ValueError(
-            f"Latents of shape {x.shape} for a density over {shape}; wanted "
+            f"Latents of shape {x.shape} for a density over {shape}; expected "
             f"[batch, {', '.join(map(str, shape))}]."
         )

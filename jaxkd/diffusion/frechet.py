@@ -28,7 +28,7 @@ def distance(one: Moments, other: Moments) -> float:
     size = shapes[0][:1]
     if shapes != [size, size * 2] * 2:
         raise ValueError(
-            f"Means and covariances of shape {', '.join(map(str, shapes))}; wanted "
+            f"Means and covariances of shape {', '.join(map(str, shapes))}; expected "
             "[d] and [d, d] twice."
         )
     # The root of C C' has the trace of that of C^(1/2) C' C^(1/2), which is symmetric.
@@ -55,7 +55,7 @@ def moments(
       ValueError: if there are fewer than two samples.
     """
     if len(samples) < 2:
-        raise ValueError(f"{len(samples)} samples have no covariance; wanted two.")
+        raise ValueError(f"{len(samples)} samples have no covariance; expected two.")
     found = samples if features is None else features(samples)
     flat = np.asarray(found, np.float64).reshape(len(samples), -1)
     return Moments(flat.mean(axis=0), np.atleast_2d(np.cov(flat, rowvar=False)))
@@ -92,7 +92,7 @@ def read(path: str | Path) -> Moments:
     with np.load(path, allow_pickle=False) as arrays:
         if not {"mu", "sigma"} <= set(arrays):
             raise ValueError(
-                f"{path} holds {', '.join(arrays) or 'nothing'}; wanted the arrays mu "
+                f"{path} holds {', '.join(arrays) or 'nothing'}; expected the arrays mu "
                 "[d] and sigma [d, d]."
             )
         return Moments(

@@ -178,7 +178,7 @@ def frenet(x: np.ndarray | jax.Array, window: int = 101) -> Frenet:
     x = _flat(x)
     if not 5 <= window <= x.shape[1] or window % 2 == 0:
         raise ValueError(
-            f"A window of {window} for {x.shape[1]} stamps; wanted an odd number from "
+            f"A window of {window} for {x.shape[1]} stamps; expected an odd number from "
             "5 to the number of stamps."
         )
     length = _arc_length(x)
@@ -218,7 +218,7 @@ def denoising_path(
     x, times = jnp.asarray(x), jnp.asarray(sigmas)
     if times.shape != x.shape[:1]:
         raise ValueError(
-            f"{times.shape} sigmas for states {x.shape}; wanted one for each stamp."
+            f"{times.shape} sigmas for states {x.shape}; expected one for each stamp."
         )
     return jax.lax.map(lambda at: denoise(*at), (x, times.astype(x.dtype)))
 
@@ -228,7 +228,7 @@ def _flat(x: np.ndarray | jax.Array) -> np.ndarray:
     states = np.asarray(x, np.float64)
     if states.ndim < 3 or len(states) < 2:
         raise ValueError(
-            f"A trajectory of shape {states.shape}; wanted [stamps, batch, ...] with "
+            f"A trajectory of shape {states.shape}; expected [stamps, batch, ...] with "
             "at least two stamps."
         )
     return states.reshape(*states.shape[:2], -1).swapaxes(0, 1)
@@ -292,4 +292,4 @@ def _invariants(first, second, third) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_count(count: int, most: int) -> None:
     if not 1 <= count <= most:
-        raise ValueError(f"{count} components; wanted at least 1 and at most {most}.")
+        raise ValueError(f"{count} components; expected at least 1 and at most {most}.")

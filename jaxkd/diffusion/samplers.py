@@ -167,7 +167,7 @@ def shifted(
         )
     if offsets.shape != recurrence.times.shape or not np.all(np.isfinite(offsets)):
         raise ValueError(
-            f"Offsets {offsets.tolist()}; wanted {len(recurrence.times)} finite "
+            f"Offsets {offsets.tolist()}; expected {len(recurrence.times)} finite "
             "numbers, one for each stamp but the last."
         )
     if afs:
@@ -229,7 +229,7 @@ def _as_state(x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"Latents of shape {x.shape} and dtype {x.dtype}; wanted floats of "
+            f"Latents of shape {x.shape} and dtype {x.dtype}; expected floats of "
             "[batch, ...], the batch first even for one sample."
         )
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -289,7 +289,7 @@ def _evaluated(denoise: Partial, x: jax.Array, sigma: jax.Array) -> jax.Array:
     if denoised.shape != x.shape:
         raise ValueError(
             f"The denoiser made shape {denoised.shape} of latents of shape {x.shape}; "
-            "wanted the same shape."
+            "expected the same shape."
         )
     return denoised.astype(x.dtype)
 

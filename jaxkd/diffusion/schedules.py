@@ -88,7 +88,7 @@ def saturating(
     """
     _check_arguments(n, sigma_min, sigma_max, rho)
     if not 0 < knee < np.inf:
-        raise ValueError(f"knee={knee:g}; wanted a positive sigma.")
+        raise ValueError(f"knee={knee:g}; expected a positive sigma.")
     first, last = (
         (end / (1 + end / knee)) ** (1 / rho) for end in (sigma_max, sigma_min)
     )
@@ -198,7 +198,7 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
     stamps = np.array(sigmas, np.float64)
     if stamps.ndim != 1 or len(stamps) < 2:
         raise ValueError(
-            f"A schedule of shape {stamps.shape}; wanted a list of at least two sigmas."
+            f"A schedule of shape {stamps.shape}; expected a list of at least two sigmas."
         )
     if not np.all(np.isfinite(stamps)):
         raise ValueError(f"A schedule must be finite, got {stamps.tolist()}.")
@@ -212,7 +212,7 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
         )
     if stamps[-1] <= 0:
         raise ValueError(
-            f"The last stamp is {stamps[-1]:g}, wanted a positive sigma. To end on "
+            f"The last stamp is {stamps[-1]:g}, expected a positive sigma. To end on "
             "clean data, end on a small sigma and sample with denoise_to_zero=True."
         )
     return stamps
@@ -240,7 +240,7 @@ def load(path: str | Path) -> Schedule:
         sigmas = contents["sigmas"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{path} holds no schedule; wanted a JSON object such as {{"sigmas": '
+            f'{path} holds no schedule; expected a JSON object such as {{"sigmas": '
             "[80.0, 1.0, 0.002]}."
         ) from error
     indices, offsets = contents.get("indices"), contents.get("offsets")
@@ -282,14 +282,14 @@ def _check_arguments(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0
 ) -> None:
     if n < 2:
-        raise ValueError(f"{n} stamps; wanted at least 2 (one step).")
+        raise ValueError(f"{n} stamps; expected at least 2 (one step).")
     if not 0 < sigma_min < sigma_max < np.inf:
         raise ValueError(
-            f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g}; wanted "
+            f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g}; expected "
             "0 < sigma_min < sigma_max."
         )
     if not 0 < rho < np.inf:
-        raise ValueError(f"rho={rho:g}; wanted a positive number.")
+        raise ValueError(f"rho={rho:g}; expected a positive number.")
 
 
 def _with_ends(stamps: np.ndarray, sigma_min: float, sigma_max: float) -> np.ndarray:

@@ -1,31 +1,27 @@
-"""What is found out once, after training: all that is not a mean over examples.
+"""Evaluators: metrics, tables and figures computed once after training.
 
-A method whose networks want more than that (a ROC curve, ten folds of pairs, a sweep
-over disturbed images, heat maps) has a function ``assess``. It runs on the host of the
-first process, on what it is given here, and what it finds joins the results, the
-terminal's table and the report.
+A method whose networks want more than means over examples (a ROC curve, ten folds of
+pairs, a sweep over disturbed images, heat maps) has an ``evaluator``, a function
+``TrainedStudy -> EvaluationReport``. It runs on the host of the first process, and its
+report joins the results, the terminal's table and the HTML page.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from jaxkd.core import sharding
-from jaxkd.core.types import Batch, Extra, Method, Outputs, Params, TrainState
+from jaxkd.core.source import Dataset, Source
+from jaxkd.core.types import Batch, Method, ModelState, Outputs, Params
 from jaxkd.datasets import batching
-from jaxkd.datasets.source import Dataset, Source
-from jaxkd.report.style import Cast
+from jaxkd.report.items import Figure, Table
+from jaxkd.report.style import StudentOrder
 from jaxkd.views.ops import View
-
-if TYPE_CHECKING:
-    from jaxkd.training.build import Run
 
 
 class Member(NamedTuple):
-    """A trained network: its student and seed, its variables, and what it says.
+    """A trained network: its student and seed, its variables, its predictions.
 
     Attributes:
       student: row of the study.
@@ -39,12 +35,12 @@ class Member(NamedTuple):
     student: str
     seed: int
     params: Params
-    extra: Extra
+    model_state: ModelState
     predict: Callable[[Batch], Outputs]
 
 
-class Trained(NamedTuple):
-    """All members of a study that share a function ``assess``.
+class TrainedStudy(NamedTuple):
+    """All members of a study that share an evaluator.
 
     Attributes:
       method: of the first of them.
@@ -64,7 +60,7 @@ class Trained(NamedTuple):
     view: View
     batch_size: int
     folder: Path
-    cast: Cast
+    student_order: StudentOrder
 
     def batches(
         self,
@@ -97,36 +93,8 @@ class Trained(NamedTuple):
         return found
 
 
-class Figure(NamedTuple):
-    """A picture in ``Trained.folder``.
-
-    Attributes:
-      name: of the file, without ``.png``; ``{name}-dark.png`` may lie beside it.
-      title: of its section of the report.
-      caption: below it.
-    """
-
-    name: str
-    title: str
-    caption: str = ""
-
-
-class Table(NamedTuple):
-    """A table of text cells.
-
-    Attributes:
-      title: above it.
-      rows: the first is the heading.
-      note: below it.
-    """
-
-    title: str
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-class Findings(NamedTuple):
-    """What was found.
+class EvaluationReport(NamedTuple):
+    """What an evaluator computed.
 
     Attributes:
       scores: student -> metric -> one value per seed; joins the last evaluation's.
@@ -137,56 +105,3 @@ class Findings(NamedTuple):
     scores: Mapping[str, Mapping[str, Sequence[float]]] = {}
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-
-
-def assess(run: "Run", state: Mapping[str, TrainState], workdir: Path) -> Findings:
-    """Calls each of the study's ``assess`` functions once, with its members.
-
-    Args:
-      run: that was trained.
-      state: at the end, by group.
-      workdir: of the run.
-
-    Returns:
-      All findings, joined; nothing on processes other than the first.
-    """
-    members: dict[Callable[[Any], Any], list[Member]] = {}
-    methods: dict[Callable[[Any], Any], Method] = {}
-    for group in run.groups:
-        by_name = {student.name: student.method for student in group.students}
-        if not any(method.assess for method in by_name.values()):
-            continue
-        one = state[group.name]
-        params, extra = sharding.fetch((one.eval_params, one.extra), run.mesh)
-        predict = jax.jit(group.students[0].method.predict)
-        for row, (student, seed) in enumerate(group.members):
-            if function := by_name[student].assess:
-                mine, rest = jax.tree.map(lambda x, row=row: x[row], (params, extra))
-                say = functools.partial(predict, mine, rest)
-                member = Member(student, seed, mine, rest, say)
-                members.setdefault(function, []).append(member)
-                methods.setdefault(function, by_name[student])
-    if jax.process_index() > 0 or not members:
-        return Findings()
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    found = [
-        function(
-            Trained(
-                method=methods[function],
-                members=tuple(mine),
-                seeds=tuple(run.config.seeds),
-                dataset=run.dataset,
-                view=run.view,
-                batch_size=run.config.eval_batch_size,
-                folder=folder,
-                cast=run.cast,
-            )
-        )
-        for function, mine in members.items()
-    ]
-    return Findings(
-        {name: scores for one in found for name, scores in one.scores.items()},
-        [figure for one in found for figure in one.figures],
-        [table for one in found for table in one.tables],
-    )

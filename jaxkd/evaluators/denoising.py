@@ -9,8 +9,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxkd.diffusion import densities, frechet, samplers, schedules
-from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.report.image_grid import as_bytes, mosaic
+from jaxkd.report.items import Figure, Table
 
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 ENDS = 0.002, 80.0
@@ -20,7 +21,9 @@ SAMPLES, SHOWN = 512, 64
 MakeDenoiser = Callable[[Member, jax.Array], Partial]
 
 
-def find(trained: Trained, make_denoiser: MakeDenoiser, reads: str) -> Findings:
+def find(
+    trained: TrainedStudy, make_denoiser: MakeDenoiser, input_key: str
+) -> EvaluationReport:
     """Measures denoising errors and samples; see ``jaxkd.evaluators.base``.
 
     Args:
@@ -29,8 +32,10 @@ def find(trained: Trained, make_denoiser: MakeDenoiser, reads: str) -> Findings:
       reads: the field of the batch that they see.
     """
     images = {
-        "training": _gather(trained, trained.dataset.train(trained.seeds[0]), reads),
-        "test": _gather(trained, None, reads),
+        "training": _gather(
+            trained, trained.dataset.train(trained.seeds[0]), input_key
+        ),
+        "test": _gather(trained, None, input_key),
     }
     data = images["training"][0]
     known = {
@@ -58,7 +63,7 @@ def find(trained: Trained, make_denoiser: MakeDenoiser, reads: str) -> Findings:
         path = trained.folder / f"samples-{name}.png"
         mosaic(as_bytes(drawn[0][:SHOWN])).save(path, format="PNG")
         figures.append(Figure(path.stem, f"Samples of {name}", _caption(scores[name])))
-    return Findings(scores, figures, [Table(_TITLE, rows, _NOTE)])
+    return EvaluationReport(scores, figures, [Table(_TITLE, rows, _NOTE)])
 
 
 _TITLE = "Denoising error by sigma"
@@ -85,12 +90,14 @@ def _row(name: str, errors: Mapping[str, Any], kind: str) -> list[str]:
     return [name, kind, *(f"{value:.3f}" for value in errors[kind])]
 
 
-def _gather(trained: Trained, source: Any, reads: str) -> tuple[np.ndarray, np.ndarray]:
+def _gather(
+    trained: TrainedStudy, source: Any, input_key: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images of a source, the test examples by default, and labels."""
     images, labels = [], []
     for batch in trained.batches(source):
         kept = np.asarray(batch["mask"])
-        images.append(np.asarray(batch[reads])[kept])
+        images.append(np.asarray(batch[input_key])[kept])
         labels.append(np.asarray(batch["label"])[kept])
     return np.concatenate(images), np.concatenate(labels)
 

@@ -12,17 +12,18 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
-from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
-from jaxkd.report.style import WIDTH, Theme, canvas, drawable, looks, themes
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.report.items import Figure, Table
+from jaxkd.report.style import WIDTH, Theme, canvas, line_styles, printable, themes
 from jaxkd.views import degrade
 
 NAME = "resolution"
 
 
-def curve(
+def by_size(
     spec: Spec, sides: tuple[int, ...], kernel: str = "area"
-) -> Callable[[Any], Findings] | None:
-    """Returns a method's ``assess``, or None for no sides.
+) -> Callable[[Any], EvaluationReport] | None:
+    """Returns a method's evaluator, or None for no sides.
 
     Args:
       spec: of the run.
@@ -36,16 +37,18 @@ def curve(
         return None
     most = min(spec.fields["image"].shape[-3:-1])
     if min(sides) < 1 or max(sides) > most:
-        raise UserError(f"curve is {tuple(sides)}, wanted sides from 1 to {most}.")
-    return _curve(tuple(sorted(sides)), kernel, spec.reads, spec.image_shape[-2])
+        raise UserError(
+            f"eval_sizes is {tuple(sides)}, expected sides from 1 to {most}."
+        )
+    return _curve(tuple(sorted(sides)), kernel, spec.input_key, spec.image_shape[-2])
 
 
 # Cached, so that all students of a run are assessed together.
 @functools.cache
-def _curve(sides: tuple[int, ...], kernel: str, reads: str, own: int):
-    def assess(trained: Trained) -> Findings:
+def _curve(sides: tuple[int, ...], kernel: str, input_key: str, own: int):
+    def evaluate(trained: TrainedStudy) -> EvaluationReport:
         right = {
-            side: _accuracies(trained, _seen_at(trained, side, kernel, reads, own))
+            side: _accuracies(trained, _seen_at(trained, side, kernel, input_key, own))
             for side in sides
         }
         students = trained.by_student()
@@ -58,30 +61,37 @@ def _curve(sides: tuple[int, ...], kernel: str, reads: str, own: int):
             for student, members in students.items()
         }  # fmt: skip
         for path, theme in themes(trained.folder / NAME):
-            _draw(path, looks(trained.cast, theme), theme, scores, sides, own)
+            _draw(
+                path,
+                line_styles(trained.student_order, theme),
+                theme,
+                scores,
+                sides,
+                own,
+            )
         caption = (
             f"Test images reduced to each side ({kernel}) and brought to the "
             f"{own} pixels that the students read; means over seeds, bars: standard "
             "deviation."
         )
         figure = Figure(NAME, "Accuracy by resolution", caption)
-        return Findings(scores, [figure], [_table(scores, sides, caption)])
+        return EvaluationReport(scores, [figure], [_table(scores, sides, caption)])
 
-    return assess
+    return evaluate
 
 
-def _seen_at(trained: Trained, side: int, kernel: str, reads: str, own: int):
+def _seen_at(trained: TrainedStudy, side: int, kernel: str, input_key: str, own: int):
     back = "bicubic_aa" if side < own else kernel
 
     def view(batch: Batch) -> Batch:
         seen = trained.view.evaluate(batch)
         small = degrade.resize(seen["image"], side, kernel)
-        return {**seen, reads: degrade.resize(small, own, back)}
+        return {**seen, input_key: degrade.resize(small, own, back)}
 
     return view
 
 
-def _accuracies(trained: Trained, view) -> dict[tuple[str, int], float]:
+def _accuracies(trained: TrainedStudy, view) -> dict[tuple[str, int], float]:
     """Returns each member's accuracy under a view."""
     hits: dict[tuple[str, int], int] = {}
     total = 0
@@ -115,7 +125,7 @@ def _draw(path, styles, theme: Theme, scores, sides: tuple[int, ...], own: int) 
                 linestyle=look.dash,
                 linewidth=look.width,
                 capsize=2,
-                label=drawable(student),
+                label=printable(student),
             )
         axes.axvline(own, color=theme.muted, linewidth=0.8)
         axes.set_xscale("log", base=2)

@@ -24,10 +24,11 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Batch, Extra, Method, Outputs, Params, Spec
-from jaxkd.datasets.source import ArraySource
-from jaxkd.evaluators.base import Findings, Member, Table, Trained
+from jaxkd.core.source import ArraySource
+from jaxkd.core.types import Batch, Method, ModelState, Outputs, Params, Spec
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.models.layers import MOMENTUM
+from jaxkd.report.items import Table
 from jaxkd.views import degrade
 
 MODES = ("source", "batch", "blend", "ema")
@@ -38,10 +39,12 @@ PRIOR = 16  # images that the source's statistics count for, in a blend
 ONE_SIDED = 0.65
 
 
-def make_adapted(method: Method, mode: str) -> Callable[..., tuple[Outputs, Extra]]:
+def make_adapted(
+    method: Method, mode: str
+) -> Callable[..., tuple[Outputs, ModelState]]:
     """Returns ``(params, extra, batch) -> (outputs, extra)``, adapting on the way.
 
-    Every image of the batch counts, so it must not hold padding. ``extra`` is to be
+    Every image of the batch counts, so it must not hold padding. ``model_state`` is to be
     given back with the next batch in mode ``ema``; otherwise, the trained one each
     time.
 
@@ -56,29 +59,31 @@ def make_adapted(method: Method, mode: str) -> Callable[..., tuple[Outputs, Extr
     """
     lookup.choose(mode, dict.fromkeys(MODES), what="mode of adaptation")
 
-    def run(params: Params, extra: Extra, batch: Batch) -> tuple[Outputs, Extra]:
+    def run(
+        params: Params, model_state: ModelState, batch: Batch
+    ) -> tuple[Outputs, ModelState]:
         if mode == "source":
-            return method.predict(params, extra, batch), extra
-        moved = method.forward(params, extra, batch, jax.random.key(0))[1]
+            return method.predict(params, model_state, batch), model_state
+        moved = method.forward(params, model_state, batch, jax.random.key(0))[1]
         if mode == "blend":
             count = len(jax.tree.leaves(batch)[0])
-            moved = _mix(extra, moved, count / (count + PRIOR))
+            moved = _mix(model_state, moved, count / (count + PRIOR))
         if mode == "batch":
-            moved = _mix(extra, moved, 1.0)
+            moved = _mix(model_state, moved, 1.0)
         return method.predict(params, moved, batch), moved
 
     return run
 
 
-def _mix(extra: Extra, moved: Extra, share: float) -> Extra:
+def _mix(model_state: ModelState, moved: ModelState, share: float) -> ModelState:
     """Takes a share of the batch's statistics; a step took ``1 - MOMENTUM``."""
-    own = extra["student"]["batch_stats"]
+    own = model_state["student"]["batch_stats"]
     mixed = jax.tree.map(
         lambda old, new: old + (new - old) * (share / (1 - MOMENTUM)),
         own,
         moved["student"]["batch_stats"],
     )
-    return {**extra, "student": {**extra["student"], "batch_stats": mixed}}
+    return {**model_state, "student": {**model_state["student"], "batch_stats": mixed}}
 
 
 def is_one_sided(predicted: np.ndarray, num_classes: int) -> bool:
@@ -97,32 +102,34 @@ def is_one_sided(predicted: np.ndarray, num_classes: int) -> bool:
     return bool(1 / np.sum(shares**2) < ONE_SIDED / chance)
 
 
-def report(spec: Spec) -> Callable[[Any], Findings]:
-    """Returns a method's ``assess``: accuracies by mode and disturbance.
+def report(spec: Spec) -> Callable[[Any], EvaluationReport]:
+    """Returns a method's evaluator: accuracies by mode and disturbance.
 
     Raises:
       UserError: if the student does not read a degraded view.
     """
-    if spec.reads == "image":
+    if spec.input_key == "image":
         raise UserError(
-            "Adaptation is measured on small images, but config.model.view is "
+            "Adaptation is measured on small images, but config.model.input is "
             "'image'. Set it to 'low', or the option adapt to False."
         )
-    return _report(spec.reads, spec.image_shape[-2])
+    return _report(spec.input_key, spec.image_shape[-2])
 
 
 # Cached, so that all students of a run are assessed together.
 @functools.cache
-def _report(reads: str, side: int) -> Callable[[Trained], Findings]:
-    def assess(trained: Trained) -> Findings:
-        return findings(trained, reads, side)
+def _report(input_key: str, side: int) -> Callable[[TrainedStudy], EvaluationReport]:
+    def evaluate(trained: TrainedStudy) -> EvaluationReport:
+        return evaluation_report(trained, input_key, side)
 
-    return assess
+    return evaluate
 
 
-def findings(trained: Trained, reads: str, side: int) -> Findings:
+def evaluation_report(
+    trained: TrainedStudy, input_key: str, side: int
+) -> EvaluationReport:
     """Measures every member in every mode on plain, disturbed and sorted images."""
-    disturbed = functools.partial(_disturb, trained, reads, side)
+    disturbed = functools.partial(_disturb, trained, input_key, side)
     by_class = _sorted_by_class(trained)
     streams = {
         "plain": (None, None),
@@ -146,7 +153,7 @@ def findings(trained: Trained, reads: str, side: int) -> Findings:
                 )
                 for batch in batches
             )
-    return Findings(scores, [], [_table(scores, tuple(streams), warned)])
+    return EvaluationReport(scores, [], [_table(scores, tuple(streams), warned)])
 
 
 def _key(stream: str, mode: str) -> str:
@@ -159,15 +166,15 @@ def _whole(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _accuracy(run: Callable, member: Member, batches: list[Batch]) -> float:
-    extra, right, total = member.extra, 0, 0
+    model_state, right, total = member.model_state, 0, 0
     for batch in batches:
-        outputs, extra = run(member.params, extra, batch)
+        outputs, model_state = run(member.params, model_state, batch)
         right += int(jnp.sum(jnp.argmax(outputs["logits"], -1) == batch["label"]))
         total += len(batch["label"])
     return 100 * right / total
 
 
-def _disturb(trained: Trained, reads: str, side: int, batch: Batch) -> Batch:
+def _disturb(trained: TrainedStudy, input_key: str, side: int, batch: Batch) -> Batch:
     """Darkens, blurs and roughens images; each alike whenever it is measured.
 
     Gamma 0.5 in [0, 1], Gaussian blur of 1 pixel, another kernel, noise of 0.05.
@@ -180,8 +187,8 @@ def _disturb(trained: Trained, reads: str, side: int, batch: Batch) -> Batch:
     rough = jnp.clip(small + 0.05 * noise, 0, 1)
     plain = degrade.resize(batch["image"].astype(jnp.float32) / 255, side, "area")
     # The view is affine in the images: its factor and offset follow from two of them.
-    mean, std = _affine(plain, seen[reads])
-    return {**seen, reads: rough * std + mean}
+    mean, std = _affine(plain, seen[input_key])
+    return {**seen, input_key: rough * std + mean}
 
 
 def _affine(images: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -193,7 +200,7 @@ def _affine(images: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
     return centre_seen - factor * centre, factor
 
 
-def _sorted_by_class(trained: Trained) -> ArraySource | None:
+def _sorted_by_class(trained: TrainedStudy) -> ArraySource | None:
     test = trained.dataset.test
     if not isinstance(test, ArraySource):
         return None

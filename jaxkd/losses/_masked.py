@@ -23,7 +23,7 @@ def check_shapes(logits, teacher_logits=None, labels=None, where=None) -> None:
     shape = jnp.shape(logits)
     if not shape or shape[-1] < 2:
         raise ValueError(
-            f"logits have shape {shape}, wanted [..., classes] with at least two "
+            f"logits have shape {shape}, expected [..., classes] with at least two "
             "classes. For a single sigmoid output z, pass the two logits [0, z]."
         )
     wanted = {
@@ -34,7 +34,7 @@ def check_shapes(logits, teacher_logits=None, labels=None, where=None) -> None:
     for name, (array, expected) in wanted.items():
         if array is not None and jnp.shape(array) != expected:
             raise ValueError(
-                f"{name} has shape {jnp.shape(array)}, wanted {expected} to go with "
+                f"{name} has shape {jnp.shape(array)}, expected {expected} to go with "
                 f"logits of shape {shape}."
             )
 

@@ -124,7 +124,7 @@ def crd_update(
     if jnp.shape(memory)[1:] != features or jnp.shape(index) != rows:
         raise ValueError(
             f"memory has shape {jnp.shape(memory)}, embeddings {jnp.shape(embeddings)} "
-            f"and index {jnp.shape(index)}, wanted [examples, features], [batch, "
+            f"and index {jnp.shape(index)}, expected [examples, features], [batch, "
             "features] and [batch]."
         )
     memory = jnp.asarray(memory)
@@ -144,6 +144,6 @@ def _check_entries(embeddings, entries) -> None:
     fits = len(got) == 2 and len(stored) == 3 and got == (stored[0], stored[2])
     if not fits or stored[1] < 2:
         raise ValueError(
-            f"embeddings have shape {got} and entries {stored}, wanted [batch, "
+            f"embeddings have shape {got} and entries {stored}, expected [batch, "
             "features] and [batch, 1 + negatives, features] with at least one negative."
         )

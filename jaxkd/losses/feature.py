@@ -43,7 +43,7 @@ def adaptive_average_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     x = at_least_float32(x)
     if x.ndim < 3 or min(size) < 1:
         raise ValueError(
-            f"x has shape {x.shape} and size is {size}, wanted [..., height, width, "
+            f"x has shape {x.shape} and size is {size}, expected [..., height, width, "
             "channels] and two positive numbers."
         )
     height, width = x.shape[-3:-1]
@@ -149,7 +149,7 @@ def ofd_margins(scale: jax.Array, bias: jax.Array) -> jax.Array:
     """
     if jnp.shape(scale) != jnp.shape(bias):
         raise ValueError(
-            f"scale has shape {jnp.shape(scale)} and bias {jnp.shape(bias)}, wanted "
+            f"scale has shape {jnp.shape(scale)} and bias {jnp.shape(bias)}, expected "
             "[channels] for both."
         )
     deviation, mean = jnp.abs(teacher_side(scale)), teacher_side(bias)
@@ -299,6 +299,6 @@ def _check_channels(name: str, array, teacher) -> None:
     wanted = jnp.shape(teacher)[-1:]
     if jnp.shape(array) != wanted:
         raise ValueError(
-            f"{name} has shape {jnp.shape(array)}, wanted {wanted}: one per channel of "
+            f"{name} has shape {jnp.shape(array)}, expected {wanted}: one per channel of "
             f"the teacher's features, which have shape {jnp.shape(teacher)}."
         )

@@ -117,7 +117,7 @@ def _prepare(logits, masks) -> tuple[jax.Array, jax.Array]:
     logits, masks = jnp.asarray(logits), jnp.asarray(masks)
     if logits.ndim != 3 or logits.shape != masks.shape:
         raise ValueError(
-            f"logits have shape {logits.shape} and masks {masks.shape}, wanted both "
+            f"logits have shape {logits.shape} and masks {masks.shape}, expected both "
             "[batch, height, width]. Drop an axis of one channel."
         )
     dtype = jnp.promote_types(logits.dtype, jnp.float32)

@@ -373,4 +373,4 @@ def _masked_classes(teacher: jax.Array, labels: jax.Array, mask: str) -> jax.Arr
 
 def _check_mask(mask: str) -> None:
     if mask not in MASKS:
-        raise ValueError(f"mask is {mask!r}, wanted one of {', '.join(MASKS)}.")
+        raise ValueError(f"mask is {mask!r}, expected one of {', '.join(MASKS)}.")

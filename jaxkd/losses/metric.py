@@ -39,11 +39,11 @@ def arcface(
     if jnp.ndim(cosines) != 2 or jnp.shape(labels) != jnp.shape(cosines)[:1]:
         raise ValueError(
             f"cosines have shape {jnp.shape(cosines)} and labels {jnp.shape(labels)}, "
-            "wanted [batch, classes] and [batch]."
+            "expected [batch, classes] and [batch]."
         )
     if not (0 <= margin < math.pi / 2 and scale > 0):
         raise ValueError(
-            f"margin is {margin} and scale {scale}, wanted a margin from 0 to below "
+            f"margin is {margin} and scale {scale}, expected a margin from 0 to below "
             "pi / 2, and a positive scale."
         )
     c = jnp.clip(at_least_float32(cosines), -1, 1)
@@ -93,7 +93,7 @@ def distance_weighted_triplet(
     if jnp.shape(labels) != rows.shape[:1]:
         raise ValueError(
             f"embeddings have shape {jnp.shape(embeddings)} and labels "
-            f"{jnp.shape(labels)}, wanted [batch, ...] and [batch]."
+            f"{jnp.shape(labels)}, expected [batch, ...] and [batch]."
         )
     distance = _distances(rows)
     same = labels[:, None] == labels[None, :]

@@ -211,13 +211,13 @@ def _less_confident(teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _check(student_logits, teacher_logits, masked: str) -> None:
     _check_matrix(student_logits, teacher_logits)
     if masked not in MASKED:
-        raise ValueError(f"masked is {masked!r}, wanted one of {', '.join(MASKED)}.")
+        raise ValueError(f"masked is {masked!r}, expected one of {', '.join(MASKED)}.")
 
 
 def _check_matrix(student_logits, teacher_logits) -> None:
     check_shapes(student_logits, teacher_logits)
     if len(jnp.shape(student_logits)) != 2:
         raise ValueError(
-            f"logits have shape {jnp.shape(student_logits)}, wanted [batch, classes]: "
+            f"logits have shape {jnp.shape(student_logits)}, expected [batch, classes]: "
             "this loss relates the rows of one batch."
         )

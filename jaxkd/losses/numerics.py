@@ -16,7 +16,7 @@ def check_same_shape(student, teacher) -> None:
     got, wanted = jnp.shape(student), jnp.shape(teacher)
     if len(got) < 2 or got != wanted:
         raise ValueError(
-            f"student has shape {got} and teacher {wanted}, wanted [batch, ...] and "
+            f"student has shape {got} and teacher {wanted}, expected [batch, ...] and "
             "equal. Map the student's features to the teacher's shape first."
         )
 
@@ -26,7 +26,7 @@ def check_batches(student, teacher) -> None:
     got, wanted = jnp.shape(student), jnp.shape(teacher)
     if min(len(got), len(wanted)) < 2 or got[0] != wanted[0]:
         raise ValueError(
-            f"student has shape {got} and teacher {wanted}, wanted [batch, ...] for "
+            f"student has shape {got} and teacher {wanted}, expected [batch, ...] for "
             "both, with the same batch."
         )
 
@@ -36,13 +36,13 @@ def check_maps(student, teacher, *, same_channels: bool) -> None:
     got, wanted = jnp.shape(student), jnp.shape(teacher)
     if len(got) != 4 or len(wanted) != 4 or got[0] != wanted[0]:
         raise ValueError(
-            f"student has shape {got} and teacher {wanted}, wanted [batch, height, "
+            f"student has shape {got} and teacher {wanted}, expected [batch, height, "
             "width, channels] for both, with the same batch. Reshape pooled features "
             "to [batch, 1, 1, channels]."
         )
     if same_channels and got[-1] != wanted[-1]:
         raise ValueError(
-            f"student has {got[-1]} channels and teacher {wanted[-1]}, wanted as many. "
+            f"student has {got[-1]} channels and teacher {wanted[-1]}, expected as many. "
             "Map the student's features to the teacher's channels first."
         )
 

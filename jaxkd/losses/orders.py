@@ -120,7 +120,7 @@ def third_order(
     _check_form(form)
     if chunk is not None and (chunk < 1 or form == "gram"):
         raise ValueError(
-            f"chunk is {chunk} with form {form!r}, wanted a positive number, and the "
+            f"chunk is {chunk} with form {form!r}, expected a positive number, and the "
             "direct form."
         )
     if chunk is not None:
@@ -165,7 +165,7 @@ def darkrank(
     count = len(student)
     if not 2 <= neighbours < count:
         raise ValueError(
-            f"neighbours is {neighbours} in a batch of {count}, wanted at least 2, and "
+            f"neighbours is {neighbours} in a batch of {count}, expected at least 2, and "
             "fewer than the batch."
         )
     s, t = (_distances(x) for x in (student_side(student), teacher_side(teacher)))
@@ -196,14 +196,14 @@ def correlation_congruence(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """
     check_same_shape(student, teacher)
     if len(student) < 2:
-        raise ValueError(f"The batch has {len(student)} row, wanted two or more.")
+        raise ValueError(f"The batch has {len(student)} row, expected two or more.")
     delta = flat_rows(jnp.abs(student_side(student) - teacher_side(teacher)))
     return jnp.mean(jnp.sum(delta[:-1] * delta[1:], axis=-1))
 
 
 def _check_form(form: str) -> str:
     if form not in ("direct", "gram"):
-        raise ValueError(f"form is {form!r}, wanted 'direct' or 'gram'.")
+        raise ValueError(f"form is {form!r}, expected 'direct' or 'gram'.")
     return form
 
 

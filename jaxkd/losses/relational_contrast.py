@@ -91,7 +91,7 @@ def relation_contrast(
     count = len(student)
     if count < 3:
         raise ValueError(
-            f"The batch has {count} rows, wanted three or more: an anchor, a positive "
+            f"The batch has {count} rows, expected three or more: an anchor, a positive "
             "and a negative."
         )
     s, t = student_side(student), teacher_side(teacher)
@@ -208,7 +208,7 @@ def _relation_scores(v, anchor, entries, temperature: Scalar) -> jax.Array:
 def _check_rows(labels, student) -> None:
     if jnp.shape(labels) != jnp.shape(student)[:1]:
         raise ValueError(
-            f"labels have shape {jnp.shape(labels)}, wanted one per row of the "
+            f"labels have shape {jnp.shape(labels)}, expected one per row of the "
             f"student's {jnp.shape(student)}."
         )
 
@@ -220,6 +220,6 @@ def _check_memory(embeddings, anchors, entries) -> None:
     if not fits or len({shape[-1] for shape in got}) > 1 or got[2][1] < 2:
         raise ValueError(
             f"embeddings have shape {got[0]}, anchors {got[1]} and entries {got[2]}, "
-            "wanted [batch, features], [anchors, features] and [batch, 1 + negatives, "
+            "expected [batch, features], [anchors, features] and [batch, 1 + negatives, "
             "features] with at least one negative."
         )

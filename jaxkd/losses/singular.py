@@ -134,7 +134,7 @@ def _check_layers(students, teachers, rank: int) -> None:
     if len(students) != len(teachers) or len(students) < 2 or rank < 1:
         raise ValueError(
             f"{len(students)} student and {len(teachers)} teacher maps of rank {rank} "
-            "given, wanted as many of both, at least two, and a positive rank."
+            "given, expected as many of both, at least two, and a positive rank."
         )
     for student, teacher in zip(students, teachers, strict=True):
         check_maps(student, teacher, same_channels=False)
@@ -142,6 +142,6 @@ def _check_layers(students, teachers, rank: int) -> None:
         if widths[0] != widths[1] or widths[0] < rank:
             raise ValueError(
                 f"student map has width {widths[0]} and teacher map {widths[1]}, "
-                f"wanted equal and at least the rank, {rank}. Pool the larger first, "
+                f"expected equal and at least the rank, {rank}. Pool the larger first, "
                 "see adaptive_average_pool."
             )

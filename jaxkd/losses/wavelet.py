@@ -29,7 +29,7 @@ def haar(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     shape = jnp.shape(x)
     if len(shape) < 3 or shape[-3] % 2 or shape[-2] % 2:
         raise ValueError(
-            f"x has shape {shape}, wanted [..., height, width, channels] of even "
+            f"x has shape {shape}, expected [..., height, width, channels] of even "
             "sides. Choose an image size that halves at every stage, or pad."
         )
     a, b = x[..., ::2, ::2, :], x[..., ::2, 1::2, :]
@@ -85,7 +85,7 @@ def wavelet_similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
     if jnp.shape(student) != jnp.shape(teacher):
         raise ValueError(
             f"student has shape {jnp.shape(student)} and teacher {jnp.shape(teacher)}, "
-            "wanted equal. Enlarge the student's images to the teacher's size."
+            "expected equal. Enlarge the student's images to the teacher's size."
         )
     low = (haar(student_side(student))[0], haar(teacher_side(teacher))[0])
     s, t = (unit(at_least_float32(x).reshape(x.shape[0], -1)) for x in low)

@@ -40,7 +40,7 @@ def _make_sum(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
     if unknown or len(set(names)) < len(names):
         raise UserError(
             f"The options of method {name!r} have the keys {', '.join(options)}. "
-            f"Wanted each part once, and its options under its name: "
+            f"Expected each part once, and its options under its name: "
             f"{', '.join(dict.fromkeys(names))}."
         )
     parts: dict[str, Method] = {}

@@ -10,18 +10,18 @@ public.
 import jax.numpy as jnp
 
 from jaxkd import losses
-from jaxkd.core.types import Method, Spec
+from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.evaluators import test_time_adaptation
-from jaxkd.methods import streams
+from jaxkd.methods.common import adapters, distillation
 
 
 def make(
     spec: Spec,
     *,
-    instance: float = 1.0,
-    relation: float = 1.0,
-    distance: float = 1.0,
-    kd: float = 0.0,
+    instance_weight: float = 1.0,
+    relation_weight: float = 1.0,
+    distance_weight: float = 1.0,
+    kd_weight: float = 0.0,
     ce_weight: float = 1.0,
     temperature: float = 0.1,
     kd_temperature: float = 4.0,
@@ -34,11 +34,11 @@ def make(
 
     Args:
       spec: the run.
-      instance: weight of one minus the cosine between the student's pooled features,
+      instance_weight: weight of one minus the cosine between the student's pooled features,
         behind a linear map, and the teacher's.
-      relation: weight of ``losses.instance_contrast`` of the same.
-      distance: weight of ``losses.second_order`` of the pooled features.
-      kd: weight of the divergence of the logits times the squared temperature.
+      relation_weight: weight of ``losses.instance_contrast`` of the same.
+      distance_weight: weight of ``losses.second_order`` of the pooled features.
+      kd_weight: weight of the divergence of the logits times the squared temperature.
       ce_weight: of the cross entropy with the labels.
       temperature: of the contrast.
       kd_temperature: of KD.
@@ -55,37 +55,35 @@ def make(
         teacher = targets["teacher"]["features"]["pooled"]
         return outputs["features"]["pooled"], teacher
 
-    def near(params, extra, outputs, batch, targets, key):
-        del batch, key
-        s, t = pooled(outputs, targets)
-        s = streams.mapped(params, s, t.shape[-1])
-        return losses.first_order(s, t) / 2, extra
+    def near(inputs: LossInputs):
+        s, t = pooled(inputs.outputs, inputs.targets)
+        s = adapters.project(inputs.params, s, t.shape[-1])
+        return losses.first_order(s, t) / 2
 
-    def related(params, extra, outputs, batch, targets, key):
-        del key
-        s, t = pooled(outputs, targets)
-        s = streams.mapped(params, s, t.shape[-1])
-        labels = batch["label"]
-        return losses.instance_contrast(s, t, labels, temperature=temperature), extra
+    def related(inputs: LossInputs):
+        s, t = pooled(inputs.outputs, inputs.targets)
+        s = adapters.project(inputs.params, s, t.shape[-1])
+        labels = inputs.batch["label"]
+        return losses.instance_contrast(s, t, labels, temperature=temperature)
 
-    def apart(params, extra, outputs, batch, targets, key):
-        del params, batch, key
-        return losses.second_order(*pooled(outputs, targets), form="gram"), extra
+    def apart(inputs: LossInputs):
+        return losses.second_order(*pooled(inputs.outputs, inputs.targets), form="gram")
 
-    def soften(params, extra, outputs, batch, targets, key):
-        del params, batch, key
-        logits = outputs["logits"], targets["teacher"]["logits"]
-        return jnp.mean(losses.kd(*logits, temperature=kd_temperature)), extra
+    def soften(inputs: LossInputs):
+        logits = inputs.outputs["logits"], inputs.targets["teacher"]["logits"]
+        return jnp.mean(losses.kd(*logits, temperature=kd_temperature))
 
     terms = {
-        "instance": (instance, near),
-        "relation": (relation, related),
-        "distance": (distance, apart),
-        "kd": (kd, soften),
+        "instance": (instance_weight, near),
+        "relation": (relation_weight, related),
+        "distance": (distance_weight, apart),
+        "kd": (kd_weight, soften),
     }
     needed = ("teacher",) if any(weight for weight, _ in terms.values()) else ()
-    method = streams.student(
+    method = distillation.student(
         spec, "aird", terms, needed, ce_weight=ce_weight, warmup=warmup, fade=fade
     )
-    method = streams.with_maps(method, spec, spec.frozen)
-    return method._replace(assess=test_time_adaptation.report(spec) if adapt else None)
+    method = adapters.with_projection(method, spec, spec.frozen)
+    return method._replace(
+        evaluator=test_time_adaptation.report(spec) if adapt else None
+    )

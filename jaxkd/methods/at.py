@@ -10,11 +10,11 @@ from jaxkd.methods.common import distillation
 def make(
     spec: Spec,
     *,
-    weight: float = 1000.0,
+    at_weight: float = 1000.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * AT``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + at_weight * AT``; see ``distillation``.
 
     AT is the sum of ``losses.attention_transfer`` over the stages of both networks,
     paired from the deepest on. The default weight is that of arXiv:1910.10699.
@@ -26,5 +26,5 @@ def make(
         return jnp.sum(jnp.stack(terms), axis=0)
 
     return distillation.from_features(
-        spec, "at", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "at", term, ce_weight=ce_weight, weight=at_weight, warmup=warmup
     )

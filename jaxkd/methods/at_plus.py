@@ -13,17 +13,17 @@ import optax
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, FrozenNetwork, Method, Spec
-from jaxkd.methods.common import classification, distillation
+from jaxkd.core.types import FrozenNetwork, LossInputs, Method, Spec
+from jaxkd.methods.common import distillation
 
 
 def make(
     spec: Spec,
     *,
-    attention: float = 10.0,
-    features: float = 0.1,
-    kd: float = 0.0,
-    regression: float = 0.0,
+    attention_weight: float = 10.0,
+    features_weight: float = 0.1,
+    kd_weight: float = 0.0,
+    regression_weight: float = 0.0,
     temperature: float = 1.0,
     ce_weight: float = 1.0,
 ) -> Method:
@@ -32,10 +32,10 @@ def make(
     Args:
       spec: the run; it must need a teacher. Both networks end in a linear layer ``fc``
         on the mean of their last stage, such as ``resnet8``.
-      attention: weight of ``losses.attention_plus`` on the last stage.
-      features: weight of ``losses.root_mean_square`` of the last stages.
-      kd: weight of cross entropy with the teacher's probabilities at ``temperature``.
-      regression: weight of the root mean squared difference between what the teacher's
+      attention_weight: weight of ``losses.attention_plus`` on the last stage.
+      features_weight: weight of ``losses.root_mean_square`` of the last stages.
+      kd_weight: weight of cross entropy with the teacher's probabilities at ``temperature``.
+      regression_weight: weight of the root mean squared difference between what the teacher's
         last layer makes of the student's pooled features, and the teacher's logits.
       temperature: of the teacher's probabilities; the student's is 1, as published.
       ce_weight: of the cross entropy with the labels.
@@ -44,40 +44,46 @@ def make(
       UserError: if the run needs no teacher, or a network ends otherwise.
     """
     teacher = distillation.require(spec, "teacher", "at_plus")
-    _check_head(spec, "student", spec.network, spec.reads)
-    _check_head(spec, "teacher", teacher.network, teacher.reads)
+    _check_head(spec, "student", spec.network, spec.input_key)
+    _check_head(spec, "teacher", teacher.network, teacher.input_key)
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del key, step
-        taught, own = targets["at_plus"], _last(outputs["features"])
+    def attention(inputs: LossInputs):
+        taught, own = inputs.targets["at_plus"], _last(inputs.outputs["features"])
         _check_maps(own, taught["map"])
-        kernel = params["student"]["fc"]["kernel"]
+        kernel = inputs.params["student"]["fc"]["kernel"]
         weights = losses.linear_head_weights(kernel, own.shape[1:3])
-        looks = losses.class_attention(own, weights)
-        measured = {
-            "ce": classification.cross_entropy(outputs, batch),
-            "top1": classification.accuracy(outputs["logits"], batch),
-            "attention": jnp.mean(losses.attention_plus(looks, taught["attention"])),
-            "features": losses.root_mean_square(own, taught["map"]),
-            "kd": _soft(outputs["logits"], taught["logits"], temperature),
-        }
-        total = (
-            ce_weight * measured["ce"]
-            + attention * measured["attention"]
-            + features * measured["features"]
-            + kd * measured["kd"]
+        return losses.attention_plus(
+            losses.class_attention(own, weights), taught["attention"]
         )
-        if regression:
-            # One copy per example, all alike: targets are split like the batch.
-            told = (
-                outputs["features"]["pooled"] @ taught["kernel"][0] + taught["bias"][0]
-            )
-            total += regression * losses.root_mean_square(told, taught["logits"])
-        return total, Aux(extra, measured)
 
-    return classification.classifier(
-        *(spec, loss, ("ce", "top1", "attention", "features", "kd")),
-        {"at_plus": _teacher(teacher)},
+    def features(inputs: LossInputs):
+        own = _last(inputs.outputs["features"])
+        return losses.root_mean_square(own, inputs.targets["at_plus"]["map"])
+
+    def soften(inputs: LossInputs):
+        teacher = inputs.targets["at_plus"]["logits"]
+        return _soft(inputs.outputs["logits"], teacher, temperature)
+
+    def regress(inputs: LossInputs):
+        taught = inputs.targets["at_plus"]
+        # One copy per example, all alike: targets are split like the batch.
+        pooled = inputs.outputs["features"]["pooled"]
+        logits = pooled @ taught["kernel"][0] + taught["bias"][0]
+        return losses.root_mean_square(logits, taught["logits"])
+
+    terms = {
+        "attention": (attention_weight, attention),
+        "features": (features_weight, features),
+        "kd": (kd_weight, soften),
+        "regression": (regression_weight, regress),
+    }
+    return distillation.student(
+        spec,
+        "at_plus",
+        terms,
+        (),
+        ce_weight=ce_weight,
+        targets={"at_plus": _teacher(teacher)},
     )
 
 
@@ -87,7 +93,7 @@ def _teacher(frozen: FrozenNetwork):
     def targets(variables, batch, key):
         del key
         logits, features = frozen.network.apply(
-            variables["teacher"], batch[frozen.reads], train=False
+            variables["teacher"], batch[frozen.input_key], train=False
         )
         head, last = variables["teacher"]["params"]["fc"], _last(features)
         weights = losses.linear_head_weights(head["kernel"], last.shape[1:3])
@@ -114,8 +120,8 @@ def _soft(student, teacher, temperature: float):
     return jnp.mean(optax.softmax_cross_entropy(student, probabilities))
 
 
-def _check_head(spec: Spec, name: str, network, reads: str) -> None:
-    images = spec.batch_shapes(2)[reads]
+def _check_head(spec: Spec, name: str, network, input_key: str) -> None:
+    images = spec.batch_shapes(2)[input_key]
     params = jax.eval_shape(network.init, jax.random.key(0), images)["params"]
     if "kernel" not in params.get("fc", {}):
         raise UserError(
@@ -128,7 +134,7 @@ def _check_maps(own, taught) -> None:
     if own.shape != taught.shape:
         raise UserError(
             f"AT+ compares last stages of the shapes {own.shape[1:]} (student) and "
-            f"{taught.shape[1:]} (teacher), wanted equal ones: the same network, and "
+            f"{taught.shape[1:]} (teacher), expected equal ones: the same network, and "
             "the student's images enlarged to the teacher's size (view 'low' with "
             "up_to)."
         )

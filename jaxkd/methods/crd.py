@@ -26,11 +26,11 @@ def make(
     features: int = 128,
     temperature: float = 0.07,
     momentum: float = 0.5,
-    weight: float = 0.8,
+    crd_weight: float = 0.8,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * CRD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + crd_weight * CRD``; see ``distillation``.
 
     A step reads ``batch * negatives * features`` numbers for each of the two sides.
 
@@ -42,7 +42,7 @@ def make(
       features: of an embedding.
       temperature: that products of embeddings are divided by.
       momentum: of the memories, in [0, 1).
-      weight: of both sides together.
+      crd_weight: of both sides together.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises.
 
@@ -56,7 +56,7 @@ def make(
         "crd",
         Contrast(negatives, features, temperature, momentum),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=crd_weight,
         warmup=warmup,
     )
 
@@ -179,6 +179,6 @@ def _check(spec: Spec, negatives, features, temperature, momentum) -> None:
     if min(negatives, features) < 1 or temperature <= 0 or not 0 <= momentum < 1:
         raise UserError(
             f"Method 'crd' got negatives={negatives}, features={features}, "
-            f"temperature={temperature} and momentum={momentum}, wanted positive "
+            f"temperature={temperature} and momentum={momentum}, expected positive "
             "values, and a momentum in [0, 1)."
         )

@@ -7,17 +7,18 @@ the direction between the teacher's, more than with directions to other images. 
 equations are not public; what is here follows CRCD (arXiv:2103.16367).
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Batch, Method, Spec
+from jaxkd.core.types import Batch, LossInputs, Method, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.losses.numerics import unit
-from jaxkd.methods import streams
-from jaxkd.methods.common import distillation
+from jaxkd.methods.common import adapters, distillation
 from jaxkd.methods.crd import draw_negatives
 from jaxkd.models import layers
 
@@ -27,8 +28,8 @@ NAME = "contrast"
 def make(
     spec: Spec,
     *,
-    contrast: float = 0.8,
-    kd: float = 1.0,
+    contrast_weight: float = 0.8,
+    kd_weight: float = 1.0,
     ce_weight: float = 1.0,
     negatives: int = 0,
     features: int = 128,
@@ -37,15 +38,15 @@ def make(
     kd_temperature: float = 4.0,
     warmup: float = 0.0,
     fade: tuple[float, float] | None = None,
-    curve: tuple[int, ...] = (),
+    eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of ``ce_weight * CE + kd * KD + contrast * (student's half +
     teacher's half)``.
 
     Args:
       spec: the run.
-      contrast: weight of both halves of the relational contrast.
-      kd: weight of the divergence of the logits times the squared temperature.
+      contrast_weight: weight of both halves of the relational contrast.
+      kd_weight: weight of the divergence of the logits times the squared temperature.
       ce_weight: of the cross entropy with the labels.
       negatives: 0 takes the other images of the batch, for small data; otherwise so
         many of other classes from memories of all training images, as CRCD does
@@ -57,7 +58,7 @@ def make(
       warmup: units over which the distillation's weight rises.
       fade: units between which it falls to 0, linearly; None keeps it. CRCD drops it
         for the last 4 % of its epochs.
-      curve: see ``jaxkd.methods.horkd``.
+      eval_sizes: see ``jaxkd.methods.horkd``.
 
     Raises:
       UserError: if an option is out of its range, or memories are asked for and the
@@ -66,32 +67,22 @@ def make(
     _check(spec, negatives, features, temperature, momentum)
     adapter = Relations(negatives, features, temperature, momentum)
 
-    def relate(params, extra, outputs, batch, targets, key):
-        value, updated = adapter.apply(
-            {"params": params[NAME], **extra[NAME]},
-            outputs,
-            targets,
-            batch,
-            mutable=list(extra[NAME]),
-            rngs={"sample": key},
-        )
-        return value, {**extra, NAME: updated}
+    relate = functools.partial(adapters.apply, adapter, NAME)
 
-    def soften(params, extra, outputs, batch, targets, key):
-        del params, batch, key
-        logits = outputs["logits"], targets["teacher"]["logits"]
-        return losses.kd(*logits, temperature=kd_temperature), extra
+    def soften(inputs: LossInputs):
+        logits = inputs.outputs["logits"], inputs.targets["teacher"]["logits"]
+        return losses.kd(*logits, temperature=kd_temperature)
 
-    method = streams.student(
+    method = distillation.student(
         spec,
         "crrcd",
-        {NAME: (contrast, relate), "kd": (kd, soften)},
+        {NAME: (contrast_weight, relate), "kd": (kd_weight, soften)},
         ce_weight=ce_weight,
         warmup=warmup,
         fade=fade,
     )
-    method = distillation.with_variables(method, spec, NAME, adapter)
-    return method._replace(assess=resolution.curve(spec, tuple(curve)))
+    method = adapters.with_variables(method, spec, NAME, adapter)
+    return method._replace(evaluator=resolution.by_size(spec, tuple(eval_sizes)))
 
 
 class Relations(nn.Module):
@@ -180,6 +171,6 @@ def _check(spec: Spec, negatives, features, temperature, momentum) -> None:
     if negatives < 0 or features < 1 or temperature <= 0 or not 0 <= momentum < 1:
         raise UserError(
             f"Method 'crrcd' got negatives={negatives}, features={features}, "
-            f"temperature={temperature} and momentum={momentum}, wanted whole numbers "
+            f"temperature={temperature} and momentum={momentum}, expected whole numbers "
             "of at least 0 and 1, a positive temperature, and a momentum in [0, 1)."
         )

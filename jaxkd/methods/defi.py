@@ -5,7 +5,6 @@ resampled; the boundary is computed from it on the device.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +14,21 @@ import jax
 import jax.numpy as jnp
 from clu import metrics
 
-from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Score, Spec
+from jaxkd.core.types import (
+    Batch,
+    Loss,
+    LossInputs,
+    Method,
+    ModelState,
+    Params,
+    Score,
+    Spec,
+)
 from jaxkd.losses import localization
+from jaxkd.methods.common import warm_start
+from jaxkd.methods.common.terms import Term, add_up
 
 IOU = Score("iou", "IoU of tampered pixels")
-
-METRICS = ("segmentation", "edge", "iou")
 
 # What --mode=predict makes of files; see ``jaxkd.predictors``.
 PREDICTOR = "localization"
@@ -91,66 +99,30 @@ class _Network(NamedTuple):
 def _network(
     network: nn.Module,
     image_shape: tuple[int, ...],
-    reads: str,
-    clamp: float,
-    backbone: str,
+    input_key: str,
 ) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, Extra]:
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
         variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        if backbone:
-            variables = _with_backbone(variables, network, backbone)
         params = variables.pop("params")
         return {"student": params}, {"student": variables}
 
-    def apply(params: Params, extra: Extra, batch: Batch, **options: Any):
-        variables = {"params": params["student"], **extra["student"]}
-        return network.apply(variables, batch[reads], **options)
+    def apply(params: Params, model_state: ModelState, batch: Batch, **options: Any):
+        variables = {"params": params["student"], **model_state["student"]}
+        return network.apply(variables, batch[input_key], **options)
 
-    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
+    def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         del key
-        params = clamp_gradient(params, clamp) if clamp else params
         (logits, features), updated = apply(
-            params, extra, batch, train=True, mutable=list(extra["student"])
+            params, model_state, batch, train=True, mutable=list(model_state["student"])
         )
         outputs = {"logits": logits, "edge": features["edge"]}
-        return outputs, {**extra, "student": updated}
+        return outputs, {**model_state, "student": updated}
 
-    def predict(params: Params, extra: Extra, batch: Batch):
-        logits, features = apply(params, extra, batch, train=False)
+    def predict(params: Params, model_state: ModelState, batch: Batch):
+        logits, features = apply(params, model_state, batch, train=False)
         return {"logits": logits, "edge": features["edge"]}
 
     return _Network(init, forward, predict)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def clamp_gradient(tree: Any, most: float) -> Any:
-    """Passes a tree on, and each entry of its gradient back cut to ``[-most, most]``.
-
-    The official code clamps gradients elementwise before the optimiser sees them.
-    """
-    del most
-    return tree
-
-
-def _clamp_forward(tree: Any, most: float):
-    del most
-    return tree, None
-
-
-def _clamp_backward(most: float, _: None, gradient: Any):
-    return (jax.tree.map(lambda g: jnp.clip(g, -most, most), gradient),)
-
-
-clamp_gradient.defvjp(_clamp_forward, _clamp_backward)
-
-
-def _with_backbone(variables: dict[str, Any], network: nn.Module, path: str):
-    """Starts the backbone from a checkpoint of HRNet; tells what fitted."""
-    from jaxkd.convert import defi
-
-    loaded, report = defi.load_backbone(path, variables, network)
-    print(f"{path}: {report}", file=sys.stderr, flush=True)
-    return loaded
 
 
 def make(
@@ -159,8 +131,7 @@ def make(
     segmentation_weight: float = 5.0,
     edge_weight: float = 1.0,
     official: bool = False,
-    clamp: float = 0.5,
-    backbone: str = "",
+    start_from: str = "",
 ) -> Method:
     """Makes a localiser of structure loss and boundary loss.
 
@@ -170,41 +141,54 @@ def make(
       edge_weight: of the boundary loss; 0 leaves the edge head untrained.
       official: whether pixels weigh alike in the cross entropies, as in the official
         code; see ``jaxkd.losses.localization``.
-      clamp: largest entry of a gradient; 0 for no limit.
-      backbone: file of an HRNet's weights to start from, see ``jaxkd.convert.defi``.
+      start_from: name of a needed run whose backbone the network starts with, such as
+        one that ``python -m jaxkd.convert from-torch --part=backbone`` has written.
     """
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, targets, key, step
-        logits, masks = outputs["logits"][..., 0], batch["target_mask"]
-        segmentation = jnp.mean(
-            localization.structure_loss(logits, masks, official=official)
-        )
-        ring = localization.edge_ring(masks)
-        edge = jnp.mean(
-            localization.boundary_loss(outputs["edge"][..., 0], ring, official=official)
-        )
-        total = segmentation_weight * segmentation + edge_weight * edge
+    def segmentation(inputs: LossInputs) -> jax.Array:
+        logits, masks = _logits_and_masks(inputs)
+        return localization.structure_loss(logits, masks, official=official)
+
+    def edge(inputs: LossInputs) -> jax.Array:
+        ring = localization.edge_ring(inputs.batch["target_mask"])
+        logits = inputs.outputs["edge"][..., 0]
+        return localization.boundary_loss(logits, ring, official=official)
+
+    terms = {
+        "segmentation": Term(segmentation_weight, segmentation),
+        "edge": Term(edge_weight, edge),
+    }
+
+    def loss(inputs: LossInputs) -> Loss:
+        total = add_up(inputs, terms)
+        logits, masks = _logits_and_masks(inputs)
         tampered = jnp.any(masks > 0.5, axis=(-2, -1))
         count = jnp.maximum(jnp.sum(tampered), 1)
         iou = jnp.sum(jnp.where(tampered, _overlap(logits, masks)[0], 0)) / count
-        measured = {"segmentation": segmentation, "edge": edge, "iou": iou}
-        return total, Aux(extra, measured)
+        return total._replace(metrics={"iou": iou} | total.metrics)
 
-    functions = _network(spec.network, spec.image_shape, spec.reads, clamp, backbone)
+    functions = _network(spec.network, spec.image_shape, spec.input_key)
     return Method(
         targets={},
         loss=loss,
-        metrics=METRICS,
         evaluate=evaluate,
         score=IOU,
-        assess=_assess,
+        warm_start=_starting(start_from),
+        evaluator=_evaluator,
         **functions._asdict(),
     )
 
 
-def _assess(trained: Any) -> Any:
-    # Here, because it needs libraries that training does not.
-    from jaxkd.evaluators import localization as defi_assess
+def _logits_and_masks(inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
+    return inputs.outputs["logits"][..., 0], inputs.batch["target_mask"]
 
-    return defi_assess.assess(trained)
+
+def _starting(name: str) -> Any:
+    return warm_start.from_needed_run(name, "hrnet") if name else None
+
+
+def _evaluator(trained: Any) -> Any:
+    # Here, because it needs libraries that training does not.
+    from jaxkd.evaluators import localization as evaluator
+
+    return evaluator.evaluate(trained)

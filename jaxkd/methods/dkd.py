@@ -13,12 +13,12 @@ def make(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
-    weight: float = 1.0,
+    dkd_weight: float = 1.0,
     ce_weight: float = 1.0,
     warmup: float = 20.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * DKD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + dkd_weight * DKD``; see ``distillation``.
 
     ``beta`` depends on the pair of networks (8, 6 or 2 in the CIFAR-100 recipes);
     the default is that of resnet32x4 -> resnet8x4.
@@ -28,7 +28,7 @@ def make(
         "dkd",
         functools.partial(losses.dkd, alpha=alpha, beta=beta, temperature=temperature),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=dkd_weight,
         warmup=warmup,
         standardize=standardize,
     )

@@ -18,7 +18,16 @@ from jax.scipy.special import ndtri
 from jax.tree_util import Partial
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Score, Spec
+from jaxkd.core.types import (
+    Batch,
+    Loss,
+    LossInputs,
+    Method,
+    ModelState,
+    Params,
+    Score,
+    Spec,
+)
 from jaxkd.diffusion import denoisers
 
 SCORE = Score("loss", "EDM loss", percent=False, lower=True)
@@ -60,11 +69,11 @@ def make(
     if not (sigma_data > 0 and log_std > 0 and levels > 0):
         raise UserError(
             f"edm: sigma_data={sigma_data}, log_std={log_std} and levels={levels}; "
-            "wanted all positive."
+            "expected all positive."
         )
-    network, reads = spec.network, spec.reads
+    network, input_key = spec.network, spec.input_key
 
-    def init(key: jax.Array) -> tuple[Params, Extra]:
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
         variables = dict(network.init(key, jnp.zeros((1, *spec.image_shape))))
         return {"student": variables.pop("params")}, {"student": variables}
 
@@ -72,27 +81,28 @@ def make(
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * jnp.mean((denoised - clean) ** 2, axis=(1, 2, 3))
 
-    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
-        clean = batch[reads]
+    def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
+        clean = batch[input_key]
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
         drawn = jax.random.normal(level_key, clean.shape[:1])
         sigma = jnp.exp(log_mean + log_std * drawn)
         noise = jax.random.normal(noise_key, clean.shape)
-        variables = _variables(params, extra)
+        variables = _variables(params, model_state)
         denoise = denoiser(
             network, variables, batch, sigma_data, train=True, key=dropout_key
         )
         denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma)
-        return {"denoised": denoised, "sigma": sigma}, extra
+        return {"denoised": denoised, "sigma": sigma}, model_state
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, targets, key, step
-        errors = error(outputs["denoised"], batch[reads], outputs["sigma"])
-        return jnp.mean(errors), Aux(extra, {})
+    def loss(inputs: LossInputs):
+        errors = error(
+            inputs.outputs["denoised"], inputs.batch[input_key], inputs.outputs["sigma"]
+        )
+        return Loss(jnp.mean(errors), inputs.model_state, {})
 
-    def predict(params: Params, extra: Extra, batch: Batch):
-        clean = batch[reads]
-        denoise = denoiser(network, _variables(params, extra), batch, sigma_data)
+    def predict(params: Params, model_state: ModelState, batch: Batch):
+        clean = batch[input_key]
+        denoise = denoiser(network, _variables(params, model_state), batch, sigma_data)
 
         def at(level: jax.Array) -> jax.Array:
             quantile = (level + 0.5) / levels
@@ -108,11 +118,10 @@ def make(
         targets={},
         forward=forward,
         loss=loss,
-        metrics=(),
         predict=predict,
         evaluate=_evaluate,
         score=SCORE,
-        assess=_assess(network, reads, sigma_data),
+        evaluator=_evaluator(network, input_key, sigma_data),
     )
 
 
@@ -147,24 +156,26 @@ def _apply(network, train, variables, labels, key, x, c_noise):
     return network.apply(variables, x, c_noise, labels, train=train, rngs=rngs)[0]
 
 
-def _variables(params: Params, extra: Extra) -> dict[str, Any]:
-    return {"params": params["student"], **extra["student"]}
+def _variables(params: Params, model_state: ModelState) -> dict[str, Any]:
+    return {"params": params["student"], **model_state["student"]}
 
 
 def _evaluate(outputs: Any, batch: Batch) -> Evaluation:
     return Evaluation.single_from_model_output(loss=outputs["loss"], mask=batch["mask"])
 
 
-# Cached, so that students of one network are assessed together.
+# Cached, so that students of one network share it.
 @functools.cache
-def _assess(network: nn.Module, reads: str, sigma_data: float) -> Callable[..., Any]:
-    def assess(trained: Any) -> Any:
+def _evaluator(
+    network: nn.Module, input_key: str, sigma_data: float
+) -> Callable[..., Any]:
+    def evaluate(trained: Any) -> Any:
         from jaxkd.evaluators import denoising
 
         def make_denoiser(member: Any, labels: jax.Array) -> Partial:
-            variables = _variables(member.params, member.extra)
+            variables = _variables(member.params, member.model_state)
             return denoiser(network, variables, {"label": labels}, sigma_data)
 
-        return denoising.find(trained, make_denoiser, reads)
+        return denoising.find(trained, make_denoiser, input_key)
 
-    return assess
+    return evaluate

@@ -15,11 +15,11 @@ def make(
     spec: Spec,
     *,
     layer: str = "stage2",
-    weight: float = 100.0,
+    fitnet_weight: float = 100.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * hint``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + fitnet_weight * hint``; see ``distillation``.
 
     The paper trains the hint first and distils logits after it; here both terms are
     trained together, as in the benchmarks (arXiv:1910.10699).
@@ -27,7 +27,7 @@ def make(
     Args:
       spec: the run.
       layer: the feature that is predicted, a map that both networks have.
-      weight: of ``losses.hint``.
+      fitnet_weight: of ``losses.hint``.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the hint's weight rises.
     """
@@ -36,7 +36,7 @@ def make(
         "fitnet",
         Hint(layer),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=fitnet_weight,
         warmup=warmup,
     )
 
@@ -73,7 +73,7 @@ class Hint(nn.Module):
         if self.layer not in maps:
             raise UserError(
                 f"Option layer of method 'fitnet' is {self.layer!r}, which is no map "
-                f"of the {whose}, wanted one of {', '.join(maps)}."
+                f"of the {whose}, expected one of {', '.join(maps)}."
             )
         return features[self.layer]
 

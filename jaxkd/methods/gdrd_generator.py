@@ -3,8 +3,8 @@
 Denoising diffusion (Ho et al., arXiv:2006.11239) with a cosine schedule:
 ``x_t = cos(pi t / 2) x + sin(pi t / 2) noise``. The network reads the view's field
 ``noisy`` (``jaxkd.views.low_resolution.noisy``), which holds the noisy image at one
-small ``t``, the enlarged small image, and ``t``; for training, the first and the last are
-drawn anew for each image, with ``t`` uniform on [0, 1].
+small ``t``, the enlarged small image, and ``t``; for training, the first and the last
+are drawn anew for each image, with ``t`` uniform on [0, 1].
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from clu import metrics
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, Method, Score, Spec
+from jaxkd.core.types import Loss, LossInputs, Method, Score, Spec
 from jaxkd.views.low_resolution import add_noise
 
 SCORE = Score("error", "error of the predicted noise", percent=False, lower=True)
@@ -42,51 +42,49 @@ def make(spec: Spec) -> Method:
     channels = spec.fields["image"].shape[-1]
     if spec.image_shape[-1] != 2 * channels + 1:
         raise UserError(
-            f"Method 'denoiser' reads {spec.reads!r}, which has "
-            f"{spec.image_shape[-1]} channels. Wanted {2 * channels + 1}: set "
-            "config.model.view to 'noisy' and config.view.name to 'noisy'."
+            f"Method 'gdrd_generator' reads {spec.reads!r}, which has "
+            f"{spec.image_shape[-1]} channels. Expected {2 * channels + 1}: set "
+            "config.model.input to 'noisy' and config.view.name to 'noisy'."
         )
-    return _make(spec.network, spec.image_shape, spec.reads, channels)
+    return _make(spec.network, spec.image_shape, spec.input_key, channels)
 
 
 @functools.cache
 def _make(
-    network: nn.Module, shape: tuple[int, ...], reads: str, channels: int
+    network: nn.Module, shape: tuple[int, ...], input_key: str, channels: int
 ) -> Method:
     def init(key):
         variables = dict(network.init(key, jnp.zeros((1, *shape))))
         return {"student": variables.pop("params")}, {"student": variables}
 
-    def predict(params, extra, batch):
-        seen = batch[reads]
+    def predict(params, model_state, batch):
+        seen = batch[input_key]
         said, _ = network.apply(
-            {"params": params["student"], **extra["student"]}, seen, train=False
+            {"params": params["student"], **model_state["student"]}, seen, train=False
         )
         return {"error": _error(said, _noise_in(seen, batch["image"], channels))}
 
-    def forward(params, extra, batch, key):
+    def forward(params, model_state, batch, key):
         t_key, noise_key = jax.random.split(key)
         images = batch["image"]
         t = jax.random.uniform(t_key, (len(images),))
         noise = jax.random.normal(noise_key, images.shape)
-        condition = batch[reads][..., channels : 2 * channels]
+        condition = batch[input_key][..., channels : 2 * channels]
         seen = add_noise(images, condition, noise, t)
         said, _ = network.apply(
-            {"params": params["student"], **extra["student"]}, seen, train=True
+            {"params": params["student"], **model_state["student"]}, seen, train=True
         )
-        return {"error": _error(said, noise)}, extra
+        return {"error": _error(said, noise)}, model_state
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, batch, targets, key, step
-        error = jnp.mean(outputs["error"])
-        return error, Aux(extra, {"error": error})
+    def loss(inputs: LossInputs):
+        error = jnp.mean(inputs.outputs["error"])
+        return Loss(error, inputs.model_state, {"error": error})
 
     return Method(
         init=init,
         targets={},
         forward=forward,
         loss=loss,
-        metrics=("error",),
         predict=predict,
         evaluate=lambda outputs, batch: Evaluation.single_from_model_output(
             error=outputs["error"], mask=batch["mask"]

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Method, Spec
+from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.losses.orders import Form
-from jaxkd.methods import streams
+from jaxkd.methods.common import adapters, distillation, warm_start
+from jaxkd.methods.common.terms import check_weights
 
 ORDERS = ("kd", "first", "second", "third")
 
@@ -25,12 +26,12 @@ ORDERS = ("kd", "first", "second", "third")
 def make(
     spec: Spec,
     *,
-    kd: float = 0.0,
-    first: float = 1.0,
-    second: float = 25.0,
-    third: float = 50.0,
-    further: Mapping[str, float] | None = None,
-    shares: Mapping[str, float] | None = None,
+    kd_weight: float = 0.0,
+    first_weight: float = 1.0,
+    second_weight: float = 25.0,
+    third_weight: float = 50.0,
+    extra_relations: Mapping[str, float] | None = None,
+    teacher_weights: Mapping[str, float] | None = None,
     ce_weight: float = 1.0,
     temperature: float = 4.0,
     form: Form = "gram",
@@ -38,12 +39,12 @@ def make(
     warmup: float = 0.0,
     fade: tuple[float, float] | None = None,
     start_from: str = "",
-    curve: tuple[int, ...] = (),
+    eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of CE and of what a teacher and an assistant say.
 
-    ``ce_weight * CE + r * sum_n share_n * (kd * KD + first * L1 + second * L2 +
-    third * L3)``, where ``n`` is the teacher or the assistant, and ``r`` rises over
+    ``ce_weight * CE + r * sum_n w_n * (kd_weight * KD + first_weight * L1 +
+    second_weight * L2 + third_weight * L3)``, where ``n`` is the teacher or the assistant, and ``r`` rises over
     ``warmup`` and falls over ``fade``. Orders 2 and 3 relate the pooled features; order
     1 compares their directions, the student's behind a linear map if its features are
     not as many.
@@ -53,13 +54,13 @@ def make(
 
     Args:
       spec: the run.
-      kd: weight of the divergence of the logits times the squared temperature.
-      first: weight of ``losses.first_order``.
-      second: weight of ``losses.second_order``.
-      third: weight of ``losses.third_order``.
-      further: weights of other relations of the same features: ``cc`` (behind the map
+      kd_weight: weight of the divergence of the logits times the squared temperature.
+      first_weight: weight of ``losses.first_order``.
+      second_weight: weight of ``losses.second_order``.
+      third_weight: weight of ``losses.third_order``.
+      extra_relations: weights of other relations of the same features: ``cc`` (behind the map
         of order 1), ``darkrank``, ``pkt``, ``sp``.
-      shares: weight of each needed run that teaches; None is ``{"teacher": 1.0}``, and
+      teacher_weights: weight of each needed run that teaches; None is ``{"teacher": 1.0}``, and
         usual with an assistant is ``{"teacher": 0.5, "assistant": 0.5}``.
       ce_weight: of the cross entropy with the labels.
       temperature: of KD.
@@ -68,30 +69,31 @@ def make(
       warmup: units over which the weight of both networks rises.
       fade: units between which it falls to 0, linearly; None keeps it.
       start_from: name of a needed run whose network the student starts from.
-      curve: sides to which test images are reduced after training, for the accuracy
+      eval_sizes: sides to which test images are reduced after training, for the accuracy
         by resolution; none leaves this out.
 
     Raises:
       UserError: if the run lacks a network that has a weight, or an option is out of
         its range.
     """
-    weights = dict(zip(ORDERS, (kd, first, second, third), strict=True))
-    weights |= dict(further or {})
+    weights = dict(
+        zip(ORDERS, (kd_weight, first_weight, second_weight, third_weight), strict=True)
+    )
+    weights |= dict(extra_relations or {})
     _check_names(weights)
-    given = dict({"teacher": 1.0} if shares is None else shares)
-    streams.check_weights({**weights, **given}, "horkd")
+    given = dict({"teacher": 1.0} if teacher_weights is None else teacher_weights)
+    check_weights({**weights, **given}, "horkd")
     if not any(weights.values()):
         given = {}
-    given = {name: share for name, share in given.items() if share}
+    given = {name: weight for name, weight in given.items() if weight}
 
     def shared(one):
-        def run(params, extra, outputs, batch, targets, key):
-            del batch, key
+        def run(inputs: LossInputs):
             said = [
-                share * one(params, outputs, targets[name])
-                for name, share in given.items()
+                weight * one(inputs.params, inputs.outputs, inputs.targets[name])
+                for name, weight in given.items()
             ]
-            return jnp.sum(jnp.stack(said)), extra
+            return jnp.sum(jnp.stack(said))
 
         return run
 
@@ -99,7 +101,7 @@ def make(
         name: (weight if given else 0.0, shared(term(name, temperature, form, chunk)))
         for name, weight in weights.items()
     }
-    method = streams.student(
+    method = distillation.student(
         spec,
         "horkd",
         terms,
@@ -108,9 +110,9 @@ def make(
         warmup=warmup,
         fade=fade,
     )
-    return streams.with_maps(method, spec, spec.frozen)._replace(
-        adopt=streams.adopt(start_from) if start_from else None,
-        assess=resolution.curve(spec, tuple(curve)),
+    return adapters.with_projection(method, spec, spec.frozen)._replace(
+        warm_start=warm_start.from_needed_run(start_from) if start_from else None,
+        evaluator=resolution.by_size(spec, tuple(eval_sizes)),
     )
 
 
@@ -136,7 +138,7 @@ def term(
             return jnp.mean(losses.kd(*logits, temperature=temperature))
         s, t = outputs["features"]["pooled"], reference["features"]["pooled"]
         if name in behind_map:
-            s = streams.mapped(params, s, t.shape[-1])
+            s = adapters.project(params, s, t.shape[-1])
         return jnp.mean((behind_map | rows)[name](s, t))
 
     return run
@@ -147,6 +149,6 @@ def _check_names(weights: Mapping[str, float]) -> None:
     unknown = [name for name in weights if name not in known]
     if unknown:
         raise UserError(
-            f"Method 'horkd' has no further relation {', '.join(unknown)}, wanted "
+            f"Method 'horkd' has no further relation {', '.join(unknown)}, expected "
             f"some of {', '.join(known[len(ORDERS) :])}."
         )

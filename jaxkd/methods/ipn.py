@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, Method, Spec
+from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification, distillation, embedding
+from jaxkd.methods.common.terms import Term, add_up
 
 PREDICTOR = "embeddings"
 
@@ -23,13 +24,13 @@ def make(
     labels: str = "arcface",
     margin: float = 0.5,
     scale: float = 16.0,
-    direction: float = 1.0,
-    wavelet: float = 0.5,
+    direction_weight: float = 1.0,
+    wavelet_weight: float = 0.5,
     sides: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of ArcFace, of the teacher's embedding and of its maps.
 
-    ``ArcFace + direction * (1 - cos(embeddings)) + wavelet * W``, where ``W`` is the
+    ``ArcFace + direction_weight * (1 - cos(embeddings)) + wavelet_weight * W``, where ``W`` is the
     mean over stages and examples of ``losses.wavelet_similarity``.
 
     Args:
@@ -38,8 +39,8 @@ def make(
       labels: ``"arcface"`` or ``"softmax"`` (of ``scale`` times cosines).
       margin: of ArcFace, in radians.
       scale: of the cosines.
-      direction: weight of the embeddings' term.
-      wavelet: weight of the maps' term.
+      direction_weight: weight of the embeddings' term.
+      wavelet_weight: weight of the maps' term.
       sides: see ``recognition.by_side``.
 
     Raises:
@@ -48,28 +49,31 @@ def make(
     lookup.choose(labels, dict.fromkeys(("arcface", "softmax")), what="labels")
     teacher = distillation.require(spec, "teacher", "ipn")
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, key, step
-        features, taught = outputs["features"], targets["teacher"]["features"]
-        measured = {
-            labels: embedding.class_loss(labels, outputs, batch, margin, scale),
-            "top1": classification.accuracy(outputs["logits"], batch),
-            "direction": embedding.direction_gap(
-                features["embedding"], taught["embedding"]
-            ),
-            "wavelet": _maps_gap(features, taught),
-        }
-        total = measured[labels] + direction * measured["direction"]
-        return total + wavelet * measured["wavelet"], Aux(extra, measured)
+    def classes(inputs: LossInputs):
+        return embedding.class_loss(labels, inputs.outputs, inputs.batch, margin, scale)
 
-    return embedding.embedder(
-        spec,
-        "ipn",
-        loss,
-        (labels, "top1", "direction", "wavelet"),
-        {"teacher": classification.frozen_outputs(teacher)},
-        tuple(sides),
-    )
+    def direct(inputs: LossInputs):
+        own = inputs.outputs["features"]["embedding"]
+        theirs = inputs.targets["teacher"]["features"]["embedding"]
+        return embedding.direction_gap(own, theirs)
+
+    def waves(inputs: LossInputs):
+        teacher = inputs.targets["teacher"]["features"]
+        return _maps_gap(inputs.outputs["features"], teacher)
+
+    terms = {
+        labels: Term(1.0, classes),
+        "direction": Term(direction_weight, direct),
+        "wavelet": Term(wavelet_weight, waves),
+    }
+
+    def loss(inputs: LossInputs) -> Loss:
+        total = add_up(inputs, terms)
+        top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
+        return total._replace(metrics={"top1": top1} | total.metrics)
+
+    targets = {"teacher": classification.frozen_outputs(teacher)}
+    return embedding.embedder(spec, "ipn", loss, targets, tuple(sides))
 
 
 def _maps_gap(student, teacher):
@@ -78,7 +82,7 @@ def _maps_gap(student, teacher):
         if own.shape != other.shape:
             raise UserError(
                 f"IPN compares maps of the shapes {own.shape[1:]} (student) and "
-                f"{other.shape[1:]} (teacher), wanted equal ones at every stage: give "
+                f"{other.shape[1:]} (teacher), expected equal ones at every stage: give "
                 "both networks the same widths and strides, and the student images "
                 "enlarged to the teacher's size (view 'mixed_low')."
             )

@@ -9,12 +9,12 @@ def make(
     spec: Spec,
     *,
     temperature: float = 4.0,
-    weight: float = 0.9,
+    kd_weight: float = 0.9,
     ce_weight: float = 0.1,
     warmup: float = 0.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * KD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + kd_weight * KD``; see ``distillation``.
 
     The defaults are the CIFAR-100 recipe of mdistiller; on ImageNet it takes
     temperature 1 and weights 0.5 and 0.5.
@@ -29,7 +29,7 @@ def make(
         "kd",
         term,
         ce_weight=ce_weight,
-        weight=weight,
+        weight=kd_weight,
         warmup=warmup,
         standardize=standardize,
     )

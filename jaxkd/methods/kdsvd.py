@@ -11,11 +11,11 @@ def make(
     spec: Spec,
     *,
     rank: int = 1,
-    weight: float = 1.0,
+    kdsvd_weight: float = 1.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * KDSVD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + kdsvd_weight * KDSVD``; see ``distillation``.
 
     KDSVD is ``losses.kdsvd`` of the stages of both networks, paired from the deepest
     on; of maps that differ in size the larger is pooled to the smaller first.
@@ -23,7 +23,7 @@ def make(
     Args:
       spec: the run.
       rank: singular vectors of the teacher that are kept of each map.
-      weight: of the distillation.
+      kdsvd_weight: of the distillation.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises.
     """
@@ -34,7 +34,7 @@ def make(
         return losses.kdsvd(students, teachers, rank=rank)
 
     return distillation.from_features(
-        spec, "kdsvd", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "kdsvd", term, ce_weight=ce_weight, weight=kdsvd_weight, warmup=warmup
     )
 
 

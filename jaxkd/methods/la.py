@@ -13,7 +13,7 @@ def make(
     spec: Spec,
     *,
     temperature: float = 4.0,
-    weight: float = 1.0,
+    la_weight: float = 1.0,
     ce_weight: float = 0.0,
     warmup: float = 0.0,
 ) -> Method:
@@ -24,5 +24,5 @@ def make(
         return losses.kd(student, swapped, temperature=temperature)
 
     return distillation.from_logits(
-        spec, "la", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "la", term, ce_weight=ce_weight, weight=la_weight, warmup=warmup
     )

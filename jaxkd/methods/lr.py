@@ -11,7 +11,7 @@ from jaxkd.core.types import Method, Spec
 from jaxkd.methods.common import distillation
 
 
-def make(spec: Spec, *, eta: float = 0.8, weight: float = 1.0) -> Method:
+def make(spec: Spec, *, eta: float = 0.8, lr_weight: float = 1.0) -> Method:
     """Makes a student of label revision; the weights are those of the official code.
 
     The term holds its own cross entropy, on the examples that the teacher gets right.
@@ -21,5 +21,5 @@ def make(spec: Spec, *, eta: float = 0.8, weight: float = 1.0) -> Method:
         "lr",
         functools.partial(losses.label_revision, eta=eta),
         ce_weight=0.0,
-        weight=weight,
+        weight=lr_weight,
     )

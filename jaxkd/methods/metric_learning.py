@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, Method, Spec
+from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification, distillation, embedding
+from jaxkd.methods.common.terms import Term, add_up
 
 PREDICTOR = "embeddings"
 KINDS = ("arcface", "softmax", "triplet", "none")
@@ -23,10 +24,10 @@ def make(
     labels: str = "arcface",
     margin: float | None = None,
     scale: float = 16.0,
-    direction: float = 0.0,
-    distance: float = 0.0,
-    angle: float = 0.0,
-    kd: float = 0.0,
+    direction_weight: float = 0.0,
+    distance_weight: float = 0.0,
+    angle_weight: float = 0.0,
+    kd_weight: float = 0.0,
     temperature: float = 4.0,
     sides: tuple[int, ...] = (),
 ) -> Method:
@@ -43,19 +44,24 @@ def make(
       margin: of ArcFace in radians, 0.5 if not given (0.2 to 0.3 suits small networks),
         or of triplets in distance, 0.2 if not given.
       scale: of the cosines; 64 for many thousand classes.
-      direction: weight of one minus the cosine with the teacher's embedding.
-      distance: weight of ``losses.rkd_distance`` of the embeddings. RKD takes 1, with
-        ``angle=2`` and ``labels="none"``.
-      angle: weight of ``losses.rkd_angle`` of the embeddings.
-      kd: weight of ``losses.kd`` of the logits.
-      temperature: of ``kd``.
+      direction_weight: weight of one minus the cosine with the teacher's embedding.
+      distance_weight: weight of ``losses.rkd_distance`` of the embeddings. RKD takes 1, with
+        ``angle_weight=2`` and ``labels="none"``.
+      angle_weight: weight of ``losses.rkd_angle`` of the embeddings.
+      kd_weight: weight of ``losses.kd`` of the logits.
+      temperature: of KD.
       sides: see ``recognition.by_side``.
 
     Raises:
       UserError: if an option is unknown, nothing is left to learn, or a weight asks for
         a teacher that the run does not need.
     """
-    weights = {"direction": direction, "distance": distance, "angle": angle, "kd": kd}
+    weights = {
+        "direction": direction_weight,
+        "distance": distance_weight,
+        "angle": angle_weight,
+        "kd": kd_weight,
+    }
     weights = {name: weight for name, weight in weights.items() if weight}
     _check(labels, weights)
     if margin is None:
@@ -64,29 +70,43 @@ def make(
     if weights:
         teacher = distillation.require(spec, "teacher", "metric_learning")
         targets["teacher"] = classification.frozen_outputs(teacher)
-    names = (*(() if labels == "none" else (labels,)), "top1", *weights)
-
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, step
-        measured = {"top1": classification.accuracy(outputs["logits"], batch)}
-        if labels == "triplet":
-            measured[labels] = losses.distance_weighted_triplet(
-                outputs["features"]["embedding"], batch["label"], key, margin=margin
-            )
-        elif labels != "none":
-            measured[labels] = embedding.class_loss(
-                labels, outputs, batch, margin, scale
-            )
-        total = measured.get(labels, jnp.zeros(()))
-        for name, weight in weights.items():
-            term = _TERMS[name](outputs, targets["teacher"], temperature)
-            measured[name] = term
-            total += weight * term
-        return total, Aux(extra, measured)
-
-    return embedding.embedder(
-        *(spec, "metric_learning", loss, names, targets, tuple(sides))
+    terms = (
+        {} if labels == "none" else {labels: Term(1.0, _labels(labels, margin, scale))}
     )
+    terms |= {
+        name: Term(weight, _of_teacher(name, temperature))
+        for name, weight in weights.items()
+    }
+
+    def loss(inputs: LossInputs) -> Loss:
+        total = add_up(inputs, terms)
+        top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
+        return total._replace(metrics={"top1": top1} | total.metrics)
+
+    return embedding.embedder(spec, "metric_learning", loss, targets, tuple(sides))
+
+
+def _labels(kind: str, margin: float, scale: float):
+    """Returns the term that learns from labels."""
+
+    def triplets(inputs: LossInputs):
+        embeddings = inputs.outputs["features"]["embedding"]
+        labels = inputs.batch["label"]
+        return losses.distance_weighted_triplet(
+            embeddings, labels, inputs.key, margin=margin
+        )
+
+    def classes(inputs: LossInputs):
+        return embedding.class_loss(kind, inputs.outputs, inputs.batch, margin, scale)
+
+    return triplets if kind == "triplet" else classes
+
+
+def _of_teacher(name: str, temperature: float):
+    def term(inputs: LossInputs):
+        return _TERMS[name](inputs.outputs, inputs.targets["teacher"], temperature)
+
+    return term
 
 
 def _check(labels: str, weights: dict[str, float]) -> None:

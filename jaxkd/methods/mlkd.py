@@ -12,9 +12,10 @@ import jax
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Batch, Extra, Method, Params, Spec
+from jaxkd.core.types import Batch, Loss, LossInputs, Method, ModelState, Params, Spec
 from jaxkd.losses.multilevel import MASKED, TEMPERATURES
 from jaxkd.methods.common import classification, distillation
+from jaxkd.methods.common.terms import Term, add_up
 
 
 def make(
@@ -22,12 +23,12 @@ def make(
     *,
     masked: str = "per_sample",
     temperatures: Sequence[float] = TEMPERATURES,
-    weight: float = 0.9,
+    mlkd_weight: float = 0.9,
     ce_weight: float = 0.1,
     warmup: float = 0.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * (CE + strong CE) + weight * MLKD``.
+    """Makes a student of ``ce_weight * (CE + strong CE) + mlkd_weight * MLKD``.
 
     ``ce``, ``top1`` and ``teacher_top1`` are measured on the usual view. Batch
     statistics move twice a step, first by the usual view and then by the strong one.
@@ -38,7 +39,7 @@ def make(
         confident, as the paper describes; "official" does as the code of the published
         numbers. See ``losses.mlkd``.
       temperatures: over which the term is summed.
-      weight: of the term.
+      mlkd_weight: of the term.
       ce_weight: of the cross entropy of each view with the labels.
       warmup: units over which the term's weight rises.
       standardize: whether logits are standardised first (arXiv:2403.01427).
@@ -55,35 +56,39 @@ def make(
             "one. Set config.view.name = 'weak_strong', or choose method 'mlkd_noaug'."
         )
 
-    def term(params, extra, outputs, batch, targets, key):
-        del params, batch, key
+    def term(inputs: LossInputs):
         logits = [
-            outputs["logits"],
-            targets["teacher"]["logits"],
-            outputs["strong"]["logits"],
-            targets["teacher_strong"]["logits"],
+            inputs.outputs["logits"],
+            inputs.targets["teacher"]["logits"],
+            inputs.outputs["strong"]["logits"],
+            inputs.targets["teacher_strong"]["logits"],
         ]
         if standardize:
             logits = [losses.standardize(each) for each in logits]
-        return losses.mlkd(*logits, masked=masked, temperatures=temperatures), extra
+        return losses.mlkd(*logits, masked=masked, temperatures=temperatures)
 
-    method = distillation.distiller(
+    def strong_cross_entropy(inputs: LossInputs):
+        return classification.cross_entropy(inputs.outputs["strong"], inputs.batch)
+
+    method = distillation.student(
         spec,
         "mlkd",
-        term,
+        {"mlkd": (mlkd_weight, term)},
         ce_weight=ce_weight,
-        weight=weight,
         warmup=warmup,
         targets={
             "teacher_strong": _strong_logits(classification.frozen_outputs(teacher))
         },
     )
+    strong = {"strong_ce": Term(ce_weight, strong_cross_entropy)}
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        total, aux = method.loss(params, extra, outputs, batch, targets, key, step)
-        if ce_weight:
-            total += ce_weight * classification.cross_entropy(outputs["strong"], batch)
-        return total, aux
+    def loss(inputs: LossInputs) -> Loss:
+        usual, extra_view = method.loss(inputs), add_up(inputs, strong)
+        return Loss(
+            usual.value + extra_view.value,
+            usual.model_state,
+            usual.metrics | extra_view.metrics,
+        )
 
     return method._replace(forward=_both_views(method.forward), loss=loss)
 
@@ -93,10 +98,10 @@ def make(
 def _both_views(forward: Callable) -> Callable:
     """Adds the outputs on the strong view, as ``outputs["strong"]``, to a forward."""
 
-    def both(params: Params, extra: Extra, batch: Batch, key: jax.Array):
-        outputs, extra = forward(params, extra, batch, key)
-        strong, extra = forward(params, extra, _strong(batch), key)
-        return {**outputs, "strong": strong}, extra
+    def both(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
+        outputs, model_state = forward(params, model_state, batch, key)
+        strong, model_state = forward(params, model_state, _strong(batch), key)
+        return {**outputs, "strong": strong}, model_state
 
     return both
 

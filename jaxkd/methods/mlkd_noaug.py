@@ -17,12 +17,12 @@ def make(
     *,
     masked: str = "per_sample",
     temperatures: Sequence[float] = TEMPERATURES,
-    weight: float = 0.9,
+    mlkd_noaug_weight: float = 0.9,
     ce_weight: float = 0.1,
     warmup: float = 0.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * MLKD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + mlkd_noaug_weight * MLKD``; see ``distillation``.
 
     Args:
       spec: the run.
@@ -30,7 +30,7 @@ def make(
         confident, as the paper describes; "official" scales with their share, as the
         code of the published numbers does. See ``losses.mlkd_noaug``.
       temperatures: over which the term is summed.
-      weight: of the term.
+      mlkd_noaug_weight: of the term.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the term's weight rises.
       standardize: whether logits are standardised first (arXiv:2403.01427).
@@ -51,7 +51,7 @@ def make(
         "mlkd_noaug",
         term,
         ce_weight=ce_weight,
-        weight=weight,
+        weight=mlkd_noaug_weight,
         warmup=warmup,
         standardize=standardize,
     )

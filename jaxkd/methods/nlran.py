@@ -13,15 +13,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkd.core.types import Aux, Batch, Extra, Method, Params, Spec
+from jaxkd.core.types import (
+    EXPLAIN,
+    Batch,
+    Loss,
+    LossInputs,
+    Method,
+    ModelState,
+    Params,
+    Spec,
+)
 from jaxkd.methods.common import classification
 from jaxkd.models.ct import heatmaps
 from jaxkd.models.ct.nlran import NLRAN
 
 PREDICTOR = "ct"
-
-# A field that asks ``predict`` for heat maps, too.
-EXPLAIN = "explain"
 
 
 def make(
@@ -40,65 +46,63 @@ def make(
     """
     if class_weights and len(class_weights) != spec.num_classes:
         raise ValueError(
-            f"class_weights has {len(class_weights)} numbers, wanted "
+            f"class_weights has {len(class_weights)} numbers, expected "
             f"{spec.num_classes}, one per class."
         )
     weights = jnp.asarray(class_weights or [1.0] * spec.num_classes, jnp.float32)
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, targets, key, step
+    def loss(inputs: LossInputs):
         labels = optax.smooth_labels(
-            jnp.eye(spec.num_classes)[batch["label"]], label_smoothing
+            jnp.eye(spec.num_classes)[inputs.batch["label"]], label_smoothing
         )
-        each = weights[batch["label"]]
-        ce = optax.softmax_cross_entropy(outputs["logits"], labels)
+        each = weights[inputs.batch["label"]]
+        ce = optax.softmax_cross_entropy(inputs.outputs["logits"], labels)
         ce = jnp.sum(each * ce) / jnp.sum(each)
-        top1 = classification.accuracy(outputs["logits"], batch)
-        return ce, Aux(extra, {"ce": ce, "top1": top1})
+        top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
+        return Loss(ce, inputs.model_state, {"ce": ce, "top1": top1})
 
-    init, forward, predict = _functions(spec.network, spec.image_shape, spec.reads)
+    init, forward, predict = _functions(spec.network, spec.image_shape, spec.input_key)
     return Method(
         init=init,
         targets={},
         forward=forward,
         loss=loss,
-        metrics=("ce", "top1"),
         predict=predict,
         evaluate=classification.evaluate,
-        assess=_assess,
+        evaluator=_evaluator,
     )
 
 
 # Cached, so that students of one network share one compiled body.
 @functools.cache
-def _functions(network: nn.Module, shape: tuple[int, ...], reads: str):
-    def init(key: jax.Array) -> tuple[Params, Extra]:
+def _functions(network: nn.Module, shape: tuple[int, ...], input_key: str):
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
         variables = dict(network.init(key, jnp.zeros((1, *shape))))
         params = variables.pop("params")
         return {"student": params}, {"student": variables}
 
-    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
-        variables = {"params": params["student"], **extra["student"]}
+    def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
+        variables = {"params": params["student"], **model_state["student"]}
         (logits, _), updated = network.apply(
             variables,
-            batch[reads],
+            batch[input_key],
             train=True,
             rngs={"dropout": key},
-            mutable=list(extra["student"]),
+            mutable=list(model_state["student"]),
         )
-        return {"logits": logits}, {**extra, "student": updated}
+        return {"logits": logits}, {**model_state, "student": updated}
 
-    def predict(params: Params, extra: Extra, batch: Batch):
-        variables = {"params": params["student"], **extra["student"]}
+    def predict(params: Params, model_state: ModelState, batch: Batch):
+        variables = {"params": params["student"], **model_state["student"]}
         if EXPLAIN in batch and isinstance(network, NLRAN):
-            logits, heat = heatmaps.explain(network, variables, batch[reads])
+            logits, heat = heatmaps.explain(network, variables, batch[input_key])
             return {"logits": logits, "heat": heat}
-        return {"logits": network.apply(variables, batch[reads], train=False)[0]}
+        return {"logits": network.apply(variables, batch[input_key], train=False)[0]}
 
     return init, forward, predict
 
 
-def _assess(trained):
+def _evaluator(trained):
     from jaxkd.evaluators import ct
 
-    return ct.assess(trained)
+    return ct.evaluate(trained)

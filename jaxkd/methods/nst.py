@@ -10,11 +10,11 @@ from jaxkd.methods.common import distillation
 def make(
     spec: Spec,
     *,
-    weight: float = 50.0,
+    nst_weight: float = 50.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * NST``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + nst_weight * NST``; see ``distillation``.
 
     NST is the sum of ``losses.neuron_selectivity`` over the stages of both networks,
     paired from the deepest on. The default weight is that of arXiv:1910.10699.
@@ -26,5 +26,5 @@ def make(
         return jnp.sum(jnp.stack(terms), axis=0)
 
     return distillation.from_features(
-        spec, "nst", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "nst", term, ce_weight=ce_weight, weight=nst_weight, warmup=warmup
     )

@@ -18,11 +18,11 @@ from jaxkd.models import layers
 def make(
     spec: Spec,
     *,
-    weight: float = 1e-3,
+    ofd_weight: float = 1e-3,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * OFD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + ofd_weight * OFD``; see ``distillation``.
 
     OFD is the sum of ``losses.ofd`` over the stages of both networks before their ReLU,
     paired from the deepest on; each stage counts half as much as the next. The teacher
@@ -40,7 +40,7 @@ def make(
         Connectors(),
         targets={"ofd_margins": _margins(teacher.network)},
         ce_weight=ce_weight,
-        weight=weight,
+        weight=ofd_weight,
         warmup=warmup,
     )
 

@@ -8,11 +8,11 @@ from jaxkd.methods.common import distillation
 def make(
     spec: Spec,
     *,
-    weight: float = 30000.0,
+    pkt_weight: float = 30000.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * PKT``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + pkt_weight * PKT``; see ``distillation``.
 
     PKT is ``losses.pkt`` of the pooled features. The default weight is that of
     arXiv:1910.10699.
@@ -22,5 +22,5 @@ def make(
         return losses.pkt(student["pooled"], teacher["pooled"])
 
     return distillation.from_features(
-        spec, "pkt", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "pkt", term, ce_weight=ce_weight, weight=pkt_weight, warmup=warmup
     )

@@ -12,7 +12,7 @@ def make(
     spec: Spec,
     *,
     temperature: float = 4.0,
-    weight: float = 1.0,
+    rc_weight: float = 1.0,
     correction_weight: float = 0.1,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
@@ -25,5 +25,5 @@ def make(
         return kd + correction_weight * correction
 
     return distillation.from_logits(
-        spec, "rc", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "rc", term, ce_weight=ce_weight, weight=rc_weight, warmup=warmup
     )

@@ -23,11 +23,11 @@ def make(
     spec: Spec,
     *,
     student_preact: bool = False,
-    weight: float = 5.0,
+    reviewkd_weight: float = 5.0,
     ce_weight: float = 1.0,
     warmup: float = 20.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * ReviewKD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + reviewkd_weight * ReviewKD``; see ``distillation``.
 
     ReviewKD is the sum of ``losses.hierarchical_context`` over the pooled features, as
     maps of one pixel, and the stages of both networks, paired from the deepest on; the
@@ -37,7 +37,7 @@ def make(
       spec: the run.
       student_preact: whether the student's stages are taken before their ReLU too, as
         in the ImageNet recipe.
-      weight: of the distillation. Published ones lie between 1 and 30; the default is
+      reviewkd_weight: of the distillation. Published ones lie between 1 and 30; the default is
         that of resnet32x4 and resnet8x4.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises; 1 for ImageNet.
@@ -47,7 +47,7 @@ def make(
         "reviewkd",
         Review(student_preact),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=reviewkd_weight,
         warmup=warmup,
     )
 

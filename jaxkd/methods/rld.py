@@ -21,12 +21,12 @@ def make(
     temperature: float = 4.0,
     alpha_temperature: float | None = None,
     mask: str = "ge",
-    weight: float = 1.0,
+    rld_weight: float = 1.0,
     ce_weight: float = 1.0,
     warmup: float = 20.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * RLD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + rld_weight * RLD``; see ``distillation``.
 
     Args:
       spec: the run.
@@ -37,7 +37,7 @@ def make(
         paper does; the official code's default is 1.
       mask: which classes masked correlation leaves out: "ge" (the paper's), "g" or
         "gt_only" (DKD's); see ``losses.masked_correlation``.
-      weight: of both terms together.
+      rld_weight: of both terms together.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises.
       standardize: whether logits are standardised first (arXiv:2403.01427).
@@ -54,7 +54,7 @@ def make(
             mask=mask,
         ),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=rld_weight,
         warmup=warmup,
         standardize=standardize,
     )

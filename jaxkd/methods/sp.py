@@ -8,11 +8,11 @@ from jaxkd.methods.common import distillation
 def make(
     spec: Spec,
     *,
-    weight: float = 3000.0,
+    sp_weight: float = 3000.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * SP``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + sp_weight * SP``; see ``distillation``.
 
     SP is ``losses.similarity_preserving`` of the deepest stages. The default weight is
     that of arXiv:1910.10699.
@@ -23,5 +23,5 @@ def make(
         return losses.similarity_preserving(*deepest)
 
     return distillation.from_features(
-        spec, "sp", term, ce_weight=ce_weight, weight=weight, warmup=warmup
+        spec, "sp", term, ce_weight=ce_weight, weight=sp_weight, warmup=warmup
     )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from jaxkd.core.types import Aux, Method, Spec
+from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification
 
 
@@ -15,13 +15,12 @@ def make(spec: Spec, *, label_smoothing: float = 0.0) -> Method:
       label_smoothing: probability mass spread evenly over all classes.
     """
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        del params, targets, key, step
+    def loss(inputs: LossInputs):
         labels = optax.smooth_labels(
-            jnp.eye(spec.num_classes)[batch["label"]], label_smoothing
+            jnp.eye(spec.num_classes)[inputs.batch["label"]], label_smoothing
         )
-        ce = jnp.mean(optax.softmax_cross_entropy(outputs["logits"], labels))
-        top1 = classification.accuracy(outputs["logits"], batch)
-        return ce, Aux(extra, {"ce": ce, "top1": top1})
+        ce = jnp.mean(optax.softmax_cross_entropy(inputs.outputs["logits"], labels))
+        top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
+        return Loss(ce, inputs.model_state, {"ce": ce, "top1": top1})
 
-    return classification.classifier(spec, loss, ("ce", "top1"))
+    return classification.classifier(spec, loss)

@@ -19,11 +19,11 @@ def make(
     spec: Spec,
     *,
     official: bool = False,
-    weight: float = 1.0,
+    vid_weight: float = 1.0,
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + weight * VID``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + vid_weight * VID``; see ``distillation``.
 
     VID is the sum of ``losses.vid`` over the stages of both networks, paired from the
     deepest on.
@@ -33,7 +33,7 @@ def make(
       official: whether the variances stay what they are at first, 5, as in
         mdistiller's code, whose optimiser never sees them. Else they are trained, as
         the paper has it.
-      weight: of the distillation; it may be negative in value.
+      vid_weight: of the distillation; it may be negative in value.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises.
     """
@@ -42,7 +42,7 @@ def make(
         "vid",
         Stages(trained=not official),
         ce_weight=ce_weight,
-        weight=weight,
+        weight=vid_weight,
         warmup=warmup,
     )
 

@@ -33,7 +33,7 @@ def nearest(
     candidates = len(gallery) - (queries is None)
     if not 1 <= k <= candidates:
         raise ValueError(
-            f"{k} neighbours were asked for, wanted 1 to {candidates}: the gallery has "
+            f"{k} neighbours were asked for, expected 1 to {candidates}: the gallery has "
             f"{len(gallery)} rows{', of which one asks' if queries is None else ''}."
         )
     if queries is not None:
@@ -41,7 +41,7 @@ def nearest(
         if queries.shape[1] != gallery.shape[1]:
             raise ValueError(
                 f"queries have {queries.shape[1]} features and the gallery "
-                f"{gallery.shape[1]}, wanted as many: embed both by one network."
+                f"{gallery.shape[1]}, expected as many: embed both by one network."
             )
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(gallery)
     return search.kneighbors(queries)
@@ -73,7 +73,7 @@ def recall_at_k(
     if (counts < 2).any():
         raise ValueError(
             f"Label {values[counts < 2][0]} has one image ({np.sum(counts < 2)} such "
-            "labels), wanted at least 2 of each. Leave those images out."
+            "labels), expected at least 2 of each. Leave those images out."
         )
     _, found = nearest(embeddings, max(ks))
     return _hits(labels[found] == labels[:, None], ks)
@@ -123,7 +123,7 @@ def _hits(right: np.ndarray, ks: Sequence[int]) -> np.ndarray:
 def _rows(array, name: str) -> np.ndarray:
     rows = np.asarray(array, np.float64)
     if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"{name} has shape {rows.shape}, wanted [images, features].")
+        raise ValueError(f"{name} has shape {rows.shape}, expected [images, features].")
     if not np.isfinite(rows).all():
         wrong = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"Row {wrong} of {name} is not finite.")
@@ -133,6 +133,6 @@ def _rows(array, name: str) -> np.ndarray:
 def _check_labels(labels, embeddings, name: str) -> None:
     if labels.shape != (len(embeddings),):
         raise ValueError(
-            f"{name} have shape {labels.shape}, wanted ({len(embeddings)},), one per "
+            f"{name} have shape {labels.shape}, expected ({len(embeddings)},), one per "
             "embedding."
         )

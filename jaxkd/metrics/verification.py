@@ -62,13 +62,13 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     rows = np.asarray(embeddings, np.float64)
     if rows.ndim != 2:
         raise ValueError(
-            f"embeddings have shape {rows.shape}, wanted [images, features]."
+            f"embeddings have shape {rows.shape}, expected [images, features]."
         )
     size = np.linalg.norm(rows, axis=1, keepdims=True)
     wrong = np.flatnonzero(~((size > 0) & np.isfinite(size)))
     if wrong.size:
         raise ValueError(
-            f"Embedding {wrong[0]} has length {size[wrong[0], 0]}, wanted one with a "
+            f"Embedding {wrong[0]} has length {size[wrong[0], 0]}, expected one with a "
             f"direction ({wrong.size} such rows). Has the network diverged?"
         )
     return rows / size
@@ -96,7 +96,7 @@ def fold_accuracy(
     folds = np.unique(fold)
     if fold.shape != scores.shape or len(folds) < 2:
         raise ValueError(
-            f"fold has shape {fold.shape} and {len(folds)} folds, wanted "
+            f"fold has shape {fold.shape} and {len(folds)} folds, expected "
             f"{scores.shape} and at least 2: a threshold is chosen on other folds."
         )
     thresholds = [_threshold(scores[fold != f], same[fold != f]) for f in folds]
@@ -129,7 +129,7 @@ def tar_at_far(
     for far in fars:
         if not 1 / impostors <= far < 1:
             raise ValueError(
-                f"FAR {far:g} was asked for, wanted from {1 / impostors:.2g} (1 over "
+                f"FAR {far:g} was asked for, expected from {1 / impostors:.2g} (1 over "
                 f"{impostors} pairs of two identities) to 1. Add pairs or leave it out."
             )
     reached, tar, _ = roc(scores, same)
@@ -178,7 +178,7 @@ def _check(scores, same) -> tuple[np.ndarray, np.ndarray]:
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
     if scores.shape != same.shape or scores.ndim != 1:
         raise ValueError(
-            f"scores have shape {scores.shape} and same {same.shape}, wanted [pairs] "
+            f"scores have shape {scores.shape} and same {same.shape}, expected [pairs] "
             "for both."
         )
     if not np.isfinite(scores).all():
@@ -186,7 +186,7 @@ def _check(scores, same) -> tuple[np.ndarray, np.ndarray]:
     if same.all() or not same.any():
         raise ValueError(
             f"All {len(same)} pairs are of {'one identity' if same.all() else 'two'}, "
-            "wanted pairs of both kinds."
+            "expected pairs of both kinds."
         )
     return scores, same
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.preemption import Asked, nobody
+from jaxkd.core.preemption import StopRequest, never_stop
 
 
 def check(config: ConfigDict) -> None:
@@ -28,7 +28,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, asked: Asked = nobody
+    config: ConfigDict, workdir: str | Path, stop_requested: StopRequest = never_stop
 ) -> dict[str, Any]:
     """Runs a pipeline, or resumes it, and returns its results.
 
@@ -42,7 +42,7 @@ def run(
       Interrupted: if it was asked to stop; what was done is saved.
     """
     check(config)
-    return _module(config.pipeline).run(config, Path(workdir), asked)
+    return _module(config.pipeline).run(config, Path(workdir), stop_requested)
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -76,5 +76,5 @@ def sample(
 
 def _module(name: Any) -> ModuleType:
     if not isinstance(name, str):
-        raise UserError(f"config.pipeline is {name!r}, wanted a name such as 'gits'.")
+        raise UserError(f"config.pipeline is {name!r}, expected a name such as 'gits'.")
     return lookup.module(__name__, name, "run")

@@ -75,7 +75,7 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
     for one in given:
         name, equals, text = one.partition("=")
         if not equals or not name.isidentifier():
-            raise UserError(f"--option is {one!r}, wanted name=value.")
+            raise UserError(f"--option is {one!r}, expected name=value.")
         try:
             options[name] = ast.literal_eval(text)
         except (SyntaxError, ValueError):

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.datasets import folder
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
+from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
-from jaxkd.report import statistics
-from jaxkd.training import build
-from jaxkd.training import workdir as workdirs
 
 _BATCH = 64
 
@@ -61,19 +56,19 @@ def predict_files(
       UserError: if an input is missing or no image, or the run or student is unknown.
     """
     write = _writer(output)
-    results = workdirs.read_results(workdir)
-    info = workdirs.read_info(results)
+    restored = restore(workdir, student, seed, use)
+    info = restored.info
     if info.image_shape[2] not in (1, 3):
         raise UserError(
             f"{workdir} was trained on images of {info.image_shape[2]} channels, "
-            "wanted 1 or 3: image files hold grey or RGB."
+            "expected 1 or 3: image files hold grey or RGB."
         )
-    student = student or statistics.best_student(results)
     topk = min(5, info.num_classes) if topk is None else topk
     if not 1 <= topk <= info.num_classes:
-        raise UserError(f"--topk is {topk}, wanted 1 to {info.num_classes}.")
-    files = list(folder.find(inputs))
-    classify = _classifier(workdir, info, student, seed, use)
+        raise UserError(f"--topk is {topk}, expected 1 to {info.num_classes}.")
+    files = list(images.find(inputs))
+    forward = jax.jit(lambda batch: jax.nn.softmax(restored.apply({"image": batch})[0]))
+    classify = in_batches(forward, _BATCH)
     predictions = []
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
         batch = files[start : start + _BATCH]
@@ -84,32 +79,6 @@ def predict_files(
             predictions.append(Prediction(str(file), names, row[best].tolist()))
     write(predictions)
     return predictions
-
-
-def _classifier(
-    workdir: Path, info: Info, student: str, seed: int | None, use: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns ``uint8 [n, h, w, c] -> probabilities [n, classes]``."""
-    config = workdirs.read_config(workdir)
-    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
-    own = build.student_config(config, student)
-    network = build.build_network(own, info.num_classes)
-    view = build.build_view(config, info)
-
-    @jax.jit
-    def forward(batch: jax.Array) -> jax.Array:
-        seen = view.evaluate({"image": batch})
-        images = seen[build.reads(own, seen)]
-        logits, _ = network.apply(variables, images, train=False)
-        return jax.nn.softmax(logits)
-
-    def classify(batch: np.ndarray) -> np.ndarray:
-        # Padded to one size, so that the network is compiled once.
-        padded = np.zeros((_BATCH, *batch.shape[1:]), np.uint8)
-        padded[: len(batch)] = batch
-        return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
-
-    return classify
 
 
 def _read(path: Path, info: Info) -> np.ndarray:
@@ -132,7 +101,7 @@ def _writer(output: str | None) -> Callable[[list[Prediction]], None]:
     formats = {".csv": _as_csv, ".json": _as_json}
     path = Path(output)
     if path.suffix not in formats:
-        raise UserError(f"--output is {output!r}, wanted a .csv or .json file.")
+        raise UserError(f"--output is {output!r}, expected a .csv or .json file.")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output: the folder {path.parent} does not exist.")
 

@@ -19,21 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.datasets import ct, phantoms
-from jaxkd.datasets.source import Info
 from jaxkd.metrics import heatmaps
 from jaxkd.models.ct import heatmaps as heatmaps3d
 from jaxkd.models.ct.nlran import NLRAN
 from jaxkd.predictors import ct_page
+from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers.ct import nifti, volumes
 from jaxkd.readers.ct import scans as ct_files
 from jaxkd.readers.ct.scans import Options
 from jaxkd.readers.ct.volumes import Placement, Volume
-from jaxkd.report import statistics
-from jaxkd.training import build
-from jaxkd.training import workdir as workdirs
 
 WARNING = "For research only. This is no diagnosis."
 
@@ -97,10 +94,9 @@ def predict(
       UserError: if there are no scans, none can be read, or the run or student is
         unknown.
     """
-    results = workdirs.read_results(workdir)
-    info = workdirs.read_info(results)
-    student = student or statistics.best_student(results)
-    classify, fit = _classifier(workdir, info, student, seed, use)
+    restored = restore(workdir, student, seed, use)
+    info = restored.info
+    classify, fit = _classifier(restored)
     options = Options(
         fill_gaps, pick_largest, allow_tilt, intensity_offset, already_windowed
     )
@@ -114,9 +110,12 @@ def predict(
     if not good:
         raise UserError(f"No scan can be read. The first: {readings[0].error}")
     _write_text(output / "predictions.csv", _as_csv(readings, info))
-    _write_text(output / "predictions.json", _as_json(readings, info, student))
+    _write_text(output / "predictions.json", _as_json(readings, info, restored.name))
     page = ct_page.page(
-        readings, info.class_names, f"{results['name']}: {student}", WARNING
+        readings,
+        info.class_names,
+        f"{restored.results['name']}: {restored.name}",
+        WARNING,
     )
     _write_text(output / "index.html", page)
     bad = [
@@ -126,29 +125,26 @@ def predict(
     return "\n".join([text, *(["Not read:", *bad] if bad else [])])
 
 
-def _classifier(workdir: Path, info: Info, student: str, seed: int | None, use: str):
+def _classifier(restored: Restored):
     """Returns ``int16 [d, h, w] -> probabilities, maps``, and how to fit a scan."""
-    config = workdirs.read_config(workdir)
-    own = build.student_config(config, student)
-    network = build.build_network(own, info.num_classes)
-    if config.data.name not in ("ct", "phantoms"):
+    data, network = restored.config.data, restored.network
+    if data.name not in ("ct", "phantoms"):
         raise UserError(
-            f"{workdir} was trained on {config.data.name!r}, wanted a run on CT scans, "
-            "such as configs/nlran.py."
+            f"The run was trained on {data.name!r}, expected a run on CT scans, such "
+            "as configs/nlran.py."
         )
-    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
-    view = build.build_view(config, info)
-    spacing = config.data.get("spacing", None)
-    if config.data.name == "phantoms":
+    spacing = data.get("spacing", None)
+    if data.name == "phantoms":
         spacing = phantoms.SPACING
 
     @jax.jit
     def forward(scan: jax.Array):
-        image = view.evaluate({"image": scan[None]})["image"]
+        batch = {"image": scan[None]}
         if isinstance(network, NLRAN):
-            logits, maps = heatmaps3d.explain(network, variables, image)
+            seen = restored.see(batch)
+            logits, maps = heatmaps3d.explain(network, restored.variables, seen)
         else:
-            logits, maps = network.apply(variables, image, train=False)[0], {}
+            logits, maps = restored.apply(batch)[0], {}
         return jax.nn.softmax(logits)[0], {name: m[0] for name, m in maps.items()}
 
     def classify(scan: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -156,8 +152,8 @@ def _classifier(workdir: Path, info: Info, student: str, seed: int | None, use: 
         return np.asarray(probabilities), {k: np.asarray(m) for k, m in maps.items()}
 
     def fit(volume: Volume) -> tuple[np.ndarray, Placement]:
-        crop = bool(config.data.get("lung_crop", False))
-        return ct.fit(volume, info.image_shape[:3], spacing, crop)
+        crop = bool(data.get("lung_crop", False))
+        return ct.fit(volume, restored.info.image_shape[:3], spacing, crop)
 
     return classify, fit
 
@@ -223,7 +219,7 @@ def _find(inputs: Sequence[Path]) -> Iterator[Path]:
         found = list(ct_files.below(path))
         if not found:
             raise UserError(
-                f"{path} holds no CT scans, wanted NIfTI files or folders of DICOM "
+                f"{path} holds no CT scans, expected NIfTI files or folders of DICOM "
                 "series or slice images."
             )
         yield from found

@@ -10,15 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.datasets import folder
-from jaxkd.datasets.source import Info
 from jaxkd.metrics import retrieval, verification
+from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
-from jaxkd.report import statistics
-from jaxkd.training import build
-from jaxkd.training import workdir as workdirs
 
 _BATCH = 64
 _CELL = 72  # pixels of an image on the sheet
@@ -65,19 +60,18 @@ def predict(
       UserError: if an input is missing or no image, the run is unknown or has no
         embedding, or a pair names another image.
     """
-    files = list(folder.find(inputs))
+    files = list(images.find(inputs))
     asked = None if pairs is None else _read_pairs(pairs, files)
     most = len(files) - 1
     if not 0 <= neighbours <= most:
         raise UserError(
-            f"{neighbours} neighbours were asked for of {len(files)} images, wanted 0 "
+            f"{neighbours} neighbours were asked for of {len(files)} images, expected 0 "
             f"to {most}. Add images or ask for fewer."
         )
-    results = workdirs.read_results(workdir)
-    student = student or statistics.best_student(results)
+    restored = restore(workdir, student, seed, use)
     if asked is not None and threshold is None:
-        threshold = _threshold(results, workdir, student, seed)
-    embeddings = _embed(workdir, workdirs.read_info(results), files, student, seed, use)
+        threshold = _threshold(restored.results, workdir, restored.name, seed)
+    embeddings = _embed(restored, files)
     _make_folder(output)
     names = np.array([str(file) for file in files])
     np.savez(output / "embeddings.npz", files=names, embeddings=embeddings)
@@ -91,17 +85,15 @@ def predict(
     return f"{'; '.join(said)} -> {output}"
 
 
-def _embed(
-    workdir: Path, info: Info, files: list[Path], student, seed, use: str
-) -> np.ndarray:
-    embed, native = _network(workdir, info, student, seed, use)
+def _embed(restored: Restored, files: list[Path]) -> np.ndarray:
+    embed, native = _network(restored)
     parts = np.zeros((len(files), 0), np.float32)
     groups: dict[int, list[int]] = {}
     pixels = {}
     for place, file in enumerate(tqdm(files, unit="image", disable=None)):
         picture = images.decode(file)
         small = max(picture.shape[:2]) <= native
-        side = native if small else info.image_shape[0]
+        side = native if small else restored.info.image_shape[0]
         pixels[place] = _square(picture, side)
         groups.setdefault(side, []).append(place)
     for places in groups.values():
@@ -114,50 +106,24 @@ def _embed(
     return parts
 
 
-def _network(
-    workdir: Path, info: Info, student: str, seed: int | None, use: str
-) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+def _network(restored: Restored) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     """Returns ``uint8 [n, h, w, 3] -> [n, width]`` and the side the network reads."""
-    height, width, channels = info.image_shape
+    height, width, channels = restored.info.image_shape
     if height != width or channels != 3:
         raise UserError(
-            f"{workdir} was trained on images {info.image_shape}, wanted square ones "
-            "of 3 channels."
+            f"The run was trained on images {restored.info.image_shape}, expected "
+            "square ones of 3 channels."
         )
-    config = workdirs.read_config(workdir)
-    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
-    own = build.student_config(config, student)
-    network = build.build_network(own, info.num_classes)
-    view = build.build_view(config, info)
-
-    def read(batch: jax.Array) -> jax.Array:
-        seen = view.evaluate({"image": batch})
-        return seen[build.reads(own, seen)]
-
-    shape = jax.ShapeDtypeStruct((_BATCH, *info.image_shape), jnp.uint8)
-    seen = jax.eval_shape(read, shape)
-    features = jax.eval_shape(
-        lambda x: network.apply(variables, x, train=False)[1],  # type: ignore[arg-type]
-        seen,
-    )
+    shape = jax.ShapeDtypeStruct((_BATCH, *restored.info.image_shape), jnp.uint8)
+    seen = jax.eval_shape(restored.see, {"image": shape})
+    features = jax.eval_shape(restored.apply, {"image": shape})[1]
     if "embedding" not in features:
         raise UserError(
-            f"{workdir}: student {student!r} has no embedding, only "
-            f"{', '.join(features)}. Train one by the method metric_learning or ipn."
+            f"Student {restored.name!r} has no embedding, only {', '.join(features)}. "
+            "Train one by the method metric_learning or ipn."
         )
-
-    @jax.jit
-    def forward(batch: jax.Array) -> jax.Array:
-        _, features = network.apply(variables, read(batch), train=False)  # type: ignore
-        return features["embedding"]
-
-    def embed(batch: np.ndarray) -> np.ndarray:
-        # Padded to one size, so that the network is compiled once.
-        padded = np.zeros((_BATCH, *batch.shape[1:]), np.uint8)
-        padded[: len(batch)] = batch
-        return np.asarray(forward(jnp.asarray(padded)))[: len(batch)]
-
-    return embed, seen.shape[1]
+    forward = jax.jit(lambda batch: restored.apply({"image": batch})[1]["embedding"])
+    return in_batches(forward, _BATCH), seen.shape[1]
 
 
 def _square(image: np.ndarray, side: int) -> np.ndarray:
@@ -179,7 +145,7 @@ def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
     found: tuple[list[int], list[int]] = ([], [])
     for line, row in enumerate(rows, start=1):
         if len(row) != 2:
-            raise UserError(f"{path}, line {line}, is {row}, wanted two paths.")
+            raise UserError(f"{path}, line {line}, is {row}, expected two paths.")
         for column, name in zip(found, row, strict=True):
             options = [Path(name.strip()), Path(path).parent / name.strip()]
             known = [o.absolute().resolve() for o in options]
@@ -191,14 +157,14 @@ def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
                 )
             column.append(place)
     if not rows:
-        raise UserError(f"{path} is empty, wanted a pair of paths on each line.")
+        raise UserError(f"{path} is empty, expected a pair of paths on each line.")
     return found
 
 
 def _threshold(results: dict[str, Any], workdir: Path, student: str, seed) -> float:
     if student not in results["students"]:
         raise UserError(
-            f"{workdir} has no student {student!r}, wanted one of "
+            f"{workdir} has no student {student!r}, expected one of "
             f"{', '.join(results['students'])}."
         )
     known = results["students"][student]["last"].get("threshold")

@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
-from jaxkd.datasets import folder
 from jaxkd.metrics import localization
 from jaxkd.predictors import localization_page
+from jaxkd.predictors.restore import in_batches, restore
+from jaxkd.readers import images
 from jaxkd.readers.masks import files as mask_files
-from jaxkd.report import statistics
-from jaxkd.training import build
-from jaxkd.training import workdir as workdirs
 
 INFERENCES = ("tile", "resize")
 
@@ -99,19 +95,20 @@ def predict(
     if inference not in INFERENCES or not 0 <= overlap < 1 or not 0 < threshold < 1:
         raise UserError(
             f"inference is {inference!r}, overlap {overlap} and threshold {threshold}; "
-            f"wanted one of {', '.join(INFERENCES)}, a fraction below 1, and a "
+            f"expected one of {', '.join(INFERENCES)}, a fraction below 1, and a "
             "probability."
         )
-    results = workdirs.read_results(workdir)
-    student = student or statistics.best_student(results)
-    info = workdirs.read_info(results)
-    classify = _classifier(workdir, info, student, seed, use)
-    window = info.image_shape[0]
+    restored = restore(workdir, student, seed, use)
+    forward = jax.jit(
+        lambda batch: jax.nn.sigmoid(restored.apply({"image": batch})[0][..., 0])
+    )
+    classify = in_batches(forward, _BATCH)
+    window = restored.info.image_shape[0]
     localize = {
         "tile": lambda image: tiled(image, classify, window, overlap),
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
-    files = _named(list(folder.find(inputs)))
+    files = _named(list(images.find(inputs)))
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
     readings = [
@@ -122,7 +119,7 @@ def predict(
     if not good:
         raise UserError(f"No image could be read, such as: {readings[0].error}")
     _write_tables(readings, output)
-    title = f"{results['name']}, {student}"
+    title = f"{restored.results['name']}, {restored.name}"
     page = localization_page.page(readings, title, threshold)
     (output / "index.html").write_text(page, encoding="utf-8")
     bad = [f"\n  {reading.error}" for reading in readings if reading.error]
@@ -185,30 +182,6 @@ def squeezed(image: np.ndarray, classify: Classify, window: int) -> np.ndarray:
     probabilities = classify(small[None])[0].astype(np.float32)
     large = Image.fromarray(probabilities).resize(image.shape[1::-1], bilinear)
     return np.array(large, np.float64)
-
-
-def _classifier(workdir: Path, info, student: str, seed: int | None, use: str):
-    """Returns ``uint8 [n, h, w, 3] -> probabilities [n, h, w]``."""
-    config = workdirs.read_config(workdir)
-    variables = checkpoint.load_member(workdir / "checkpoints", use, student, seed)
-    own = build.student_config(config, student)
-    network = build.build_network(own, info.num_classes)
-    view = build.build_view(config, info)
-    field = own.model.get("view", "image")
-
-    @jax.jit
-    def forward(images: jax.Array) -> jax.Array:
-        seen = view.evaluate({"image": images})[field]
-        logits, _ = network.apply(variables, seen, train=False)
-        return jax.nn.sigmoid(logits[..., 0])
-
-    def classify(images: np.ndarray) -> np.ndarray:
-        # Padded to one size, so that the network is compiled once.
-        padded = np.zeros((_BATCH, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        return np.asarray(forward(jnp.asarray(padded)))[: len(images)]
-
-    return classify
 
 
 def _named(files: Sequence[Path]) -> dict[str, Path]:

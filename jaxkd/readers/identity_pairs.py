@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource, Example
+from jaxkd.core.source import ArraySource, Example
 from jaxkd.readers.images import decode, resize
 
 MIN_IDENTITIES = 2  # in a fold, to make a pair of two people
@@ -72,7 +72,7 @@ class ImageFiles:
         height, width = image.shape[:2]
         if min(height, width) < self.least:
             raise UserError(
-                f"{self.paths[index]} has {height} x {width} pixels, wanted at least "
+                f"{self.paths[index]} has {height} x {width} pixels, expected at least "
                 f"{self.least} on both sides. Remove it, ask for a smaller size, or "
                 "allow enlarging with enlarge=True."
             )
@@ -102,14 +102,14 @@ def draw_pairs(labels: np.ndarray, count: int, folds: int, seed: int) -> Pairs:
     """
     if count <= 0 or count % (2 * folds):
         raise UserError(
-            f"{count} pairs were asked for, wanted a positive multiple of {2 * folds}: "
+            f"{count} pairs were asked for, expected a positive multiple of {2 * folds}: "
             f"as many of one identity as of two, in each of {folds} folds."
         )
     rng = np.random.default_rng(seed)
     identities = rng.permutation(np.unique(labels))
     if len(identities) < MIN_IDENTITIES * folds:
         raise UserError(
-            f"There are {len(identities)} identities for {folds} folds, wanted at "
+            f"There are {len(identities)} identities for {folds} folds, expected at "
             f"least {MIN_IDENTITIES * folds}: folds share no identity. Ask for fewer."
         )
     half = count // folds // 2
@@ -124,7 +124,7 @@ def draw_pairs(labels: np.ndarray, count: int, folds: int, seed: int) -> Pairs:
             if len(among) < half:
                 raise UserError(
                     f"Fold {fold} has only {len(among)} pairs of "
-                    f"{'one identity' if kind else 'two identities'}, wanted {half}. "
+                    f"{'one identity' if kind else 'two identities'}, expected {half}. "
                     "Ask for fewer pairs or folds, or add images."
                 )
             chosen = np.sort(rng.choice(among, half, replace=False))

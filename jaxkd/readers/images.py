@@ -6,18 +6,45 @@ before they are cropped. Flips and normalisation follow on the device (``views``
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Example
+from jaxkd.core.source import Example
 
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_ATTEMPTS = 10
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
+    """Lists image files: those that are named, and all below the folders named.
+
+    Args:
+      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``.
+
+    Raises:
+      UserError: if nothing is named, there is no such path, or a folder holds no image.
+    """
+    paths = [Path(path) for path in inputs]
+    if not paths:
+        raise UserError("--mode=predict needs --inputs, image files or folders.")
+    for path in paths:
+        if path.is_file():
+            yield path
+            continue
+        if not path.is_dir():
+            raise UserError(f"--inputs: {path} does not exist.")
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(
+                f"{path} holds no image files, expected some of {', '.join(SUFFIXES)}."
+            )
+        yield from found
 
 
 def decode(path: Path) -> np.ndarray:

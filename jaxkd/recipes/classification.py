@@ -159,7 +159,7 @@ def cifar100_rows(teacher: str, student: str) -> dict[str, Row]:
         "la": {"method": "la"},
         "rc": {"method": "rc"},
         "lr": {"method": "lr"},
-        "kd-lskd": {"method": "kd", "loss": {"weight": 9.0, **_STANDARDIZED}},
+        "kd-lskd": {"method": "kd", "loss": {"kd_weight": 9.0, **_STANDARDIZED}},
         "dkd-lskd": {"method": "dkd", "loss": split},
         "rld-lskd": {"method": "rld", "loss": split},
         **feature_rows(REVIEW_WEIGHT.get((teacher, student), 5.0)),
@@ -171,7 +171,7 @@ def cifar100_rows(teacher: str, student: str) -> dict[str, Row]:
 def imagenet_rows(teacher: str, student: str) -> dict[str, Row]:
     """Returns the methods that share the ImageNet recipe of batch 512."""
     pair = (teacher, student)
-    half = {"temperature": 1.0, "weight": 0.5, "ce_weight": 0.5}
+    half = {"temperature": 1.0, "kd_weight": 0.5, "ce_weight": 0.5}
     split = {
         "temperature": 1.0,
         "beta": IMAGENET_BETA.get(pair, 0.5),
@@ -192,7 +192,7 @@ def imagenet_rows(teacher: str, student: str) -> dict[str, Row]:
 def feature_rows(review_weight: float = 5.0) -> dict[str, Row]:
     """Returns the feature methods with the weights of mdistiller, their defaults."""
     rows: dict[str, Row] = {name: {"method": name} for name in FEATURE_METHODS}
-    rows["reviewkd"]["loss"] = {"weight": review_weight}
+    rows["reviewkd"]["loss"] = {"reviewkd_weight": review_weight}
     return rows
 
 
@@ -239,7 +239,7 @@ def glyph_rows() -> dict[str, Row]:
     return {
         "ce": row("supervised", lr=0.4, weight_decay=4e-3),
         "ce_double": row("supervised", lr=0.3, weight_decay=5e-3) | {"duration": 1200},
-        "kd": row("kd", lr=0.5, weight=1.0, ce_weight=1.0, warmup=80),
+        "kd": row("kd", lr=0.5, kd_weight=1.0, ce_weight=1.0, warmup=80),
         "dkd": row("dkd", lr=0.3, beta=4.0, warmup=80),
         "rld": row("rld", lr=0.3, beta=2.0, warmup=80),
         "la": row("la", lr=0.3),

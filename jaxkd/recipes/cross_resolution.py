@@ -22,7 +22,7 @@ LONG = 60.0, 40.0, 8.0  # of the same three
 # What cross entropy alone likes best, so all take it. With a shorter warm-up some seeds
 # of it fail.
 STUDENT_DECAY, STUDENT_WARMUP = 5e-3, 5.0
-ORDERS = {"first": 20.0, "second": 25.0, "third": 50.0}
+ORDERS = {"first_weight": 20.0, "second_weight": 25.0, "third_weight": 50.0}
 
 
 def fading(epochs: float) -> tuple[float, float]:
@@ -59,7 +59,7 @@ def glyphs(
     config.optim.update({"lr": 0.1, "nesterov": True, "warmup": 1.0})
     need = configs.needed(config)
     config.name = name
-    config.model = ConfigDict({"name": "lowres_student", "view": "low"})
+    config.model = ConfigDict({"name": "lowres_student", "input": "low"})
     del config.data.train
     config.data.per_class = PER_CLASS
     config.seeds = SEEDS
@@ -90,9 +90,9 @@ def assistant(
     with need.unlocked():
         need.name = "assistant"
         need.method = "horkd"
-        need.model = ConfigDict(model or {"name": "lowres_assistant", "view": "low"})
+        need.model = ConfigDict(model or {"name": "lowres_assistant", "input": "low"})
         need.loss = ConfigDict(
-            {"kd": 3.0, **ORDERS, "fade": fading(epochs)}
+            {"kd_weight": 3.0, **ORDERS, "fade": fading(epochs)}
             | ({"start_from": start_from} if start_from else {})
         )
         need.duration = need.eval_every = need.checkpoint_every = epochs
@@ -108,28 +108,33 @@ def horkd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     Args:
       fade: units between which all that the teachers say fades to nothing.
     """
-    both: dict[str, Any] = {"shares": {"teacher": 0.5, "assistant": 0.5}}
+    both: dict[str, Any] = {"teacher_weights": {"teacher": 0.5, "assistant": 0.5}}
     return {
         "ce": _row(fade=fade),
-        "kd": _row(kd=3.0, fade=fade),
-        "order1": _row(first=20.0, fade=fade),
-        "orders12": _row(first=20.0, second=25.0, fade=fade),
+        "kd": _row(kd_weight=3.0, fade=fade),
+        "order1": _row(first_weight=20.0, fade=fade),
+        "orders12": _row(first_weight=20.0, second_weight=25.0, fade=fade),
         "orders123": _row(**ORDERS, fade=fade),
         "orders123_assistant": _row(**ORDERS, **both, fade=fade),
-        "kd_assistant": _row(kd=3.0, **both, fade=fade),
-        "all_assistant": _row(kd=3.0, **ORDERS, **both, fade=fade),
+        "kd_assistant": _row(kd_weight=3.0, **both, fade=fade),
+        "all_assistant": _row(kd_weight=3.0, **ORDERS, **both, fade=fade),
     }
 
 
 def _row(**loss: Any) -> Row:
-    none = {"kd": 0.0, "first": 0.0, "second": 0.0, "third": 0.0}
-    return {"method": "horkd", "loss": none | loss | {"curve": SIDES}}
+    none = {
+        "kd_weight": 0.0,
+        "first_weight": 0.0,
+        "second_weight": 0.0,
+        "third_weight": 0.0,
+    }
+    return {"method": "horkd", "loss": none | loss | {"eval_sizes": SIDES}}
 
 
 def joint_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns HORKD with the student as its own assistant, beside KD and without it."""
     rows = horkd_rows(fade)
-    loss = {**ORDERS, "strides": (4, 2, 2), "fade": fade, "curve": SIDES}
+    loss = {**ORDERS, "strides": (4, 2, 2), "fade": fade, "eval_sizes": SIDES}
     return {name: rows[name] for name in ("ce", "kd", "orders123")} | {
         "orders123_joint": {"method": "horkd_joint", "loss": loss}
     }
@@ -141,22 +146,42 @@ def crrcd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     return {name: rows[name] for name in ("ce", "kd", "orders123")} | {
         "crrcd": {
             "method": "crrcd",
-            "loss": {"kd": 0.0, "contrast": 2.0, "fade": fade, "curve": SIDES},
+            "loss": {
+                "kd_weight": 0.0,
+                "contrast_weight": 2.0,
+                "fade": fade,
+                "eval_sizes": SIDES,
+            },
         },
         "crrcd_kd": {
             "method": "crrcd",
-            "loss": {"kd": 3.0, "contrast": 0.8, "fade": fade, "curve": SIDES},
+            "loss": {
+                "kd_weight": 3.0,
+                "contrast_weight": 0.8,
+                "fade": fade,
+                "eval_sizes": SIDES,
+            },
         },
     }
 
 
 def aird_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns AIRD beside cross entropy and KD; all are measured while they adapt."""
-    none = {"instance": 0.0, "relation": 0.0, "distance": 0.0, "fade": fade}
-    some = {"instance": 10.0, "relation": 1.0, "distance": 25.0, "fade": fade}
+    none = {
+        "instance_weight": 0.0,
+        "relation_weight": 0.0,
+        "distance_weight": 0.0,
+        "fade": fade,
+    }
+    some = {
+        "instance_weight": 10.0,
+        "relation_weight": 1.0,
+        "distance_weight": 25.0,
+        "fade": fade,
+    }
     return {
         "ce": {"method": "aird", "loss": none},
-        "kd": {"method": "aird", "loss": {**none, "kd": 3.0}},
+        "kd": {"method": "aird", "loss": {**none, "kd_weight": 3.0}},
         "aird": {"method": "aird", "loss": some},
     }
 
@@ -168,7 +193,7 @@ def friendly(config: ConfigDict, branch_kl: float = 3.0) -> ConfigDict:
       config: of the students, as ``glyphs`` makes it.
       branch_kl: weight of the branches' divergence from the teacher.
     """
-    need = configs.alone(config.needs.teacher)
+    need = configs.standalone(config.needs.teacher)
     need.name = "friendly"
     need.method = "sftn"
     need.loss = ConfigDict(
@@ -176,7 +201,7 @@ def friendly(config: ConfigDict, branch_kl: float = 3.0) -> ConfigDict:
             "widths": (24, 48, 96),
             "strides": (1, 2, 2),
             "sides": (8, 4),
-            "branch_kl": branch_kl,
+            "branch_kl_weight": branch_kl,
         }
     )
     return configs.needed(need)
@@ -186,9 +211,12 @@ def sftn_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns KD from either teacher, without and with relations."""
     rows: dict[str, Row] = {"ce": _row(fade=fade)}
     for name, teacher in (("", "teacher"), ("_friendly", "friendly")):
-        shares: dict[str, Any] = {"shares": {teacher: 1.0}, "fade": fade}
-        rows[f"kd{name}"] = _row(kd=3.0, **shares)
-        rows[f"orders123{name}"] = _row(**ORDERS, **shares)
+        teacher_weights: dict[str, Any] = {
+            "teacher_weights": {teacher: 1.0},
+            "fade": fade,
+        }
+        rows[f"kd{name}"] = _row(kd_weight=3.0, **teacher_weights)
+        rows[f"orders123{name}"] = _row(**ORDERS, **teacher_weights)
     return rows
 
 
@@ -206,9 +234,9 @@ def gdrd(
     """
     view = ConfigDict({"name": "noisy", "base": config.view.to_dict()})
     config.view = config.needs.teacher.view = view
-    generator = configs.alone(config.needs.teacher)
-    generator.name, generator.method = "generator", "denoiser"
-    generator.model = ConfigDict({"name": "lowres_denoiser", "view": "noisy"})
+    generator = configs.standalone(config.needs.teacher)
+    generator.name, generator.method = "generator", "gdrd_generator"
+    generator.model = ConfigDict({"name": "lowres_denoiser", "input": "noisy"})
     generator.duration = generator_epochs
     generator.eval_every = generator.checkpoint_every = generator_epochs
     generator.optim.update({"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4})
@@ -227,12 +255,12 @@ def gdrd(
 
 def gdrd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     """Returns GDRD beside a random frozen backbone and students trained as a whole."""
-    some = {"kd": 3.0, "fade": fade, "curve": SIDES}
+    some = {"kd_weight": 3.0, "fade": fade, "eval_sizes": SIDES}
     fixed = {"weight_decay": 0.0}
     return {
         "kd": {
             "method": "gdrd",
-            "loss": {**some, "contrast": 0.0, "freeze": False},
+            "loss": {**some, "contrast_weight": 0.0, "freeze": False},
         },
         "random_frozen": {"method": "gdrd", "loss": some, "optim": fixed},
         "gdrd": {
@@ -255,7 +283,7 @@ def shortened(config: ConfigDict, rows: dict[str, Row]) -> ConfigDict:
       rows: its students instead of those it has.
     """
     _shorten(config)
-    config.students = configs.rows(rows)
+    config.students = configs.students(rows)
     return config
 
 
@@ -277,7 +305,8 @@ def cifar100(teacher: str, student: str, side: int) -> ConfigDict:
     """Makes a run of CIFAR-100 reduced to ``side`` pixels with HORKD's students.
 
     The recipe is that of the CIFAR benchmarks (``jaxkd.recipes.classification``), the
-    weights those of RKD there. At 8 pixels the student's first stages keep the size of the map.
+    weights those of RKD there. At 8 pixels the student's first stages keep the size of
+    the map.
 
     Args:
       teacher: network of the teacher, at 32 pixels.
@@ -290,16 +319,23 @@ def cifar100(teacher: str, student: str, side: int) -> ConfigDict:
         part.view = ConfigDict(view)
     config.name = f"horkd-{config.name}-{side}"
     config.method = "horkd"
-    config.model.view = "low"
+    config.model.input = "low"
     if student.startswith("resnet"):
         config.model.strides = (1, 1, 2) if side == 8 else (1, 2, 2)
-    kd = {"kd": 0.9, "ce_weight": 0.1}
+    kd = {"kd_weight": 0.9, "ce_weight": 0.1}
     rows = {
         "ce": {},
         "kd": kd,
-        "orders123": {"first": 1.0, "second": 25.0, "third": 50.0},
-        "kd_orders123": {**kd, "first": 1.0, "second": 25.0, "third": 50.0},
+        "orders123": {"first_weight": 1.0, "second_weight": 25.0, "third_weight": 50.0},
+        "kd_orders123": {
+            **kd,
+            "first_weight": 1.0,
+            "second_weight": 25.0,
+            "third_weight": 50.0,
+        },
     }
-    config.students = configs.rows({name: _row(**row) for name, row in rows.items()})
+    config.students = configs.students(
+        {name: _row(**row) for name, row in rows.items()}
+    )
     config.reference = "kd"
     return config

@@ -39,7 +39,7 @@ def faces(side: int) -> ConfigDict:
     config.model = ConfigDict(
         {
             "name": "embed8",
-            "view": "low",
+            "input": "low",
             "widths": STUDENT_WIDTHS,
             "strides": (1, 2, 2),
         }
@@ -47,7 +47,7 @@ def faces(side: int) -> ConfigDict:
     config.seeds = (1, 2, 3)
     config.needs = ConfigDict({"teacher": need})
     config.reference = "labels"
-    config.students = configs.rows(face_rows())
+    config.students = configs.students(face_rows())
     return config
 
 
@@ -55,10 +55,10 @@ def face_rows() -> dict[str, Row]:
     """Returns what students of faces learn from: labels, the teacher, or both."""
     rows = {
         "labels": LABELS,
-        "labels+kd": {**LABELS, "kd": 1.0},
-        "labels+direction": {**LABELS, "direction": 10.0},
-        "labels+relations": {**LABELS, "distance": 5.0, "angle": 10.0},
-        "relations": {"labels": "none", "distance": 5.0, "angle": 10.0},
+        "labels+kd": {**LABELS, "kd_weight": 1.0},
+        "labels+direction": {**LABELS, "direction_weight": 10.0},
+        "labels+relations": {**LABELS, "distance_weight": 5.0, "angle_weight": 10.0},
+        "relations": {"labels": "none", "distance_weight": 5.0, "angle_weight": 10.0},
     }
     return {
         name: {"method": "metric_learning", "loss": loss} for name, loss in rows.items()
@@ -90,15 +90,15 @@ def mixed_faces(size: int, sides: tuple[int, ...]) -> ConfigDict:
     config.model = ConfigDict(waves)
     need = configs.needed(config)
     config.name = "ipn"
-    config.model = ConfigDict({**waves, "view": "low"})
+    config.model = ConfigDict({**waves, "input": "low"})
     config.seeds = (1, 2, 3)
     config.needs = ConfigDict({"teacher": need})
     config.reference = "strided"
-    strided = {"name": "embed8", **trunk, "view": "low"}
+    strided = {"name": "embed8", **trunk, "input": "low"}
     sides_shown = tuple(sides[::2])
     labels = {**LABELS, "sides": sides_shown}
     terms = {"margin": LABELS["margin"], "sides": sides_shown}
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "strided": {
                 "method": "metric_learning",
@@ -142,18 +142,18 @@ def textures(size: int, side: int, per_class: int) -> ConfigDict:
     config.model = ConfigDict(model)
     need = configs.needed(config)
     config.name = f"at-plus-{side}"
-    config.model = ConfigDict({**model, "view": "low"})
+    config.model = ConfigDict({**model, "input": "low"})
     config.data.per_class = per_class
     config.batches = "per_seed"
     config.seeds = (1, 2, 3, 4, 5)
     config.needs = ConfigDict({"teacher": need})
     config.reference = "ce"
-    config.students = configs.rows(
+    config.students = configs.students(
         {
             "ce": {"method": "supervised"},
-            "kd": {"method": "kd", "loss": {"weight": 1.0, "ce_weight": 1.0}},
+            "kd": {"method": "kd", "loss": {"kd_weight": 1.0, "ce_weight": 1.0}},
             "at_plus": {"method": "at_plus"},
-            "at_plus+kd": {"method": "at_plus", "loss": {"kd": 1.0}},
+            "at_plus+kd": {"method": "at_plus", "loss": {"kd_weight": 1.0}},
         }
     )
     return config

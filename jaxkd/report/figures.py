@@ -9,13 +9,13 @@ import numpy as np
 from jaxkd.report.statistics import Curve
 from jaxkd.report.style import (
     WIDTH,
-    Cast,
     Look,
+    StudentOrder,
     Theme,
     canvas,
-    drawable,
+    line_styles,
     logarithmic,
-    looks,
+    printable,
     text_width,
 )
 
@@ -27,7 +27,7 @@ def curves(
     theme: Theme,
     *,
     data: Sequence[Curve],
-    cast: Cast,
+    student_order: StudentOrder,
     levels: Mapping[str, float],
     ylabel: str,
     number: str,
@@ -48,16 +48,16 @@ def curves(
       number: format of the last values, such as ``".1f"``.
       band: whether to shade one standard error over seeds around each line.
     """
-    styles = looks(cast, theme)
+    styles = line_styles(student_order, theme)
     lines = [_line(curve) for curve in data]
     ends = [
-        _End(f"{drawable(line.name)} {value:{number}}", value, step, color)
+        _End(f"{printable(line.name)} {value:{number}}", value, step, color)
         for line in lines
         for value, step, color in [(*line.end, styles[line.name].color)]
         if np.isfinite(value)
     ]
     ends += [
-        _End(f"{drawable(name)} {value:{number}}", value, np.inf, theme.muted)
+        _End(f"{printable(name)} {value:{number}}", value, np.inf, theme.muted)
         for name, value in levels.items()
     ]
     right = text_width([end.text for end in ends]) + 0.05
@@ -185,7 +185,7 @@ def spread(places: np.ndarray, gap: float) -> np.ndarray:
 
     Args:
       places: ``[n]``, increasing.
-      gap: smallest distance wanted; reduced if n places do not fit.
+      gap: smallest distance expected; reduced if n places do not fit.
 
     Returns:
       ``[n]``, within [0, 1].
@@ -204,7 +204,7 @@ def final_values(
     *,
     values: Mapping[str, Sequence[float]],
     errors: Mapping[str, float | None],
-    cast: Cast,
+    student_order: StudentOrder,
     levels: Mapping[str, float],
     xlabel: str,
 ) -> None:
@@ -223,11 +223,11 @@ def final_values(
       levels: name -> value of networks drawn as vertical dashed lines.
       xlabel: what the values are.
     """
-    styles = looks(cast, theme)
+    styles = line_styles(student_order, theme)
     means = {name: float(np.mean(series)) for name, series in values.items()}
     # A student without a finite mean keeps an empty row, the lowest.
     order = sorted(means, key=lambda name: np.nan_to_num(means[name], nan=-np.inf))
-    names = [drawable(name) for name in order]
+    names = [printable(name) for name in order]
     left = text_width(names) + 0.02
     above = 0.25 + 0.17 * len(levels)
     height = 0.6 + 0.33 * len(order) + above
@@ -236,9 +236,9 @@ def final_values(
         axes = figure.add_axes((left, bottom, 0.97 - left, 1 - bottom - top))
         for row, name in enumerate(order):
             _draw_values(axes, row, values[name], errors[name], styles[name].color)
-        if cast.reference is not None:
+        if student_order.reference is not None:
             axes.axvline(
-                means[cast.reference],
+                means[student_order.reference],
                 color=theme.ink,
                 linewidth=0.9,
                 alpha=0.45,
@@ -273,7 +273,7 @@ def _draw_levels(axes: Any, levels: Mapping[str, float], theme: Theme) -> None:
     low, high = axes.get_xlim()
     reach = max(high - low, 1e-9)
     for line, (name, value) in enumerate(levels.items()):
-        text = f"{drawable(name)} {value:.1f}"
+        text = f"{printable(name)} {value:.1f}"
         if low - reach <= value <= high + reach:
             axes.axvline(value, color=theme.muted, dashes=(6, 4), linewidth=1.2)
             x, side, transform = value, "center", axes.get_xaxis_transform()
@@ -361,7 +361,7 @@ def _name_classes(axis: Any, names: Sequence[str], rotation: float) -> None:
     if len(names) > MOST_NAMED_CLASSES:
         axis.set_ticks([])
         return
-    axis.set_ticks(range(len(names)), [drawable(name) for name in names])
+    axis.set_ticks(range(len(names)), [printable(name) for name in names])
     if rotation and max(map(len, names)) > 3:
         for label in axis.get_ticklabels():
             label.set(rotation=rotation, ha="right", rotation_mode="anchor")

@@ -30,7 +30,7 @@ from jaxkd.report.statistics import (
     study_rows,
     worst_classes,
 )
-from jaxkd.report.style import DPI, Theme, cast_students, themes
+from jaxkd.report.style import DPI, Theme, order_students, themes
 
 
 def digits(results: Results) -> int:
@@ -309,7 +309,7 @@ def _draw(
     metrics, names = read_metrics(folder), [row.name for row in rows]
     jobs: dict[str, Callable[[Path, Theme], None]] = {}
     methods = {row.name: row.method for row in rows}
-    cast = cast_students(methods, results.get("reference"))
+    student_order = order_students(methods, results.get("reference"))
     levels = _levels(results)
     scale, label = _scale(results), _label(results)
     if len(rows) * len(results["seeds"]) > 1:
@@ -320,7 +320,7 @@ def _draw(
                 row.name: row.last.error and scale * row.last.error for row in rows
             },
             xlabel=f"{label} after the final step",
-            cast=cast,
+            student_order=student_order,
             levels=levels,
         )
     scores = learning_curves(metrics, f"test_{score(results).name}", names)
@@ -331,7 +331,7 @@ def _draw(
             ylabel=label,
             number=".1f" if scale > 1 else ".3g",
             band=True,
-            cast=cast,
+            student_order=student_order,
             levels=levels,
         )
     losses = learning_curves(metrics, "train_loss", names)
@@ -339,7 +339,7 @@ def _draw(
         jobs["loss"] = partial(
             figures.curves,
             data=losses,
-            cast=cast,
+            student_order=student_order,
             levels={},
             ylabel="training loss",
             number=".3g",

@@ -63,7 +63,7 @@ def themes(path: Path) -> Iterator[tuple[Path, Theme]]:
     yield path.with_name(f"{path.name}-dark.png"), DARK
 
 
-class Cast(NamedTuple):
+class StudentOrder(NamedTuple):
     """The students of a run, of whom two may have a part of their own.
 
     Attributes:
@@ -78,7 +78,7 @@ class Cast(NamedTuple):
     plain: str | None
 
 
-def cast_students(students: Mapping[str, str], reference: str | None) -> Cast:
+def order_students(students: Mapping[str, str], reference: str | None) -> StudentOrder:
     """Gives the students of a run their parts.
 
     Args:
@@ -89,7 +89,7 @@ def cast_students(students: Mapping[str, str], reference: str | None) -> Cast:
     if len(students) > 1:  # a student trained alone needs no look of its own
         called = ((name, {name, method}) for name, method in students.items())
         plain = next((name for name, words in called if words & set(PLAIN)), None)
-    return Cast(list(students), reference, plain)
+    return StudentOrder(list(students), reference, plain)
 
 
 class Look(NamedTuple):
@@ -100,7 +100,7 @@ class Look(NamedTuple):
     width: float
 
 
-def looks(cast: Cast, theme: Theme) -> dict[str, Look]:
+def line_styles(student_order: StudentOrder, theme: Theme) -> dict[str, Look]:
     """Returns how each student is drawn, the same in all figures.
 
     Args:
@@ -111,15 +111,19 @@ def looks(cast: Cast, theme: Theme) -> dict[str, Look]:
       Name -> look. No two of up to 24 students look alike.
     """
     result = {}
-    others = [name for name in cast.names if name not in (cast.reference, cast.plain)]
+    others = [
+        name
+        for name in student_order.names
+        if name not in (student_order.reference, student_order.plain)
+    ]
     dashes: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
     for index, name in enumerate(others):
         lap, hue = divmod(index, len(theme.hues))
         result[name] = Look(theme.hues[hue], dashes[lap % len(dashes)], 1.7)
-    if cast.plain is not None:
-        result[cast.plain] = Look(theme.muted, (0, (4, 2)), 1.7)
-    if cast.reference is not None:
-        result[cast.reference] = Look(theme.ink, "-", 2.3)
+    if student_order.plain is not None:
+        result[student_order.plain] = Look(theme.muted, (0, (4, 2)), 1.7)
+    if student_order.reference is not None:
+        result[student_order.reference] = Look(theme.ink, "-", 2.3)
     return result
 
 
@@ -200,7 +204,7 @@ def _characters() -> frozenset[int]:
     return frozenset(font.get_charmap())
 
 
-def drawable(name: str) -> str:
+def printable(name: str) -> str:
     """Returns a name as figures show it.
 
     Args:

@@ -1,6 +1,5 @@
 """Turns a configuration into data, networks and students, checking it on the way."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +12,14 @@ from ml_collections import ConfigDict
 
 from jaxkd import datasets, methods, models, views
 from jaxkd.core import config as configs
-from jaxkd.core import optim, sharding
+from jaxkd.core import sharding
 from jaxkd.core.errors import UserError
+from jaxkd.core.optim import optimizations
+from jaxkd.core.partition import leaf_labels
+from jaxkd.core.source import ArraySource, Dataset, Info, Source
 from jaxkd.core.step import Settings
 from jaxkd.core.study import Group, Student, make_groups
-from jaxkd.core.types import FrozenNetwork, Score, Spec
-from jaxkd.datasets.source import ArraySource, Dataset, Info, Source
-from jaxkd.report.style import Cast, cast_students
+from jaxkd.core.types import FROZEN, MAIN, FrozenNetwork, Method, Score, Spec
 from jaxkd.training.workdir import read_config
 from jaxkd.views import ops
 
@@ -54,15 +54,6 @@ class Run(NamedTuple):
     groups: tuple[Group, ...]
     steps_per_unit: float
     steps: int
-
-    @property
-    def cast(self) -> Cast:
-        """The students' parts in figures."""
-        methods = {
-            student.name: student_config(self.config, student.name).method
-            for student in self.students
-        }
-        return cast_students(methods, self.config.reference or None)
 
     @property
     def settings(self) -> Settings:
@@ -123,7 +114,7 @@ def build(
         fields=fields,
         steps_per_unit=per_unit,
         num_examples=len(draws[0]) if in_memory else None,
-        reads=reads(config, fields),
+        input_key=input_key(config, fields),
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
@@ -160,16 +151,16 @@ def _seen(view: ops.View, example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def reads(config: ConfigDict, fields: Collection[str]) -> str:
+def input_key(config: ConfigDict, fields: Collection[str]) -> str:
     """Returns the field of the batch that the network of ``config.model`` sees.
 
     Raises:
       UserError: if the view does not make it.
     """
-    name = config.model.get("view", "image")
+    name = config.model.get("input", "image")
     if name not in fields:
         raise UserError(
-            f"{config.name or 'config'}: config.model.view is {name!r}, but "
+            f"{config.name or 'config'}: config.model.input is {name!r}, but "
             f"config.view makes {', '.join(sorted(fields))}. Choose one of these, or a "
             "view that makes it."
         )
@@ -188,7 +179,7 @@ def _frozen_network(
     own = "per_seed" == config.batches == need.batches and seeds[0] == seeds[1]
     return FrozenNetwork(
         build_network(need, info.num_classes),
-        reads(need, fields),
+        input_key(need, fields),
         per_seed=own and len(seeds[0]) > 1,
     )
 
@@ -262,7 +253,7 @@ def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
         for key, value in config.model.items()
     }
     name = str(options.pop("name", ""))
-    options.pop("view", None)
+    options.pop("input", None)
     if "dtype" in options:
         raise UserError("config.model has no key dtype: set config.dtype instead.")
     try:
@@ -293,20 +284,36 @@ def describe_network(
 def _build_student(name: str, config: ConfigDict, spec: Spec) -> Student:
     """Builds one row of the study; ``spec`` is the run's, with another network."""
     network = build_network(config, spec.num_classes)
-    spec = spec._replace(network=network, reads=reads(config, spec.fields))
     steps = max(round(config.duration * spec.steps_per_unit), 1)
-    structure = [config.optim[key] for key in ("name", "momentum", "nesterov")]
+    spec = spec._replace(
+        network=network, input_key=input_key(config, spec.fields), steps=steps
+    )
+    method = methods.make(config.method, spec, config.loss)
     return Student(
         name=name,
-        method=methods.make(config.method, spec, config.loss),
+        method=method,
         network=network,
-        reads=spec.reads,
+        input_key=spec.input_key,
         steps=steps,
-        schedule=optim.schedule(config.optim, steps, spec.steps_per_unit),
-        weight_decay=config.optim.weight_decay,
-        optimizer=optim.optimizer(config.optim),
-        optimizer_key=json.dumps(structure),
+        optimizers=optimizations(
+            configs.resolved(config.optim),
+            configs.resolved(config.optimizers),
+            _labels(method),
+            steps,
+            spec.steps_per_unit,
+        ),
     )
+
+
+def _labels(method: Method) -> set[str]:
+    """Returns the labels of a method's parameters."""
+    if method.trainable is None:
+        return {MAIN}
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
+    labels = set(leaf_labels(method.trainable, params) or [])
+    if labels <= {FROZEN}:
+        raise UserError("The method trains no parameter: Method.trainable froze all.")
+    return labels
 
 
 def _check_draws(draws: tuple[Source, ...], seeds, batch_size: int) -> None:

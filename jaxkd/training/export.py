@@ -54,13 +54,13 @@ def write(
     """
     if directory.exists() and (directory.is_file() or any(directory.iterdir())):
         raise UserError(
-            f"{directory} is there already. Wanted a new folder; delete that one, or "
+            f"{directory} is there already. Expected a new folder; delete that one, or "
             "choose another."
         )
     config = configs.default()
     config.name = f"converted-{name}"
     config.model = ConfigDict({"name": name, **options})
-    workdirs.open_for(directory, config)
+    workdirs.create(directory, config)
     state = {"group0": _state(dict(variables))}
     best = {group: init_best(one) for group, one in state.items()}
     # The one student of a run that names none is called as its method.
@@ -77,7 +77,7 @@ def _state(variables: dict[str, Any]) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params={"student": stacked.pop("params")},
-        extra={"student": stacked},
+        model_state={"student": stacked},
         opt_state=(),
     )
 

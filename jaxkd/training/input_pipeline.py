@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jaxkd.core import sharding
+from jaxkd.core.source import ArraySource, check_labels
 from jaxkd.datasets import batching
-from jaxkd.datasets.source import ArraySource, check_labels
 from jaxkd.training.build import Run
 from jaxkd.training.target_cache import Lookup
 
@@ -49,7 +49,7 @@ def make_inputs(run: Run, start: int, lookup: Lookup | None = None) -> Inputs:
 def _learning_rates(run: Run, start: int, count: int, padded: int) -> dict[str, Any]:
     def one(group):
         rates = group.learning_rates(start, count)
-        return np.pad(rates, ((0, padded - count), (0, 0)))
+        return jax.tree.map(lambda x: np.pad(x, ((0, padded - count), (0, 0))), rates)
 
     return {group.name: one(group) for group in run.groups}
 
@@ -59,7 +59,8 @@ def _from_memory(
 ) -> Inputs:
     info = run.dataset.info
     for table in tables:
-        check_labels(table["label"], info.num_classes, info.name)
+        if "label" in table and info.num_classes:
+            check_labels(table["label"], info.num_classes, info.name)
     table = {
         name: np.concatenate([table[name] for table in tables]) for name in tables[0]
     }

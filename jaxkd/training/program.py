@@ -4,6 +4,7 @@ Nothing here computes; what is traced or compiled here is run by ``jaxkd.train``
 only looked at by ``jaxkd.aot.plan``.
 """
 
+import collections
 import functools
 from typing import Any
 
@@ -14,8 +15,17 @@ import numpy as np
 from jaxkd.core import sharding, step, study
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed, of_seed
-from jaxkd.core.types import Best, FrozenNetwork, Method, TrainState
-from jaxkd.datasets.source import ArraySource
+from jaxkd.core.source import ArraySource
+from jaxkd.core.targets import collect_targets
+from jaxkd.core.types import (
+    MAIN,
+    Best,
+    FrozenNetwork,
+    LossInputs,
+    Method,
+    TrainState,
+    UpdateInputs,
+)
 from jaxkd.training.build import Run
 
 
@@ -44,7 +54,7 @@ def abstract_frozen(run: Run) -> dict[str, Any]:
     seeds = len(run.config.seeds)
 
     def shapes(one: FrozenNetwork) -> Any:
-        single = jax.eval_shape(one.network.init, key, fields[one.reads])
+        single = jax.eval_shape(one.network.init, key, fields[one.input_key])
         if not one.per_seed:
             return single
         return PerSeed(
@@ -84,7 +94,10 @@ def abstract_inputs(run: Run) -> tuple[Any, ...]:
     else:
         table, data = {}, _examples((steps, draws, batch), example)
     rates = {
-        group.name: jax.ShapeDtypeStruct((steps, len(group.members)), np.float32)
+        group.name: {
+            label: jax.ShapeDtypeStruct((steps, len(group.members)), np.float32)
+            for label in group.students[0].optimizers
+        }
         for group in run.groups
     }
     batches = {
@@ -104,7 +117,7 @@ def _table_rows(run: Run, shape: tuple[int, int, int]) -> dict[str, Any]:
     if run.config.targets.cache:
         classes = run.dataset.info.num_classes
         logits = jax.ShapeDtypeStruct((*shape, classes), np.float32)
-        names = step.collect_targets(run.groups)
+        names = collect_targets(run.groups)
         data["targets"] = {name: {"logits": logits} for name in names}
     return data
 
@@ -154,12 +167,34 @@ def check_losses(run: Run) -> None:
 def _trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
     key = jax.random.key(0)
     frozen = of_seed(frozen, 0)
-    params, extra = method.init(key)
-    if method.adopt:
-        params, extra = method.adopt(params, extra, frozen)
+    params, model_state = method.init(key)
+    if method.warm_start:
+        params, model_state = method.warm_start(params, model_state, frozen)
     targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
     if run.config.targets.cache:
         targets = {name: {"logits": one["logits"]} for name, one in targets.items()}
-    outputs, extra = method.forward(params, extra, batch, key)
     step = jnp.zeros((), jnp.int32)
-    return method.loss(params, extra, outputs, batch, targets, key, step)[0]
+    if method.update is not None:
+        return _trace_update(method, params, model_state, batch, targets, key, step)
+    outputs, model_state = method.forward(params, model_state, batch, key)
+    inputs = LossInputs(params, model_state, outputs, batch, targets, key, step)
+    return method.loss(inputs).value
+
+
+def _trace_update(method: Method, params, model_state, batch, targets, key, step):
+    """Traces a method's own step, with gradients of the right shapes."""
+    assert method.update is not None
+
+    def gradients(function, params, model_state, *, label=None, salt=0):
+        del label, salt
+        inputs = LossInputs(params, model_state, None, batch, targets, key, step)
+        return params, function(params, inputs)
+
+    def apply(params, gradients, opt_state, *, label=MAIN):
+        del gradients, label
+        return params, opt_state
+
+    rates: Any = collections.defaultdict(lambda: jnp.zeros(()))
+    return method.update(
+        UpdateInputs(params, model_state, (), gradients, apply, rates, step)
+    ).loss

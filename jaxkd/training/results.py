@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics under their names, ``results.json``, the report."""
+"""Writes a run's results: results.json, confusion counts, report.html."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,39 +16,18 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
 from jaxkd.core.writers import read_metrics, write_json
-from jaxkd.evaluators.base import Findings
+from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
 from jaxkd.training.build import Run, describe_network, student_config
+from jaxkd.training.needs import LoadedNetwork
 from jaxkd.training.workdir import RESULTS, read_json
 
 # Training metrics in the results are means over this last part of a student's steps.
 _TAIL = 0.1
 
 
-class Frozen(NamedTuple):
-    """A network that a needed run has trained.
-
-    Attributes:
-      network: its module.
-      reads: the field of a batch that it sees.
-      variables: ``params`` and the other collections.
-      hash: of their content.
-      source: the run's folder.
-      recorded: the same as it is recorded, relative where it lies within the workdir.
-      model: its name.
-    """
-
-    network: nn.Module
-    reads: str
-    variables: Any
-    hash: str
-    source: Path
-    recorded: str
-    model: str
-
-
-class End(NamedTuple):
+class TrainingEnd(NamedTuple):
     """How training ended.
 
     Attributes:
@@ -56,14 +35,14 @@ class End(NamedTuple):
       best: group -> (scores, steps) of each member's best evaluation, ``[members]``.
       skipped: group -> steps that each member skipped since they were not finite.
       seconds: spent on training, over all sessions.
-      findings: of the methods' ``assess``.
+      findings: of the evaluators.
     """
 
     last: dict[str, dict[str, np.ndarray]]
     best: dict[str, tuple[np.ndarray, np.ndarray]]
     skipped: dict[str, np.ndarray]
     seconds: float
-    findings: Findings
+    evaluation_report: EvaluationReport
 
 
 def scalars(
@@ -113,14 +92,14 @@ def check_finite(
         kept = "no checkpoint was saved" if saved is None else f"step {saved} is kept"
         raise UserError(
             f"Up to step {step} the loss or the update was not finite for "
-            f"{', '.join(wrong)}, wanted at most config.max_skipped = {limit} times "
+            f"{', '.join(wrong)}, expected at most config.max_skipped = {limit} times "
             f"({kept}). A lower learning rate or a longer warm-up usually helps: "
             "change the configuration and start in a new --workdir."
         )
 
 
-def record(
-    run: Run, frozen: Mapping[str, Frozen], end: End, workdir: Path
+def write_results(
+    run: Run, frozen: Mapping[str, LoadedNetwork], end: TrainingEnd, workdir: Path
 ) -> dict[str, Any]:
     """Writes results, confusion counts and the report; returns the results."""
     results = {
@@ -138,8 +117,8 @@ def record(
         "environment": _environment(run),
         "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
         "students": _describe_students(run, end, workdir),
-        "figures": [figure._asdict() for figure in end.findings.figures],
-        "tables": [table._asdict() for table in end.findings.tables],
+        "figures": [figure._asdict() for figure in end.evaluation_report.figures],
+        "tables": [table._asdict() for table in end.evaluation_report.tables],
     }
     if jax.process_index() == 0:
         confusions: dict[str, Any] = _confusions(run, end)
@@ -176,10 +155,10 @@ def _environment(run: Run) -> dict[str, Any]:
     }
 
 
-def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
+def _describe_frozen(run: Run, frozen: LoadedNetwork) -> dict[str, Any]:
     described = {
         "model": frozen.model,
-        **_describe_network(run, frozen.network, frozen.reads),
+        **_describe_network(run, frozen.network, frozen.input_key),
         "path": frozen.recorded,
         "hash": frozen.hash,
     }
@@ -194,11 +173,11 @@ def _describe_frozen(run: Run, frozen: Frozen) -> dict[str, Any]:
     return described
 
 
-def _describe_network(run: Run, network: nn.Module, reads: str) -> dict[str, Any]:
-    return describe_network(network, run.spec.fields[reads].shape)
+def _describe_network(run: Run, network: nn.Module, input_key: str) -> dict[str, Any]:
+    return describe_network(network, run.spec.fields[input_key].shape)
 
 
-def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
+def _describe_students(run: Run, end: TrainingEnd, workdir: Path) -> dict[str, Any]:
     metrics = read_metrics(workdir)
     described = {}
     for student in run.students:
@@ -207,7 +186,7 @@ def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
             "method": config.method,
             "options": configs.resolved(config.loss),
             "model": config.model.name,
-            **_describe_network(run, student.network, student.reads),
+            **_describe_network(run, student.network, student.input_key),
             "steps": student.steps,
             "optim": configs.resolved(config.optim),
             **_describe_scores(run, student.name, end),
@@ -216,7 +195,7 @@ def _describe_students(run: Run, end: End, workdir: Path) -> dict[str, Any]:
     return described
 
 
-def _describe_scores(run: Run, student: str, end: End) -> dict[str, Any]:
+def _describe_scores(run: Run, student: str, end: TrainingEnd) -> dict[str, Any]:
     group = next(g for g in run.groups if student in [s.name for s in g.students])
     rows = [i for i, (name, _) in enumerate(group.members) if name == student]
     scores, steps = end.best[group.name]
@@ -226,7 +205,7 @@ def _describe_scores(run: Run, student: str, end: End) -> dict[str, Any]:
         for name, values in end.last[group.name].items()
         if values.ndim == 1
     }
-    found = end.findings.scores.get(student, {})
+    found = end.evaluation_report.scores.get(student, {})
     return {
         "last": last
         | {name: list(map(float, values)) for name, values in found.items()},
@@ -254,7 +233,7 @@ def _describe_training(metrics, student: str, steps: int, run: Run) -> dict[str,
     }
 
 
-def _confusions(run: Run, end: End) -> dict[str, np.ndarray]:
+def _confusions(run: Run, end: TrainingEnd) -> dict[str, np.ndarray]:
     counts: dict[str, np.ndarray] = {}
     for group in run.groups:
         stacked = end.last[group.name].get("confusion")

@@ -1,4 +1,4 @@
-"""Offline distillation: what frozen networks say of every view, computed once.
+"""Offline distillation: the logits of frozen networks on every view, computed once.
 
 With ``config.targets.visits = V`` the views of an example repeat after V epochs. With
 ``config.targets.cache`` what the teacher says of them is computed before training,
@@ -21,15 +21,16 @@ import jax
 import numpy as np
 
 import jaxkd
-from jaxkd.core import batches, checkpoint, distributed, sharding, step
+from jaxkd.core import batches, checkpoint, distributed, sharding
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource
+from jaxkd.core.targets import collect_targets, evaluate_target
 from jaxkd.core.types import Targets
 from jaxkd.core.writers import Progress
-from jaxkd.datasets.source import ArraySource
 from jaxkd.training import logit_files
 from jaxkd.training.build import Run
-from jaxkd.training.results import Frozen
+from jaxkd.training.needs import LoadedNetwork
 
 # ``(index, visit) -> targets``, both ``[steps, draws, batch]``; examples are counted
 # from 0 in each draw. Targets, by name: ``{"logits": [steps, draws, batch, classes]}``.
@@ -47,20 +48,20 @@ def check(run: Run) -> None:
     if chosen.visits and not all(isinstance(draw, ArraySource) for draw in run.draws):
         raise UserError(
             f"config.targets.visits is {chosen.visits}, but the images of {info.name} "
-            "are cropped as they are read from files. Wanted data in memory, or 0."
+            "are cropped as they are read from files. Expected data in memory, or 0."
         )
     if chosen.top_k >= info.num_classes:
         raise UserError(
-            f"config.targets.top_k is {chosen.top_k}, wanted fewer than the "
+            f"config.targets.top_k is {chosen.top_k}, expected fewer than the "
             f"{info.num_classes} classes, or 0 to keep all."
         )
-    if chosen.cache and not step.collect_targets(run.groups):
+    if chosen.cache and not collect_targets(run.groups):
         raise UserError(
             "config.targets.cache is set, but no student learns from another network."
         )
 
 
-def prepare(run: Run, frozen: Mapping[str, Frozen]) -> Lookup | None:
+def prepare(run: Run, frozen: Mapping[str, LoadedNetwork]) -> Lookup | None:
     """Computes the targets that are not on disk yet; returns None if none are cached.
 
     Each visit of each draw is a folder of its own: what a killed run has computed is
@@ -71,7 +72,7 @@ def prepare(run: Run, frozen: Mapping[str, Frozen]) -> Lookup | None:
     """
     if not run.config.targets.cache:
         return None
-    names = sorted(step.collect_targets(run.groups))
+    names = sorted(collect_targets(run.groups))
     top = next(iter(frozen.values())).source / "targets"
     visits = range(run.config.targets.visits)
     folders = [
@@ -101,11 +102,13 @@ def _look_up(stores, index: np.ndarray, visit: np.ndarray) -> Targets:
     return {name: one(draws) for name, draws in stores.items()}
 
 
-def _key(run: Run, frozen: Mapping[str, Frozen], names: list[str], draw: int) -> str:
+def _key(
+    run: Run, frozen: Mapping[str, LoadedNetwork], names: list[str], draw: int
+) -> str:
     """Returns a name for all that the targets of a draw depend on."""
     info = run.dataset.info
     examples = dict(run.draws[draw].arrays)  # type: ignore[attr-defined]
-    del examples["label"]
+    examples.pop("label", None)
     facts = {
         "frozen": {name: one.hash for name, one in frozen.items()},
         "images": checkpoint.content_hash(examples),
@@ -177,9 +180,9 @@ def _join(run: Run, rows: list[dict[str, np.ndarray]], draw: int):
     }
 
 
-def _make_compute(run: Run, frozen: Mapping[str, Frozen], names: list[str]):
+def _make_compute(run: Run, frozen: Mapping[str, LoadedNetwork], names: list[str]):
     """Makes the function that yields ``[draws, batch, classes]`` by name, in order."""
-    targets = step.collect_targets(run.groups)
+    targets = collect_targets(run.groups)
     draws, batch = len(run.draws), _batch(run)
     variables = {name: one.variables for name, one in frozen.items()}
     tables = [draw.arrays for draw in run.draws]  # type: ignore[attr-defined]
@@ -195,7 +198,7 @@ def _make_compute(run: Run, frozen: Mapping[str, Frozen], names: list[str]):
 
         def one(name):
             function = targets[name].function
-            return step.evaluate_target(function, variables, data, keys)["logits"]
+            return evaluate_target(function, variables, data, keys)["logits"]
 
         return {name: one(name) for name in names}
 

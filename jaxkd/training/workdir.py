@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.writers import write_json
-from jaxkd.datasets.source import Info
 
 CONFIG, RESULTS = "config.json", "results.json"
 
 
-def claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+def check_resumable(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     """Checks that a folder is new or belongs to this configuration.
 
     Returns:
@@ -43,7 +43,7 @@ def claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     return read_json(results) if results.exists() else None
 
 
-def open_for(workdir: Path, config: ConfigDict) -> None:
+def create(workdir: Path, config: ConfigDict) -> None:
     """Makes the folder and writes the configuration into it (process 0)."""
     if jax.process_index() == 0:
         try:
@@ -80,7 +80,7 @@ def read_results(workdir: Path) -> dict[str, Any]:
     path = workdir / RESULTS
     if not path.is_file():
         raise UserError(
-            f"{workdir} holds no {RESULTS}. Wanted the workdir of a finished run: "
+            f"{workdir} holds no {RESULTS}. Expected the workdir of a finished run: "
             "check the path, or finish it by running its training command again."
         )
     return read_json(path)
@@ -108,7 +108,7 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / CONFIG
     if not path.is_file():
         raise UserError(
-            f"{workdir} holds no {CONFIG}. Wanted the workdir of a run: check the "
+            f"{workdir} holds no {CONFIG}. Expected the workdir of a run: check the "
             "path, or train it first with --mode=train."
         )
     return configs.from_json(read_json(path))

@@ -15,7 +15,7 @@ import importlib
 from typing import Any
 
 from jaxkd.core import lookup
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views.ops import View
 
 VIEWS: dict[str, str] = {

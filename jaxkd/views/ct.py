@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 from jaxkd.readers.ct.volumes import apply_window, window_of
 from jaxkd.views.ops import View, warp
 

@@ -80,7 +80,7 @@ def weights(size: int, side: int, kernel: str) -> np.ndarray:
     """
     chosen = lookup.choose(kernel, KERNELS, what="kernel")
     if min(size, side) < 1:
-        raise UserError(f"Cannot resize {size} pixels to {side}: wanted 1 or more.")
+        raise UserError(f"Cannot resize {size} pixels to {side}: expected 1 or more.")
     if kernel == "area":
         return _overlap(size, side)
     centres = (np.arange(side) + 0.5) * size / side - 0.5
@@ -226,18 +226,18 @@ def check(how: Degradation, sides: tuple[int, ...]) -> None:
     if not 1 <= how.side <= min(sides):
         raise UserError(
             f"Images of {' x '.join(map(str, sides))} pixels cannot be degraded to a "
-            f"side of {how.side}: wanted a side from 1 to {min(sides)}. Choose a "
+            f"side of {how.side}: expected a side from 1 to {min(sides)}. Choose a "
             "smaller side, or larger images."
         )
     if how.up_to is not None and how.up_to < how.side:
         raise UserError(
-            f"up_to is {how.up_to}, wanted at least the side, {how.side}, or None."
+            f"up_to is {how.up_to}, expected at least the side, {how.side}, or None."
         )
     for name, (low, high) in (("blur", how.blur), ("noise", how.noise)):
         if not 0 <= low <= high:
-            raise UserError(f"{name} is {low, high}, wanted 0 <= low <= high.")
+            raise UserError(f"{name} is {low, high}, expected 0 <= low <= high.")
     if how.quality is not None and not 1 <= how.quality[0] <= how.quality[1] <= 100:
-        raise UserError(f"quality is {how.quality}, wanted 1 <= low <= high <= 100.")
+        raise UserError(f"quality is {how.quality}, expected 1 <= low <= high <= 100.")
 
 
 def _uniform(key: jax.Array, count: int, limits: Range) -> jax.Array:

@@ -64,7 +64,7 @@ def compress(images: jax.Array, quality: jax.Array) -> jax.Array:
     """
     channels = images.shape[-1]
     if channels not in (1, 3):
-        raise ValueError(f"The images have {channels} channels, wanted 1 or 3.")
+        raise ValueError(f"The images have {channels} channels, expected 1 or 3.")
     levels = jnp.round(jnp.clip(images, 0, 1) * 255)
     if channels == 3:
         levels = jnp.round(_mix(levels, _TO_YCBCR))

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 from jaxkd.views import degrade, ops
 
 # Values of black and white after ``recolour``.
@@ -148,7 +148,7 @@ def noisy(
     options = dict(base)
     other = views.build(str(options.pop("name", "")), info, **options)
     if not 0 < time <= 1:
-        raise UserError(f"View 'noisy' got time={time}, wanted a time in (0, 1].")
+        raise UserError(f"View 'noisy' got time={time}, expected a time in (0, 1].")
 
     def add(batch: Batch) -> Batch:
         lookup.choose(source, batch, what="source of view 'noisy'")

@@ -7,8 +7,8 @@ resampled become soft, and stay so.
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 from jaxkd.views import ops
 
 # Mean and deviation of the official code, which differ between training and test.

@@ -16,8 +16,8 @@ import numpy as np
 from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 from jaxkd.views import degrade, ops
 
 ENLARGE = "bicubic_aa"
@@ -59,7 +59,7 @@ def mixed_low(
     full = _check(info, sides, kernels, probability)
     last = min(sides) if evaluate_at is None else evaluate_at
     if not 1 <= last <= full:
-        raise UserError(f"evaluate_at is {last}, wanted 1 to {full}.")
+        raise UserError(f"evaluate_at is {last}, expected 1 to {full}.")
     down, up = (jnp.asarray(x) for x in bank(full, tuple(sides), tuple(kernels)))
 
     def train(key: jax.Array, batch: Batch) -> Batch:
@@ -143,15 +143,15 @@ def _apply(matrices: jax.Array, images: jax.Array) -> jax.Array:
 def _check(info: Info, sides, kernels, probability: float) -> int:
     height, width = info.image_shape[-3:-1]
     if height != width:
-        raise UserError(f"Images have {height} x {width} pixels, wanted square ones.")
+        raise UserError(f"Images have {height} x {width} pixels, expected square ones.")
     if not sides or min(sides) < 1 or max(sides) > height:
         raise UserError(
-            f"sides is {tuple(sides)}, wanted some from 1 to {height}, the images'."
+            f"sides is {tuple(sides)}, expected some from 1 to {height}, the images'."
         )
     if not kernels:
-        raise UserError("kernels is empty, wanted at least one.")
+        raise UserError("kernels is empty, expected at least one.")
     for kernel in kernels:
         lookup.choose(kernel, degrade.KERNELS, what="kernel")
     if not 0 <= probability <= 1:
-        raise UserError(f"probability is {probability}, wanted from 0 to 1.")
+        raise UserError(f"probability is {probability}, expected from 0 to 1.")
     return height

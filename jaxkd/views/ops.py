@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 
 
 class View(NamedTuple):

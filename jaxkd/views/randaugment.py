@@ -294,7 +294,7 @@ def _check(images: jax.Array) -> None:
     if images.dtype != jnp.uint8 or images.shape[-1] not in (1, 3):
         raise UserError(
             f"RandAugment and cutout got images {images.shape} of {images.dtype}, "
-            "wanted uint8 with 1 or 3 channels. Use another config.view.name."
+            "expected uint8 with 1 or 3 channels. Use another config.view.name."
         )
 
 

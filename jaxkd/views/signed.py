@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views.ops import View, of_images
 
 

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
-from jaxkd.datasets.source import Info
 from jaxkd.views import randaugment as augment
 from jaxkd.views.ops import (
     View,
@@ -16,8 +16,8 @@ from jaxkd.views.ops import (
     permute_channels,
     random_crop,
     random_flip,
-    standardize,
     scale_pixels,
+    standardize,
     warp,
 )
 

@@ -23,7 +23,9 @@ def make_config(batch_size=64, seeds=(1, 2)):
     config.model = ConfigDict({"name": "resnet8"})
     config.batch_size, config.seeds = batch_size, seeds
     config.needs = ConfigDict({"teacher": configs.needed(config)})
-    config.students = configs.rows({"kd": {"method": "kd"}, "rld": {"method": "rld"}})
+    config.students = configs.students(
+        {"kd": {"method": "kd"}, "rld": {"method": "rld"}}
+    )
     return config
 
 
@@ -86,7 +88,7 @@ def test_plans_as_text():
 @COMPILER
 @pytest.mark.parametrize("topology", ["v5litepod-8", "v9x:2x2"])
 def test_an_unknown_topology_is_told(topology):
-    with pytest.raises(UserError, match=r"Wanted\s+KIND:AxB"):
+    with pytest.raises(UserError, match=r"Expected\s+KIND:AxB"):
         aot.plan(make_config(), topology)
 
 

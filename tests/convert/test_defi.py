@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_told(tmp_path, network, blank):
     assert report.reshaped == {"conv1.weight": ((6, 4, 3, 3), (6, 3, 3, 3))}
     assert (loaded["params"]["hrnet"]["conv1"]["kernel"] == 7).all()
     text = str(report)
-    assert "bn2.bias" in text and "got (6, 4, 3, 3), wanted (6, 3, 3, 3)" in text
+    assert "bn2.bias" in text and "got (6, 4, 3, 3), expected (6, 3, 3, 3)" in text
 
 
 def test_other_networks_are_refused(tmp_path, network, blank):

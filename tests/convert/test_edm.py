@@ -341,19 +341,19 @@ def test_truncated_files(write, tmp_path):
 
 
 def test_networks_of_others(write):
-    with pytest.raises(UserError, match=r"dictionary of model, x\. Wanted a network"):
+    with pytest.raises(UserError, match=r"dictionary of model, x\. Expected a network"):
         edm.load(write({"model": 1, "x": 2}))
     strange = network()
     strange.class_name = "MyUNet"
-    with pytest.raises(UserError, match=r"holds a EDMPrecond of MyUNet\. Wanted"):
+    with pytest.raises(UserError, match=r"holds a EDMPrecond of MyUNet\. Expected"):
         edm.load(write(Outer("EDMPrecond", strange)))
-    with pytest.raises(UserError, match=r"holds a Better of SongUNet\. Wanted"):
+    with pytest.raises(UserError, match=r"holds a Better of SongUNet\. Expected"):
         edm.load(write(Outer("Better", network())))
     with pytest.raises(UserError, match="the option colour, which is not EDM's"):
         edm.load(write(Outer("EDMPrecond", network(colour="red"))))
-    with pytest.raises(UserError, match=r"sigma_data of type str\. Wanted a number"):
+    with pytest.raises(UserError, match=r"sigma_data of type str\. Expected a number"):
         edm.load(write(Outer("EDMPrecond", network(), sigma_data="0.5")))
-    with pytest.raises(UserError, match=r"C_1=0\.1\. Wanted 0\.001"):
+    with pytest.raises(UserError, match=r"C_1=0\.1\. Expected 0\.001"):
         edm.load(write(Outer("iDDPMPrecond", network("adm"), C_1=0.1)))
 
 
@@ -370,7 +370,7 @@ def test_wrong_tensors_are_listed(tmp_path):
     message = str(caught.value)
     assert f"missing: {first}.norm0.bias" in message
     assert "unexpected: spare" in message
-    assert f"{first}.conv1.bias: got (9,), wanted (8,)" in message
+    assert f"{first}.conv1.bias: got (9,), expected (8,)" in message
     filters = {key: array for key, array in state.items() if "filter" in key}
     assert len(filters) == 10
     wrong = state | {key: array[:, :, ::-1] * 2 for key, array in filters.items()}
@@ -386,16 +386,16 @@ def test_wrong_tensors_are_listed(tmp_path):
 
 def test_wrong_arguments(tmp_path):
     configuration = edm.Configuration("SongUNet", TINY)
-    with pytest.raises(UserError, match=r"precondition is 'cosine'\. Wanted edm, vp"):
+    with pytest.raises(UserError, match=r"precondition is 'cosine'\. Expected edm, vp"):
         edm.load(tmp_path / "a.npz", precondition="cosine")
-    with pytest.raises(UserError, match=r"precondition is 'cosine'\. Wanted edm, vp"):
+    with pytest.raises(UserError, match=r"precondition is 'cosine'\. Expected edm, vp"):
         edm.denoiser(configuration._replace(precondition="cosine"), {})
     more = configuration._replace(precondition_options={"sigma": 1.0})
     with pytest.raises(UserError, match=r"no option sigma\. Options: sigma_data"):
         edm.denoiser(more, {})
-    with pytest.raises(UserError, match=r"no network 'UNet' of EDM\. Wanted"):
+    with pytest.raises(UserError, match=r"no network 'UNet' of EDM\. Expected"):
         edm.build(configuration._replace(network="UNet"))
     with pytest.raises(UserError, match="SongUNet has no option colour"):
         edm.build(configuration, colour=1)
-    with pytest.raises(UserError, match=r"ends in '.pkl'. Wanted .npz or"):
+    with pytest.raises(UserError, match=r"ends in '.pkl'. Expected .npz or"):
         edm.save(tmp_path / "a.pkl", configuration, {})

@@ -35,20 +35,20 @@ def make_tree(members, offset, stats=True):
 
 
 def make_state(members, offset, step=3, ema=True, stats=True):
-    params, extra = make_tree(members, offset, stats)
+    params, model_state = make_tree(members, offset, stats)
     return TrainState(
         step=np.asarray(step, np.int32),
         params=params,
-        extra=extra,
+        model_state=model_state,
         opt_state=({"trace": jax.tree.map(lambda x: x + 0.5, params)}, ()),
         ema=make_tree(members, offset + 1000)[0] if ema else None,
     )
 
 
 def make_best(members, offset, stats=True):
-    params, extra = make_tree(members, offset, stats)
+    params, model_state = make_tree(members, offset, stats)
     numbers = np.arange(members)
-    return Best(numbers.astype("f"), numbers.astype(np.int32), params, extra)
+    return Best(numbers.astype("f"), numbers.astype(np.int32), params, model_state)
 
 
 def on_device(tree):
@@ -134,7 +134,7 @@ def test_an_error_inside_is_the_one_that_shows(tmp_path):
         ),
         (
             lambda s: s["student"]["dense"].update(bias=np.zeros((4, 7), "f")),
-            r"params/student/dense/bias: got \(4, 3\), wanted \(4, 7\)",
+            r"params/student/dense/bias: got \(4, 3\), expected \(4, 7\)",
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_compare_lists_every_kind_of_difference():
     assert lines[1:4] == [
         "  missing: new",
         "  unexpected: old",
-        "  b/c: got (2, 2), wanted (2, 4)",
+        "  b/c: got (2, 2), expected (2, 4)",
     ]
     checkpoint.compare("there", saved, saved)
 
@@ -252,7 +252,7 @@ def test_load_groups_returns_whole_groups(saved, use):
         groups["group1"]["params"]["student"]["dense"]["bias"][:, 0],
         [offset, offset + 1],
     )
-    assert set(groups["group1"]) == {"params", "extra"}
+    assert set(groups["group1"]) == {"params", "model_state"}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_check_space(tmp_path, monkeypatch):
     disk(2 * size)
     checkpoint.check_space(tmp_path, tree)
     disk(2 * size - 1)
-    with pytest.raises(UserError, match=r"8\.0 MB free, wanted 8\.0 MB"):
+    with pytest.raises(UserError, match=r"8\.0 MB free, expected 8\.0 MB"):
         checkpoint.check_space(tmp_path, tree)
     disk(10)
     with pytest.raises(UserError, match="another disk"):

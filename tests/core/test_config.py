@@ -146,7 +146,7 @@ def test_impossible_values_are_refused(values, message):
 
 
 def test_reference_may_be_any_student():
-    students = configs.rows({"a": {}, "b": {}})
+    students = configs.students({"a": {}, "b": {}})
     configs.check(changed(students=students, reference="b"))
     with pytest.raises(UserError, match="Students: a, b"):
         configs.check(changed(students=students, reference="c"))
@@ -156,7 +156,7 @@ def test_reference_may_be_any_student():
 def test_names_that_would_break_records_are_refused(name):
     # Metrics are recorded as "test_top1/<student>/<seed>".
     with pytest.raises(UserError, match="name"):
-        configs.check(changed(students=configs.rows({name: {}})))
+        configs.check(changed(students=configs.students({name: {}})))
 
 
 def test_a_student_may_override_every_allowed_key():
@@ -165,6 +165,7 @@ def test_a_student_may_override_every_allowed_key():
         "loss": {"temperature": 2.0},
         "model": {"name": "resnet8"},
         "optim": {"lr": 0.5, "name": "adamw"},
+        "optimizers": {"generator": {"lr": 0.1}},
         "duration": 3.0,
     }
     assert set(overrides) == set(configs.STUDENT_KEYS)
@@ -174,22 +175,22 @@ def test_a_student_may_override_every_allowed_key():
 def test_order_of_students_survives_json():
     names = ["zeta", "alpha", "mid"]
     config = configs.default()
-    config.students = configs.rows({name: {"method": "kd"} for name in names})
+    config.students = configs.students({name: {"method": "kd"} for name in names})
     assert list(config.students) == names
     assert list(through_json(config)["students"]) == names
     with config.unlocked():
         config.name = "copied"
-    assert list(configs.alone(configs.needed(config)).students) == names
+    assert list(configs.standalone(configs.needed(config)).students) == names
 
 
-def test_needed_and_alone_are_inverse():
+def test_needed_and_standalone_are_inverse():
     config = configs.default()
-    config.students = configs.rows({"b": {"duration": 2.0}, "a": {}})
+    config.students = configs.students({"b": {"duration": 2.0}, "a": {}})
     config.data = ConfigDict({"name": "npz", "path": "x.npz"})
     before = configs.resolved(config)
     need = configs.needed(config, init_from="runs/there")
     assert need.init_from == "runs/there"
-    assert configs.resolved(configs.alone(need)) == before
+    assert configs.resolved(configs.standalone(need)) == before
     assert configs.resolved(config) == before  # and the original is untouched
     assert "init_from" not in config
     with pytest.raises((AttributeError, KeyError)):
@@ -213,7 +214,7 @@ def test_difference_of_equal_configurations_is_empty():
 def test_difference_names_each_changed_key():
     old, new = configs.default(), configs.default()
     new.optim.lr = 0.3
-    new.students = configs.rows({"kd": {"method": "kd"}})
+    new.students = configs.students({"kd": {"method": "kd"}})
     new.model.stem = 2
     lines = configs.difference(configs.resolved(old), configs.resolved(new))
     text = "\n".join(lines)
@@ -241,14 +242,14 @@ def test_difference_passes_over_runtime_keys(key):
 
 def test_difference_sees_students_named_like_runtime_keys():
     old, new = configs.default(), configs.default()
-    old.students = configs.rows({"keep": {"duration": 1.0}})
-    new.students = configs.rows({"keep": {"duration": 2.0}})
+    old.students = configs.students({"keep": {"duration": 1.0}})
+    new.students = configs.students({"keep": {"duration": 2.0}})
     assert configs.difference(configs.resolved(old), configs.resolved(new))
 
 
 def test_difference_sees_another_order_of_students():
     # Members are stacked in this order, so a checkpoint of one order does not fit.
     old, new = configs.default(), configs.default()
-    old.students = configs.rows({"a": {}, "b": {}})
-    new.students = configs.rows({"b": {}, "a": {}})
+    old.students = configs.students({"a": {}, "b": {}})
+    new.students = configs.students({"b": {}, "a": {}})
     assert configs.difference(configs.resolved(old), configs.resolved(new))

@@ -51,7 +51,7 @@ def test_choose():
     assert lookup.choose("shifted", choices, what="labels") == 2
     with pytest.raises(UserError, match=r"labels is 'shift'.*clean.*did you mean"):
         lookup.choose("shift", choices, what="labels")
-    with pytest.raises(UserError, match="size is 17, wanted one of 16, 32"):
+    with pytest.raises(UserError, match="size is 17, expected one of 16, 32"):
         lookup.choose(17, {16: 0, 32: 0}, what="size")
 
 
@@ -83,7 +83,7 @@ def test_call_names_missing_options():
 
 
 def test_call_of_a_function_without_options():
-    with pytest.raises(UserError, match="wanted no option at all"):
+    with pytest.raises(UserError, match="expected no option at all"):
         lookup.call(lambda: 0, {"x": 1}, what="nothing")
 
 

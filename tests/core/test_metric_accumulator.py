@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.core.metric_accumulator import Tally
+from jaxkd.core.metric_accumulator import MetricAccumulator
 
 
 def call(loss, skipped, steps):
@@ -16,34 +16,34 @@ def call(loss, skipped, steps):
 
 
 def test_means_weigh_the_steps_that_were_not_skipped():
-    tally = Tally()
-    tally.add(call([2.0, 3.0], [0, 1], 4), 4)
-    tally.add(call([5.0, 7.0], [1, 0], 2), 2)
-    means = tally.take()["g"]
+    accumulator = MetricAccumulator()
+    accumulator.add(call([2.0, 3.0], [0, 1], 4), 4)
+    accumulator.add(call([5.0, 7.0], [1, 0], 2), 2)
+    means = accumulator.take()["g"]
     np.testing.assert_allclose(means["loss"], [(4 * 2 + 5) / 5, (3 * 3 + 2 * 7) / 5])
-    np.testing.assert_array_equal(tally.skipped()["g"], [1, 1])
+    np.testing.assert_array_equal(accumulator.skipped()["g"], [1, 1])
 
 
 def test_taking_starts_anew_but_skipped_steps_are_counted_on():
-    tally = Tally()
-    tally.add(call([2.0, 3.0], [0, 2], 2), 2)
-    assert tally.take()["g"]["loss"][1] == 0  # nothing was measured
-    tally.add(call([4.0, 9.0], [0, 1], 3), 3)
-    np.testing.assert_allclose(tally.take()["g"]["loss"], [4, 9])
-    np.testing.assert_array_equal(tally.skipped()["g"], [0, 3])
+    accumulator = MetricAccumulator()
+    accumulator.add(call([2.0, 3.0], [0, 2], 2), 2)
+    assert accumulator.take()["g"]["loss"][1] == 0  # nothing was measured
+    accumulator.add(call([4.0, 9.0], [0, 1], 3), 3)
+    np.testing.assert_allclose(accumulator.take()["g"]["loss"], [4, 9])
+    np.testing.assert_array_equal(accumulator.skipped()["g"], [0, 3])
 
 
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_saved_tally_goes_on_exactly(taken):
-    tally = Tally()
-    tally.add(call([0.1, jnp.nan], [0, 1], 3), 3)
+    accumulator = MetricAccumulator()
+    accumulator.add(call([0.1, jnp.nan], [0, 1], 3), 3)
     if taken:
-        tally.take()
-    again = Tally(json.loads(json.dumps(tally.to_json())))
-    for one in (tally, again):
+        accumulator.take()
+    again = MetricAccumulator(json.loads(json.dumps(accumulator.to_json())))
+    for one in (accumulator, again):
         one.add(call([0.7, 0.3], [0, 0], 1), 1)
     for ours, theirs in zip(
-        tally.take()["g"].values(), again.take()["g"].values(), strict=True
+        accumulator.take()["g"].values(), again.take()["g"].values(), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(tally.skipped()["g"], again.skipped()["g"])
+    np.testing.assert_array_equal(accumulator.skipped()["g"], again.skipped()["g"])

@@ -122,7 +122,7 @@ def test_rates_may_be_traced(problem):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match=r"optim.name is 'lion'.*sgd or adamw"):
+    with pytest.raises(UserError, match=r"optim.name is 'lion'.*sgd, adam or adamw"):
         optim.optimizer(settings(name="lion"))
     with pytest.raises(UserError, match=r"schedule is 'poly'.*cosine, step or const"):
         optim.schedule(settings(schedule="poly"), 10, 1.0)

@@ -15,10 +15,10 @@ def send(number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_told_from_then_on(number, capsys):
-    with preemption.listen() as asked:
-        assert asked() is None
+    with preemption.catch_signals() as stop_requested:
+        assert stop_requested() is None
         send(number)
-        assert asked() == asked() == signal.Signals(number).name
+        assert stop_requested() == stop_requested() == signal.Signals(number).name
     assert "saving at the next step" in capsys.readouterr().err
 
 
@@ -32,9 +32,9 @@ def keyboard():
 
 @pytest.mark.usefixtures("keyboard")
 def test_a_second_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), preemption.listen() as asked:
+    with pytest.raises(KeyboardInterrupt), preemption.catch_signals() as stop_requested:
         send(signal.SIGTERM)
-        assert asked() == "SIGTERM"
+        assert stop_requested() == "SIGTERM"
         send(signal.SIGINT)
 
 
@@ -42,7 +42,7 @@ def test_afterwards_signals_do_what_they_did_before():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("before"))
     try:
-        with preemption.listen():
+        with preemption.catch_signals():
             pass
         send(signal.SIGTERM)
         assert seen == ["before"]
@@ -51,4 +51,4 @@ def test_afterwards_signals_do_what_they_did_before():
 
 
 def test_nobody_asks():
-    assert preemption.nobody() is None
+    assert preemption.never_stop() is None

@@ -9,7 +9,7 @@ import pytest
 from jaxkd import losses
 from jaxkd.core.step import collect_targets, make_evaluation, make_train_call
 from jaxkd.core.study import init_group, make_groups
-from jaxkd.core.types import Aux
+from jaxkd.core.types import Loss, LossInputs
 from jaxkd.methods.common import classification
 from tests.core import tiny
 from tests.core.tiny import Net, Row
@@ -108,12 +108,12 @@ def alone(frozen):
 def test_each_member_is_what_training_it_alone_gives(study, alone, name, seed):
     study, seen = study
     history, wanted_losses = alone(name, seed, seed)
-    params, extra = history[-1]
+    params, model_state = history[-1]
     got = tiny.member(seen[-1][0], study.groups, name, seed)
     # Images are float32 before the network; all else is float64.
     tight = {"rtol": 1e-7, "atol": 1e-9}
     assert_close(got.params["student"], params, **tight)
-    assert_close(got.extra["student"], extra, **tight)
+    assert_close(got.model_state["student"], model_state, **tight)
     average = tiny.member(study.init(), study.groups, name, seed).params["student"]
     for params, _ in history:
         average = jax.tree.map(lambda a, p: 0.7 * a + 0.3 * p, average, params)
@@ -218,19 +218,20 @@ def test_members_draw_their_own_numbers_at_every_step(float32_frozen):
     student = tiny.make_student("a", Row("supervised", 9), float32_frozen[0])
     plain = student.method
 
-    def forward(params, extra, batch, key):
-        outputs, extra = plain.forward(params, extra, batch, key)
-        return outputs | {"drawn": jax.random.normal(key)}, extra
+    def forward(params, model_state, batch, key):
+        outputs, model_state = plain.forward(params, model_state, batch, key)
+        return outputs | {"drawn": jax.random.normal(key)}, model_state
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        total, _ = plain.loss(params, extra, outputs, batch, targets, key, step)
-        drawn = {"forward": outputs["drawn"], "loss_key": jax.random.normal(key)}
-        return total, Aux(extra, drawn)
+    def loss(inputs: LossInputs):
+        total = plain.loss(inputs).value
+        drawn = {
+            "forward": inputs.outputs["drawn"],
+            "loss_key": jax.random.normal(inputs.key),
+        }
+        return Loss(total, inputs.model_state, drawn)
 
     names = ("forward", "loss_key")
-    student = student._replace(
-        method=plain._replace(forward=forward, loss=loss, metrics=names)
-    )
+    student = student._replace(method=plain._replace(forward=forward, loss=loss))
     other = student._replace(name="b")
     groups = make_groups([student, other], SEEDS, True)
     table, index = tiny.make_table(EXAMPLES), make_index(2, 1)
@@ -253,13 +254,17 @@ def test_a_step_that_is_not_finite_is_skipped_by_that_member_alone(
     sound = tiny.make_student("a", Row("supervised", 9, 0.2), network)
     plain = sound.method
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        total, aux = plain.loss(params, extra, outputs, batch, targets, key, step)
+    def loss(inputs: LossInputs):
+        one = plain.loss(inputs)
         if broken == "loss":
-            return total + jnp.where(step == 1, jnp.inf, 0.0), aux
-        bias = params["student"]["last"]["bias"].sum()
-        harm = jnp.where(step == 1, jnp.nan, 0.0)
-        return total + harm * (bias - jax.lax.stop_gradient(bias)), aux
+            return one._replace(
+                value=one.value + jnp.where(inputs.step == 1, jnp.inf, 0.0)
+            )
+        bias = inputs.params["student"]["last"]["bias"].sum()
+        harm = jnp.where(inputs.step == 1, jnp.nan, 0.0)
+        return one._replace(
+            value=one.value + harm * (bias - jax.lax.stop_gradient(bias))
+        )
 
     student = sound._replace(name="b", method=plain._replace(loss=loss))
     groups = make_groups([sound, student], (5,), True)
@@ -331,7 +336,9 @@ def test_accumulation_updates_batch_statistics_by_each_part(frozen):
     mean = np.zeros(hidden.shape[-1])
     for part in np.split(hidden, 3):
         mean = 0.9 * mean + 0.1 * part.mean(0)
-    got = tiny.member(state, groups, "ce", 1).extra["student"]["batch_stats"]["mean"]
+    got = tiny.member(state, groups, "ce", 1).model_state["student"]["batch_stats"][
+        "mean"
+    ]
     np.testing.assert_allclose(got, mean, rtol=1e-6)
 
 
@@ -496,9 +503,9 @@ def test_evaluation_of_members(float32_frozen, loop):
 
     evaluate = make_evaluation(group, scale, loop)
     training = np.array([True, True, False, True])
-    got = tiny.jit(evaluate)(params, state.extra, batch, training)
+    got = tiny.jit(evaluate)(params, state.model_state, batch, training)
     for place in range(4):
-        variables = jax.tree.map(lambda x: x[place], (params, state.extra))  # noqa: B023
+        variables = jax.tree.map(lambda x: x[place], (params, state.model_state))  # noqa: B023
         logits, _ = Net().apply(
             {"params": variables[0]["student"], **variables[1]["student"]},
             table["image"] / np.float32(255),

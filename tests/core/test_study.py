@@ -45,7 +45,7 @@ def test_learning_rates_are_each_students_own(group):
         end: 0.5 * (1 + np.cos(np.pi * np.minimum(steps / end, 1))) for end in (5, 8)
     }
     wanted = np.stack([0.1 * cosine[8], 0.3 * cosine[5]] * 2, axis=1)
-    got = group.learning_rates(2, 4)
+    got = group.learning_rates(2, 4)["main"]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, atol=1e-7)
 
@@ -95,7 +95,7 @@ def simple_state(step, values, ema=None):
     return TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=tree(values),
-        extra={"mean": jnp.asarray(values, jnp.float32) * 10},
+        model_state={"mean": jnp.asarray(values, jnp.float32) * 10},
         opt_state=(),
         ema=None if ema is None else tree(ema),
     )
@@ -106,7 +106,7 @@ def kept(best):
         best.score.tolist(),
         best.step.tolist(),
         best.params["w"][:, 0, 0].tolist(),
-        best.extra["mean"].tolist(),
+        best.model_state["mean"].tolist(),
     )
 
 
@@ -119,12 +119,12 @@ def test_best_is_kept_member_by_member():
         values = [step + 0.25 * member for member in range(3)]
         state = simple_state(step, values)
         best = update_best(best, state, jnp.asarray(row), everyone)
-    score, steps, params, extra = kept(best)
+    score, steps, params, model_state = kept(best)
     np.testing.assert_allclose(score, [0.6, 0.9, 0.1], rtol=1e-6)
     # A tie keeps the earlier parameters, and a score of 0 is better than none.
     assert steps == [3, 2, 2]
     assert params == [3.0, 2.25, 2.5]
-    assert extra == [30.0, 22.5, 25.0]
+    assert model_state == [30.0, 22.5, 25.0]
 
 
 def test_best_leaves_out_members_that_had_ended():

@@ -243,10 +243,10 @@ class Terminal(io.StringIO):
 class Loss:
     """A value that is costly to read, such as an array still being computed."""
 
-    reads = 0
+    input_key = 0
 
     def __float__(self):
-        self.reads += 1
+        self.input_key += 1
         return 1.5
 
 
@@ -262,7 +262,7 @@ def test_plain_progress_is_one_line_every_ten_seconds(monkeypatch):
     lines = file.getvalue().splitlines()
     # 99.9 s of training: the first update, nine times ten seconds, the last update.
     assert len(lines) == 11
-    assert loss.reads == 11
+    assert loss.input_key == 11
     assert lines[0].startswith("rld:   0% 1/1000 [00:00<?")
     # Step 501, after 50 s: 499 steps left at 10 steps a second.
     assert lines[5] == (
@@ -294,7 +294,7 @@ def test_progress_on_a_terminal_is_one_live_line(monkeypatch):
     last = text.rstrip("\n").split("\r")[-1]
     assert "100%" in last and "100/100" in last
     assert "200 images/s" in last and "loss=1.5" in last
-    assert 20 <= loss.reads <= 30  # five times a second in five seconds
+    assert 20 <= loss.input_key <= 30  # five times a second in five seconds
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
@@ -304,4 +304,4 @@ def test_disabled_progress_is_silent(stream):
     progress.update(1, loss=loss)
     progress.update(2, loss=loss)
     progress.close()
-    assert file.getvalue() == "" and loss.reads == 0
+    assert file.getvalue() == "" and loss.input_key == 0

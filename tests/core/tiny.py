@@ -14,7 +14,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import optim
 from jaxkd.core.step import Settings, make_train_call
 from jaxkd.core.study import Student, init_group, make_groups
-from jaxkd.core.types import FrozenNetwork, Spec, TrainState
+from jaxkd.core.types import MAIN, FrozenNetwork, Spec, TrainState
 from jaxkd.methods import make
 from tests.fields import fields
 
@@ -105,12 +105,11 @@ def make_student(name, row, frozen):
         name=name,
         method=make(row.method, spec, row.loss),
         network=row.network,
-        reads="image",
+        input_key="image",
         steps=row.steps,
-        schedule=optim.schedule(chosen, row.steps, 1.0),
-        weight_decay=row.weight_decay,
-        optimizer=optim.optimizer(chosen),
-        optimizer_key=str(row.nesterov),
+        optimizers=optim.optimizations(
+            {**chosen, "weight_decay": row.weight_decay}, {}, {MAIN}, row.steps, 1.0
+        ),
     )
 
 
@@ -155,7 +154,10 @@ class Study:
 
         return {
             "data": {"index": pad(self.index[start : start + count])},
-            "lr": {g.name: pad(g.learning_rates(start, count)) for g in self.groups},
+            "lr": {
+                g.name: jax.tree.map(pad, g.learning_rates(start, count))
+                for g in self.groups
+            },
         }
 
     def run(self, stops, padded):

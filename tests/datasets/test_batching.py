@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource, Info
 from jaxkd.datasets.batching import batches, eval_batches, index_stream
-from jaxkd.datasets.source import ArraySource, Info
 
 INFO = Info("toy", 5, (1, 1, 1), (0.5,), (0.5,), tuple("abcde"))
 COUNT = 11
@@ -126,7 +126,9 @@ def test_labels_out_of_range_are_found_when_read():
 
 
 def test_indivisible_batch_and_empty_source():
-    with pytest.raises(UserError, match="batch_size is 4, wanted a multiple of the 3"):
+    with pytest.raises(
+        UserError, match="batch_size is 4, expected a multiple of the 3"
+    ):
         train_batches(1, process_count=3)
     with pytest.raises(UserError, match="no examples"):
         index_stream(0, 4, seed=0, start=0, count=1)

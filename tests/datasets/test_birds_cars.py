@@ -99,7 +99,7 @@ def test_lists_of_birds_that_contradict(birds):
     with pytest.raises(UserError, match=r"train_test_split.txt describes 199 images"):
         cub.load(str(birds))
     path.write_text("1 1\n2 one\n")
-    with pytest.raises(UserError, match=r"line 2, is '2 one', wanted a number and"):
+    with pytest.raises(UserError, match=r"line 2, is '2 one', expected a number and"):
         cub.load(str(birds))
     path.unlink()
     with pytest.raises(UserError, match=r"train_test_split.txt cannot be read: "):
@@ -109,7 +109,7 @@ def test_lists_of_birds_that_contradict(birds):
 def test_bird_out_of_range(birds):
     path = birds / "CUB_200_2011" / "image_class_labels.txt"
     path.write_text(path.read_text().replace("200 200", "200 201"))
-    with pytest.raises(UserError, match=r"image 200 has class 201, wanted 1 to 200"):
+    with pytest.raises(UserError, match=r"image 200 has class 201, expected 1 to 200"):
         cub.load(str(birds))
 
 
@@ -130,5 +130,5 @@ def test_missing_and_damaged_cars(cars):
 
 
 def test_unknown_split(birds):
-    with pytest.raises(UserError, match=r"split is 'retrieval', wanted one of"):
+    with pytest.raises(UserError, match=r"split is 'retrieval', expected one of"):
         cub.load(str(birds), split="retrieval")

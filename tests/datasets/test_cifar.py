@@ -102,7 +102,7 @@ def test_a_file_cut_in_half(tmp_path, classes, write):
         cifar.read(tmp_path, classes, counts=COUNTS)
     message = str(error.value)
     assert str(path) in message and f"{len(content) // 2:,} bytes" in message
-    assert "wanted" in message
+    assert "expected" in message
 
 
 def test_a_pickle_without_its_end(tmp_path):
@@ -159,8 +159,8 @@ def test_wrong_class_names(tmp_path):
     ("change", "message"),
     [
         ({"data": np.zeros((20, 3072), np.int16)}, "images int16"),
-        ({"data": np.zeros((21, 3072), np.uint8)}, r"\(21, 3072\), wanted uint8"),
-        ({"fine_labels": [0] * 19}, r"labels \(19,\), wanted \(20,\)"),
+        ({"data": np.zeros((21, 3072), np.uint8)}, r"\(21, 3072\), expected uint8"),
+        ({"fine_labels": [0] * 19}, r"labels \(19,\), expected \(20,\)"),
         ({"fine_labels": None}, "has no 'fine_labels'; it has"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_malicious_pickle_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": 20}, "classes is 20, wanted one of 10, 100"),
+        ({"classes": 20}, "classes is 20, expected one of 10, 100"),
         ({"classes": 10, "coarse": True}, "no superclasses"),
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 from jaxkd import datasets, views
 from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.datasets import ct, phantoms
-from jaxkd.datasets.source import Info
 from jaxkd.readers.ct import cases as ct_cases
 from jaxkd.readers.ct import lungs, volumes
 from jaxkd.readers.ct.cases import Case, assign_splits
@@ -106,7 +106,7 @@ def test_manifest_with_splits(folders, tmp_path):
     with pytest.raises(UserError, match="Normal2 has no split, but others have one"):
         load(path, tmp_path)
     path = manifest(path, [*rows[:-1], (*rows[-1][:4], "dev")], columns)
-    with pytest.raises(UserError, match="has split 'dev', wanted one of train"):
+    with pytest.raises(UserError, match="has split 'dev', expected one of train"):
         load(path, tmp_path)
 
 
@@ -198,7 +198,7 @@ def test_wrong_manifests(tmp_path, rows, columns, match):
 
 
 def test_wrong_labels(folders, tmp_path):
-    with pytest.raises(UserError, match=r"has label 'Normal', wanted one of NCP, CP"):
+    with pytest.raises(UserError, match=r"has label 'Normal', expected one of NCP, CP"):
         load(folders, tmp_path, classes=("NCP", "CP"))
     with pytest.raises(UserError, match="no scan has label CP"):
         load(folders, tmp_path, classes=("NCP", "CP", "Normal"))
@@ -405,7 +405,7 @@ def test_a_damaged_cache_is_drawn_again(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"train": 10}, "train is 10, wanted a positive multiple of 6"),
+        ({"train": 10}, "train is 10, expected a positive multiple of 6"),
         ({"crop": (24, 64, 40)}, "crop is"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
     ],

@@ -47,8 +47,8 @@ def test_images_of_one_person_are_more_alike(bank):
 def test_without_spread_all_people_are_alike(bank):
     key, people, images, law = bank
     one = face_images.draw_images(key, people, SIZE, law._replace(spread=0.0))
-    nobody = face_images.draw_images(key, 0 * people, SIZE, law)
-    np.testing.assert_array_equal(one, nobody)
+    never_stop = face_images.draw_images(key, 0 * people, SIZE, law)
+    np.testing.assert_array_equal(one, never_stop)
     assert (one != images[:12]).any()
 
 
@@ -97,10 +97,10 @@ def test_seen_people_and_validation(dataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 4}, "size is 4, wanted at least 8"),
-        ({"per_identity": 1}, "per_identity is 1, wanted at least 2"),
-        ({"spread": 0.0}, "spread is 0.0, wanted a positive number"),
-        ({"test": "both"}, "test is 'both', wanted one of unseen, seen"),
+        ({"size": 4}, "size is 4, expected at least 8"),
+        ({"per_identity": 1}, "per_identity is 1, expected at least 2"),
+        ({"spread": 0.0}, "spread is 0.0, expected a positive number"),
+        ({"test": "both"}, "test is 'both', expected one of unseen, seen"),
     ],
 )
 def test_wrong_options_of_faces(options, message):
@@ -148,10 +148,10 @@ def test_splits_of_textures():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 16}, "size is 16, wanted at least 32"),
-        ({"train": 100}, "train is 100, wanted a positive multiple of 12"),
-        ({"per_class": 0}, "per_class is 0, wanted at least 1"),
-        ({"evaluate_on": "train"}, "evaluate_on is 'train', wanted one of"),
+        ({"size": 16}, "size is 16, expected at least 32"),
+        ({"train": 100}, "train is 100, expected a positive multiple of 12"),
+        ({"per_class": 0}, "per_class is 0, expected at least 1"),
+        ({"evaluate_on": "train"}, "evaluate_on is 'train', expected one of"),
     ],
 )
 def test_wrong_options_of_textures(options, message):

@@ -4,6 +4,7 @@ from PIL import Image
 
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import folder
+from jaxkd.readers import images
 
 
 def save(path, value):
@@ -59,7 +60,7 @@ def test_missing_folders(root, tmp_path):
     with pytest.raises(UserError, match=r"has neither val nor test"):
         folder.load(str(tmp_path))
     (root / "train").rename(root / "training")
-    with pytest.raises(UserError, match=r"train is not a folder. Wanted"):
+    with pytest.raises(UserError, match=r"train is not a folder. Expected"):
         folder.load(str(root))
 
 
@@ -89,7 +90,7 @@ def test_empty_split(root):
         for path in (root / "val" / name).iterdir():
             path.unlink()
         (root / "val" / name).rmdir()
-    with pytest.raises(UserError, match=r"val is empty. Wanted"):
+    with pytest.raises(UserError, match=r"val is empty. Expected"):
         folder.load(str(root))
 
 
@@ -114,4 +115,4 @@ def test_find_takes_files_as_they_come_and_folders_in_order(root, tmp_path):
     named.touch()
     below = sorted(p for p in (root / "train").rglob("*.png"))
     assert len(below) > 1
-    assert list(folder.find([named, str(root / "train")])) == [named, *below]
+    assert list(images.find([named, str(root / "train")])) == [named, *below]

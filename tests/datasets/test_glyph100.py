@@ -89,12 +89,12 @@ def test_arrays_are_shared_so_they_cannot_be_written():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 17}, "size is 17, wanted one of 16, 32"),
-        ({"train": 150}, "train is 150, wanted a positive multiple of 100"),
-        ({"test": 0}, "test is 0, wanted a positive multiple"),
-        ({"labels": "biased"}, "labels is 'biased', wanted one of clean, shifted"),
+        ({"size": 17}, "size is 17, expected one of 16, 32"),
+        ({"train": 150}, "train is 150, expected a positive multiple of 100"),
+        ({"test": 0}, "test is 0, expected a positive multiple"),
+        ({"labels": "biased"}, "labels is 'biased', expected one of clean, shifted"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
-        ({"per_class": 0}, "per_class is 0, wanted at least 1"),
+        ({"per_class": 0}, "per_class is 0, expected at least 1"),
         ({"per_class": 5}, "per_class=5 replaces the pool"),
         ({"per_class": 5, "train": None, "labels": "shifted"}, "'shifted'"),
     ],

@@ -57,7 +57,7 @@ def test_identities_with_the_most_images(root):
 def test_identity_with_one_image(root):
     write_identities(root, {"eve": 1})
     with pytest.raises(
-        UserError, match=r"eve has 1 image\(s\), wanted at least 2 .*1 h"
+        UserError, match=r"eve has 1 image\(s\), expected at least 2 .*1 h"
     ):
         identities.load(str(root), size=8)
     dataset = identities.load(str(root), size=8, leave_out_small=True)
@@ -69,7 +69,9 @@ def test_small_image(root):
     save_image(root / "ann" / "0.png", 0, (7, 12))
     dataset = identities.load(str(root), size=8, split="identities", test_share=0.1)
     sources = dataset.train(0), dataset.test
-    with pytest.raises(UserError, match=r"0.png has 7 x 12 pixels, wanted at least 8"):
+    with pytest.raises(
+        UserError, match=r"0.png has 7 x 12 pixels, expected at least 8"
+    ):
         [everything(source) for source in sources]
     dataset = identities.load(str(root), size=8, enlarge=True)
     [everything(source) for source in (dataset.train(0), dataset.test)]
@@ -88,11 +90,11 @@ def test_truncated_image(root):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top": 9}, "top is 9, wanted 2 to 4"),
-        ({"test_share": 1.0}, "test_share is 1.0, wanted between 0 and 1"),
-        ({"min_images": 1}, "min_images is 1, wanted at least 2"),
+        ({"top": 9}, "top is 9, expected 2 to 4"),
+        ({"test_share": 1.0}, "test_share is 1.0, expected between 0 and 1"),
+        ({"min_images": 1}, "min_images is 1, expected at least 2"),
         ({"pairs": 10}, "goes with split='identities'"),
-        ({"split": "faces"}, "split is 'faces', wanted one of images, identities"),
+        ({"split": "faces"}, "split is 'faces', expected one of images, identities"),
     ],
 )
 def test_wrong_options(root, options, message):
@@ -105,7 +107,7 @@ def test_wrong_folders(root, tmp_path):
     with pytest.raises(UserError, match=r"notes.txt is not an image by its name"):
         identities.load(str(root))
     (root / "bob" / "notes.txt").rename(root / "notes.txt")
-    with pytest.raises(UserError, match=r"notes.txt is not a folder. Wanted"):
+    with pytest.raises(UserError, match=r"notes.txt is not a folder. Expected"):
         identities.load(str(root))
     with pytest.raises(UserError, match=r"nowhere is not a folder"):
         identities.load(str(tmp_path / "nowhere"))
@@ -132,9 +134,9 @@ def test_drawn_pairs_are_balanced_distinct_and_share_no_identity():
 @pytest.mark.parametrize(
     ("count", "folds", "message"),
     [
-        (30, 10, "30 pairs were asked for, wanted a positive multiple of 20"),
-        (40, 20, "20 identities for 20 folds, wanted at least 40"),
-        (2000, 10, "Fold 0 has only 30 pairs of one identity, wanted 100"),
+        (30, 10, "30 pairs were asked for, expected a positive multiple of 20"),
+        (40, 20, "20 identities for 20 folds, expected at least 40"),
+        (2000, 10, "Fold 0 has only 30 pairs of one identity, expected 100"),
     ],
 )
 def test_too_few_for_pairs(count, folds, message):
@@ -191,16 +193,18 @@ def test_pairs_file_of_another_form(wild):
     path = wild / "pairs.txt"
     text = path.read_text()
     path.write_text(text.replace("Bob_B\t1\t2", "Bob_B\t1\ttwo"))
-    with pytest.raises(UserError, match=r"pairs.txt, line 3, is .*wanted 'name i j'"):
+    with pytest.raises(UserError, match=r"pairs.txt, line 3, is .*expected 'name i j'"):
         load_wild(wild)
     path.write_text(text.replace("Ann_A\t2\tDot_D\t1", "Ann_A\t2\t1"))
-    with pytest.raises(UserError, match=r"line 4, is .*wanted 'name1 i name2 j'"):
+    with pytest.raises(UserError, match=r"line 4, is .*expected 'name1 i name2 j'"):
         load_wild(wild)
     path.write_text(text.rsplit("\n", 2)[0])
-    with pytest.raises(UserError, match=r"has 7 pairs, wanted 8: 2 folds of 2 pairs"):
+    with pytest.raises(UserError, match=r"has 7 pairs, expected 8: 2 folds of 2 pairs"):
         load_wild(wild)
     path.write_text("ten\n")
-    with pytest.raises(UserError, match=r"line 1, is 'ten', wanted the numbers of fo"):
+    with pytest.raises(
+        UserError, match=r"line 1, is 'ten', expected the numbers of fo"
+    ):
         load_wild(wild)
     path.unlink()
     with pytest.raises(UserError, match=r"pairs.txt cannot be read"):

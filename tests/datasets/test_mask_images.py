@@ -349,8 +349,8 @@ def test_bad_files_end_a_run_or_are_left_out(root, capsys):
     ("options", "message"),
     [
         ({"size": 30}, "multiple of 8"),
-        ({"fit": "stretch"}, "wanted one of"),
-        ({"resize_masks": "cubic"}, "wanted one of"),
+        ({"fit": "stretch"}, "expected one of"),
+        ({"resize_masks": "cubic"}, "expected one of"),
         ({"test_split": "other"}, "has no other"),
     ],
 )

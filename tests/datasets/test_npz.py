@@ -67,7 +67,7 @@ def test_other_split_to_evaluate_on(write):
     [
         ({"test_labels": None}, "lacks test_labels; its arrays are: train_images"),
         ({"train_images": np.zeros((12, 4, 4, 3))}, "train_images are float64"),
-        ({"train_images": np.zeros((12, 4), np.uint8)}, r"uint8 \(12, 4\), wanted"),
+        ({"train_images": np.zeros((12, 4), np.uint8)}, r"uint8 \(12, 4\), expected"),
         ({"train_labels": np.zeros(11, int)}, r"train_labels are \(11,\)"),
         ({"train_labels": np.zeros(12)}, "labels have dtype float64"),
         ({"train_labels": np.array(["cat"] * 12)}, "labels have dtype <U3"),
@@ -84,7 +84,7 @@ def test_wrong_arrays_are_named(write, changes, message):
 
 
 def test_wrong_number_of_class_names(write):
-    with pytest.raises(UserError, match="2 class_names were given, wanted 4"):
+    with pytest.raises(UserError, match="2 class_names were given, expected 4"):
         npz.load(write(), class_names=("a", "b"))
 
 

@@ -35,7 +35,7 @@ def test_images_and_labels(root):
 
 
 def test_official_counts_are_wanted(root):
-    with pytest.raises(UserError, match=r"X is uint8 .*, wanted uint8 .* 73257"):
+    with pytest.raises(UserError, match=r"X is uint8 .*, expected uint8 .* 73257"):
         svhn.load(str(root))
 
 
@@ -56,13 +56,13 @@ def test_truncated_file(root, kept):
 def test_labels_out_of_range(root):
     for labels in ([0, 1, 2, 3], [11, 1, 2, 3]):
         write(root / "train_32x32.mat", labels)
-        with pytest.raises(UserError, match=r"image 0 has label \d+, wanted 1 to 10"):
+        with pytest.raises(UserError, match=r"image 0 has label \d+, expected 1 to 10"):
             svhn.read(root, (4, 2))
 
 
 def test_other_variables(root):
     write(root / "train_32x32.mat", [1] * 4, y=np.ones((3, 1), np.uint8))
-    with pytest.raises(UserError, match=r"y is \(3, 1\), wanted \(4, 1\)"):
+    with pytest.raises(UserError, match=r"y is \(3, 1\), expected \(4, 1\)"):
         svhn.read(root, (4, 2))
     scipy.io.savemat(root / "train_32x32.mat", {"images": np.zeros(3)})
     with pytest.raises(UserError, match=r"has no variable 'X'"):

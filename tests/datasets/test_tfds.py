@@ -138,7 +138,9 @@ def test_other_file_formats_are_refused(tmp_path):
     path = tmp_path / "fixed" / "1.0.0" / "dataset_info.json"
     info = json.loads(path.read_text()) | {"fileFormat": "tfrecord"}
     path.write_text(json.dumps(info))
-    with pytest.raises(UserError, match="in the format tfrecord, wanted array_record"):
+    with pytest.raises(
+        UserError, match="in the format tfrecord, expected array_record"
+    ):
         reader.load("fixed", str(tmp_path))
 
 
@@ -147,8 +149,8 @@ def test_other_file_formats_are_refused(tmp_path):
     [
         ({"test_split": "valid"}, r"fixed: Unknown split 'valid'"),
         ({"image_key": "picture"}, "no feature 'picture'; it has .*image"),
-        ({"label_key": "index"}, "index of fixed is .*, wanted a ClassLabel"),
-        ({"image_key": "label"}, "label of fixed is .*, wanted uint8 images"),
+        ({"label_key": "index"}, "index of fixed is .*, expected a ClassLabel"),
+        ({"image_key": "label"}, "label of fixed is .*, expected uint8 images"),
     ],
 )
 def test_wrong_options(data_dir, options, message):

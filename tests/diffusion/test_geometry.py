@@ -163,7 +163,7 @@ def test_frechet_distance_of_gaussians_in_closed_form(tmp_path):
     np.savez(tmp_path / "reference.npz", mu=second.mean, sigma=second.covariance)
     read = frechet.read(tmp_path / "reference.npz")
     assert frechet.distance(first, read) == pytest.approx(expected, rel=1e-12)
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises(ValueError, match="expected"):
         frechet.distance(first, frechet.Moments(np.ones(3), np.eye(3)))
 
 

@@ -195,8 +195,8 @@ def test_offsets_change_what_the_denoiser_is_told(solver):
     ("solver", "offsets", "message"),
     [
         ("heun", [0.1, 0.1], "heun and dpm have two"),
-        ("ipndm", [0.1], "wanted 2 finite numbers"),
-        ("ipndm", [0.1, np.nan], "wanted 2 finite numbers"),
+        ("ipndm", [0.1], "expected 2 finite numbers"),
+        ("ipndm", [0.1, np.nan], "expected 2 finite numbers"),
     ],
 )
 def test_impossible_offsets(solver, offsets, message):

@@ -140,10 +140,10 @@ def test_files_without_a_schedule(tmp_path, text):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: schedules.polynomial(1, 0.1, 1.0), "1 stamps; wanted at least 2"),
+        (lambda: schedules.polynomial(1, 0.1, 1.0), "1 stamps; expected at least 2"),
         (lambda: schedules.polynomial(5, 1.0, 0.1), "sigma_min=1 and sigma_max=0.1"),
         (lambda: schedules.saturating(5, 0.1, 1.0, 2.0, 0.0), "knee=0"),
-        (lambda: schedules.logsnr(5, 0.0, 1.0), "wanted 0 < sigma_min < sigma_max"),
+        (lambda: schedules.logsnr(5, 0.0, 1.0), "expected 0 < sigma_min < sigma_max"),
         (lambda: schedules.polynomial(5, 0.1, 1.0, 0.0), "rho=0"),
         (lambda: schedules.time_uniform(5, 0.5, 1.0), "does not fit a variance"),
         (lambda: schedules.ays(5, "sd3"), "those of sd15, sdxl, svd"),

@@ -226,10 +226,10 @@ def test_order_of_convergence(solver, options, order):
     ("solver", "options", "message"),
     [
         ("rk45", {}, "No solver 'rk45'; there are euler"),
-        ("ipndm", {"order": 0}, "ipndm of order 0; wanted at least 1 and at most 4"),
-        ("euler", {"order": 0}, "euler of order 0; wanted at least 1"),
+        ("ipndm", {"order": 0}, "ipndm of order 0; expected at least 1 and at most 4"),
+        ("euler", {"order": 0}, "euler of order 0; expected at least 1"),
         ("dpmpp", {"order": 4}, "at most 3"),
-        ("dpmpp", {"order": 2, "predict": "v"}, "predict='v'; wanted"),
+        ("dpmpp", {"order": 2, "predict": "v"}, "predict='v'; expected"),
         ("deis", {"variant": "bh2"}, "deis has no variant 'bh2'"),
         ("euler", {"variant": ""}, "euler has no variant"),
     ],

@@ -11,7 +11,7 @@ from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Score
 from jaxkd.core.writers import read_metrics
-from jaxkd.evaluators.base import Figure, Findings, Table
+from jaxkd.evaluators.base import EvaluationReport, Figure, Table
 from jaxkd.methods import supervised
 from jaxkd.report import page as report
 from jaxkd.report.style import LIGHT, canvas
@@ -38,7 +38,7 @@ def assess(trained):
     with canvas(trained.folder / "mirror.png", (3, 2), LIGHT) as figure:
         figure.subplots().plot([0, 1])
     rows = [["", "cells"], ["all", "<four>"]]
-    return Findings(
+    return EvaluationReport(
         scores,
         [Figure("mirror", "Mirror images", "Drawn & looked at.")],
         [Table("A table of its own", rows, "With a note.")],
@@ -52,7 +52,7 @@ def mirror(trained):
     return view
 
 
-def adopt(params, extra, frozen):
+def warm_start(params, model_state, frozen):
     teacher = dict(frozen["teacher"])
     return {"student": teacher.pop("params")}, {"student": teacher}
 
@@ -72,8 +72,8 @@ def study(squares, tmp_path_factory):
     def changed(spec, **options):
         method = make(spec, **options)
         score = Score("loss", "cross entropy", percent=False, lower=True)
-        start = adopt if "teacher" in spec.frozen else None
-        return method._replace(score=score, assess=assess, adopt=start)
+        start = warm_start if "teacher" in spec.frozen else None
+        return method._replace(score=score, evaluator=assess, warm_start=start)
 
     teacher = squares_config(squares)
     teacher.name = "teacher"
@@ -143,7 +143,7 @@ def test_the_best_has_the_lowest_loss(study):
 
 def test_an_unknown_view_is_refused(squares, tmp_path):
     config = squares_config(squares)
-    config.model.view = "low"
+    config.model.input = "low"
     with pytest.raises(UserError, match=r"view is 'low', but config.view makes image"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -139,5 +139,5 @@ def test_shapes_that_do_not_fit(embeddings, entries):
 
 def test_shapes_of_the_memory():
     for v, index in (((3, 5), (3,)), ((3, 4), (1,))):
-        with pytest.raises(ValueError, match=r"wanted \[examples, features\]"):
+        with pytest.raises(ValueError, match=r"expected \[examples, features\]"):
             losses.crd_update(np.ones((9, 4)), np.ones(v), np.zeros(index, int))

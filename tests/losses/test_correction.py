@@ -202,7 +202,7 @@ def test_shapes_must_fit():
         lambda: losses.revise_labels(t, column),
         lambda: losses.label_revision(s, t, column),
     ):
-        with pytest.raises(ValueError, match=r"labels has shape \(9, 1\), wanted"):
+        with pytest.raises(ValueError, match=r"labels has shape \(9, 1\), expected"):
             call()
     with pytest.raises(ValueError, match="teacher_logits has shape"):
         losses.label_revision(s, t[:1], y)

@@ -97,10 +97,10 @@ def _measure_jitted(maps):
 
 def measure(maps, dtype=jnp.float32):
     """Measures losses: name -> (value, gradient by student, by teacher)."""
-    cast = {
+    student_order = {
         name: tuple(jnp.asarray(x, dtype) for x in pair) for name, pair in maps.items()
     }
-    return jax.device_get(_measure_jitted(cast))
+    return jax.device_get(_measure_jitted(student_order))
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +284,8 @@ def test_adaptive_average_pool_is_that_of_torch():
 @pytest.mark.parametrize(
     ("loss", "student", "teacher", "message"),
     [
-        (losses.hint, (4, 3), (4, 5), r"\(4, 3\) and teacher \(4, 5\), wanted"),
-        (losses.attention_transfer, (4, 3), (4, 3), r"wanted \[batch, height"),
+        (losses.hint, (4, 3), (4, 5), r"\(4, 3\) and teacher \(4, 5\), expected"),
+        (losses.attention_transfer, (4, 3), (4, 3), r"expected \[batch, height"),
         (losses.neuron_selectivity, (4, 2, 2, 3), (1, 2, 2, 3), "the same batch"),
         (losses.hierarchical_context, (4, 2, 2, 3), (4, 2, 1, 3), "and equal"),
         (losses.hierarchical_context, (4, 3), (4, 3), "Reshape pooled features"),
@@ -300,12 +300,12 @@ def test_shapes_of_channels():
     maps = np.ones((2, 3, 3, 4))
     for loss, name in ((losses.ofd, "margins"), (losses.vid, "variance")):
         with pytest.raises(
-            ValueError, match=rf"{name} has shape \(1,\), wanted \(4,\)"
+            ValueError, match=rf"{name} has shape \(1,\), expected \(4,\)"
         ):
             loss(maps, maps, np.ones(1))
         with pytest.raises(ValueError, match="student has 1 channels and teacher 4"):
             loss(maps[..., :1], maps, np.ones(4))
-    with pytest.raises(ValueError, match=r"bias \(1,\), wanted \[channels\]"):
+    with pytest.raises(ValueError, match=r"bias \(1,\), expected \[channels\]"):
         losses.ofd_margins(np.ones(4), np.ones(1))
     for x, size in ((maps[0, 0], (1, 1)), (maps, (0, 1))):
         with pytest.raises(ValueError, match="two positive numbers"):

@@ -165,5 +165,5 @@ def test_half_precision_is_computed_in_single():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="Drop an axis"):
         localization.structure_loss(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4, 1)))
-    with pytest.raises(ValueError, match="wanted both"):
+    with pytest.raises(ValueError, match="expected both"):
         localization.boundary_loss(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4, 5)))

@@ -392,9 +392,9 @@ def test_a_part_of_weight_zero_is_not_computed():
     ("student", "teacher", "labels", "where", "message"),
     [
         ((4, 1), (4, 1), (4,), None, "at least two classes"),
-        ((4, 3), (4, 5), (4,), None, r"teacher_logits has shape \(4, 5\), wanted"),
-        ((4, 3), (4, 3), (4, 1), None, r"labels has shape \(4, 1\), wanted \(4,\)"),
-        ((4, 3), (4, 3), (4,), (4, 1), r"where has shape \(4, 1\), wanted \(4,\)"),
+        ((4, 3), (4, 5), (4,), None, r"teacher_logits has shape \(4, 5\), expected"),
+        ((4, 3), (4, 3), (4, 1), None, r"labels has shape \(4, 1\), expected \(4,\)"),
+        ((4, 3), (4, 3), (4,), (4, 1), r"where has shape \(4, 1\), expected \(4,\)"),
     ],
 )
 def test_shapes_that_would_broadcast_silently(student, teacher, labels, where, message):
@@ -412,7 +412,7 @@ def test_a_wrong_mask_names_the_right_ones():
         partial(losses.masked_correlation, temperature=T),
         partial(losses.rld, alpha=1, beta=0, temperature=T),
     ):
-        with pytest.raises(ValueError, match="'gt', wanted one of ge, g, gt_only"):
+        with pytest.raises(ValueError, match="'gt', expected one of ge, g, gt_only"):
             loss(s, t, y, mask="gt")
 
 

@@ -174,13 +174,17 @@ def test_a_confident_row_is_left_out_per_sample():
 
 def test_arguments_that_do_not_fit():
     z = np.ones((BATCH, CLASSES))
-    with pytest.raises(ValueError, match="'paper', wanted one of official, per_sample"):
+    with pytest.raises(
+        ValueError, match="'paper', expected one of official, per_sample"
+    ):
         losses.mlkd_noaug(z, z, masked="paper")
-    with pytest.raises(ValueError, match="'paper', wanted one of official, per_sample"):
+    with pytest.raises(
+        ValueError, match="'paper', expected one of official, per_sample"
+    ):
         losses.mlkd(z, z, z, z, masked="paper")
-    with pytest.raises(ValueError, match=r"wanted \[batch, classes\]"):
+    with pytest.raises(ValueError, match=r"expected \[batch, classes\]"):
         losses.mlkd_noaug(z[None], z[None], masked="official")
-    with pytest.raises(ValueError, match=r"wanted \[batch, classes\]"):
+    with pytest.raises(ValueError, match=r"expected \[batch, classes\]"):
         losses.mlkd(z, z, z[None], z[None], masked="official")
     for loss in (losses.batch_correlation, losses.class_correlation):
         with pytest.raises(ValueError, match="teacher_logits has shape"):

@@ -180,7 +180,7 @@ def test_errors():
         losses.third_order(s, t, form="fast")
     with pytest.raises(ValueError, match="direct form"):
         losses.third_order(s, t, form="gram", chunk=2)
-    with pytest.raises(ValueError, match="wanted \\[batch"):
+    with pytest.raises(ValueError, match="expected \\[batch"):
         losses.first_order(s, t)
     with pytest.raises(ValueError, match="fewer than the batch"):
         losses.darkrank(s, t, neighbours=7)

@@ -32,8 +32,10 @@ def _measure_jitted(students, teachers, rank):
 
 def measure(students, teachers, dtype=jnp.float32, rank=2):
     """Measures the loss: (value, gradients by student, by teacher)."""
-    cast = [[jnp.asarray(x, dtype) for x in layers] for layers in (students, teachers)]
-    return jax.device_get(_measure_jitted(*cast, rank))
+    student_order = [
+        [jnp.asarray(x, dtype) for x in layers] for layers in (students, teachers)
+    ]
+    return jax.device_get(_measure_jitted(*student_order, rank))
 
 
 def _expected(students, teachers, rank):
@@ -147,7 +149,7 @@ def test_layers_that_do_not_fit():
     for few in ([students[:1], teachers[:1]], [students, teachers[:1]]):
         with pytest.raises(ValueError, match="at least two, and a positive rank"):
             losses.kdsvd(*few)
-    with pytest.raises(ValueError, match="width 5 and teacher map 6, wanted equal"):
+    with pytest.raises(ValueError, match="width 5 and teacher map 6, expected equal"):
         losses.kdsvd(students[::-1], teachers)
     with pytest.raises(ValueError, match="at least the rank, 6"):
         losses.kdsvd(students, teachers, rank=6)

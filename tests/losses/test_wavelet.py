@@ -71,7 +71,9 @@ def test_zero_maps():
 
 
 def test_wrong_shapes():
-    with pytest.raises(ValueError, match=r"wanted .*channels\] of even sides"):
+    with pytest.raises(ValueError, match=r"expected .*channels\] of even sides"):
         wavelet.haar(jnp.zeros((1, 7, 4, 2)))
-    with pytest.raises(ValueError, match=r"wanted equal. Enlarge the student's images"):
+    with pytest.raises(
+        ValueError, match=r"expected equal. Enlarge the student's images"
+    ):
         wavelet.wavelet_similarity(jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 8, 8, 2)))

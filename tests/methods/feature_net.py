@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxkd import losses, methods
 from jaxkd.core.types import FrozenNetwork, Method, Spec
-from tests.fields import fields
+from tests.fields import fields, loss_of
 
 SHAPE, CLASSES, EXAMPLES = (8, 8, 3), 5, 20
 # Every image has this many training examples of other classes.
@@ -102,7 +102,7 @@ class Seen(NamedTuple):
     outputs: dict
     targets: dict
     total: np.ndarray
-    extra: dict
+    model_state: dict
     metrics: dict
 
 
@@ -111,17 +111,17 @@ def seen_by_networks(teacher, size):
     """Returns what both networks make of a batch, and the teacher's variables."""
     images = batch(size)["image"]
     student = make("supervised")
-    params, extra = jit(student.init)(jax.random.key(1))
+    params, model_state = jit(student.init)(jax.random.key(1))
     frozen = {"teacher": dict(jit(teacher.init)(jax.random.key(7), images))}
     target = make("kd", teacher=teacher).targets["teacher"]
 
-    def see(params, extra, frozen):
+    def see(params, model_state, frozen):
         data = {"image": images}
         key = jax.random.key(0)
-        outputs, _ = student.forward(params, extra, data, key)
+        outputs, _ = student.forward(params, model_state, data, key)
         return outputs, target(frozen, data, key)
 
-    outputs, targets = jax.device_get(jit(see)(params, extra, frozen))
+    outputs, targets = jax.device_get(jit(see)(params, model_state, frozen))
     return frozen, outputs, {"teacher": targets}
 
 
@@ -143,23 +143,27 @@ class Once:
         self.targets = {**targets, **jax.device_get(own)}
         self.start = jax.device_get(jit(method.init)(jax.random.key(1)))
 
-    def loss(self, params, extra, outputs, targets, seed=3):
+    def loss(self, params, model_state, outputs, targets, seed=3):
         """Returns the loss and what comes with it."""
         key, step = jax.random.key(seed), jnp.asarray(self.step)
-        return self.method.loss(params, extra, outputs, self.data, targets, key, step)
+        return loss_of(
+            self.method, params, model_state, outputs, self.data, targets, key, step
+        )
 
     def __call__(self, seed=3, state=None) -> Seen:
-        params, extra = state or self.start
-        result = self.loss(params, extra, self.outputs, self.targets, seed)
+        params, model_state = state or self.start
+        result = self.loss(params, model_state, self.outputs, self.targets, seed)
         total, (new, metrics) = jax.device_get(result)
-        return Seen(params, extra, self.outputs, self.targets, total, new, metrics)
+        return Seen(
+            params, model_state, self.outputs, self.targets, total, new, metrics
+        )
 
     def gradients(self):
         """Returns the gradients in the parameters, the outputs and the targets."""
-        params, extra = jax.tree.map(jnp.asarray, self.start)
+        params, model_state = jax.tree.map(jnp.asarray, self.start)
 
         def objective(params, outputs, targets):
-            return self.loss(params, extra, outputs, targets)[0]
+            return self.loss(params, model_state, outputs, targets)[0]
 
         grad = jit(jax.grad(objective, (0, 1, 2)))
         return jax.device_get(grad(params, self.outputs, self.targets))

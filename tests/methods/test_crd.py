@@ -68,7 +68,7 @@ def test_crd_contrasts_both_sides_and_remembers():
     assert not first.before["crd"]["memory"]["started"]
     term, normalizers = crd_by_hand(first)
     check_total(first, "crd", term)
-    memory = first.extra["crd"]["memory"]
+    memory = first.model_state["crd"]["memory"]
     assert memory["started"]
     np.testing.assert_allclose(memory["normalizers"], normalizers, rtol=1e-4)
     index = batch()["index"]
@@ -79,11 +79,11 @@ def test_crd_contrasts_both_sides_and_remembers():
         np.testing.assert_allclose(memory[side], wanted, rtol=1e-4, atol=1e-6)
 
     # The first batch alone sets the constants; the second reads the new memory.
-    second = study(seed=4, state=(first.params, first.extra))
+    second = study(seed=4, state=(first.params, first.model_state))
     term, others = crd_by_hand(second, normalizers)
     check_total(second, "crd", term)
     assert (abs(others / normalizers - 1) > 1e-3).all()
-    kept = second.extra["crd"]["memory"]["normalizers"]
+    kept = second.model_state["crd"]["memory"]["normalizers"]
     np.testing.assert_array_equal(kept, memory["normalizers"])
 
 
@@ -147,7 +147,7 @@ def student_row(name, options):
         name=name,
         method=methods.make(name, spec(), options),
         network=STUDENT,
-        reads="image",
+        input_key="image",
         steps=2,
         schedule=optax.constant_schedule(0.01),
         weight_decay=0.0,
@@ -178,11 +178,11 @@ def test_a_study_trains_adapters_and_keeps_memories():
     before, after = jax.device_get(start[name]), state[name]
     seen = np.unique(index)
     for side in ("student", "teacher"):
-        old, new = (x.extra["crd"]["memory"][side] for x in (before, after))
+        old, new = (x.model_state["crd"]["memory"][side] for x in (before, after))
         changed = (old != new).all(-1)
         np.testing.assert_array_equal(changed, [np.isin(range(EXAMPLES), seen)] * 2)
         np.testing.assert_allclose(np.linalg.norm(new[:, seen], axis=-1), 1, rtol=1e-5)
-    assert after.extra["crd"]["memory"]["started"].all()
+    assert after.model_state["crd"]["memory"]["started"].all()
     for layer in ("embed_student", "embed_teacher"):
         moved = (
             after.params["crd"][layer]["kernel"] - before.params["crd"][layer]["kernel"]

@@ -1,5 +1,7 @@
 """CRRCD, AIRD with its adaptation, and SFTN as methods."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.evaluators import test_time_adaptation
 from jaxkd.models.resnet import ResNet
+from tests.fields import loss_of
 
 BATCH, CLASSES, EXAMPLES = 6, 4, 20
 SMALL = ResNet(CLASSES, 1, 2, (2, 3), (1, 2))
@@ -39,21 +42,23 @@ def batch():
     }
 
 
-def _run(batch, name, options, params=None, extra=None):
+def _run(batch, name, options, params=None, model_state=None):
     """Returns the method, its variables, outputs, targets and the loss's results."""
     method = methods.make(name, SPEC, options)
     if params is None:
-        params, extra = jax.jit(method.init)(KEY)
+        params, model_state = jax.jit(method.init)(KEY)
     frozen = {"teacher": jax.jit(LARGE.init)(KEY, batch["image"])}
     targets = {n: jax.jit(f)(frozen, batch, KEY) for n, f in method.targets.items()}
-    outputs, extra = jax.jit(method.forward)(params, extra, batch, KEY)
+    outputs, model_state = jax.jit(method.forward)(params, model_state, batch, KEY)
 
     def loss(params):
-        return method.loss(params, extra, outputs, batch, targets, KEY, jnp.int32(0))
+        return loss_of(
+            method, params, model_state, outputs, batch, targets, KEY, jnp.int32(0)
+        )
 
     (value, aux), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     assert jax.tree.all(jax.tree.map(lambda x: jnp.isfinite(x).all(), slope))
-    return method, (params, extra), outputs, targets, (value, aux, slope)
+    return method, (params, model_state), outputs, targets, (value, aux, slope)
 
 
 @pytest.mark.slow
@@ -84,7 +89,7 @@ def test_crrcd_in_the_batch(batch):
 def test_crrcd_with_memory_remembers_the_batch_alone(batch):
     options = {"negatives": 5, "features": 7, "temperature": 0.5}
     _, (params, before), *_, (_, aux, _) = _run(batch, "crrcd", options)
-    old, new = before["contrast"]["memory"], aux.extra["contrast"]["memory"]
+    old, new = before["contrast"]["memory"], aux.model_state["contrast"]["memory"]
     rest = np.setdiff1d(np.arange(EXAMPLES), batch["index"])
     for side in ("student", "teacher"):
         np.testing.assert_array_equal(old[side][rest], new[side][rest])
@@ -93,9 +98,9 @@ def test_crrcd_with_memory_remembers_the_batch_alone(batch):
         )
         np.testing.assert_allclose(jnp.linalg.norm(new[side], axis=1), 1, 1e-5)
     assert not old["started"] and new["started"]
-    again = _run(batch, "crrcd", options, params, aux.extra)[-1][1]
+    again = _run(batch, "crrcd", options, params, aux.model_state)[-1][1]
     np.testing.assert_array_equal(
-        again.extra["contrast"]["memory"]["normalizers"], new["normalizers"]
+        again.model_state["contrast"]["memory"]["normalizers"], new["normalizers"]
     )
     assert again.metrics["contrast"] != aux.metrics["contrast"]
 
@@ -124,8 +129,8 @@ def test_errors_of_options():
     with pytest.raises(UserError, match="positive temperature"):
         methods.make("crrcd", SPEC, {"temperature": 0.0})
     with pytest.raises(UserError, match=r"model\.view"):
-        methods.make("aird", SPEC._replace(reads="image"), {})
-    methods.make("aird", SPEC._replace(reads="image"), {"adapt": False})
+        methods.make("aird", SPEC._replace(input_key="image"), {})
+    methods.make("aird", SPEC._replace(input_key="image"), {"adapt": False})
     with pytest.raises(UserError, match="one side less"):
         _sftn(SPEC, sides=(4, 2))
     with pytest.raises(UserError, match="mode of adaptation"):
@@ -137,11 +142,11 @@ def test_errors_of_options():
 def test_adapted_statistics(batch, mode):
     """Against the moments of what the first batch norm is shown."""
     method = methods.make("aird", SPEC, {})
-    params, extra = jax.jit(method.init)(KEY)
-    extra = jax.tree.map(lambda x: x + 0.3, extra)
+    params, model_state = jax.jit(method.init)(KEY)
+    model_state = jax.tree.map(lambda x: x + 0.3, model_state)
     shifted = {"low": 3 * batch["low"] + 1, "label": batch["label"]}
     _, moved = jax.jit(test_time_adaptation.make_adapted(method, mode))(
-        params, extra, shifted
+        params, model_state, shifted
     )
     kernel = params["student"]["conv1"]["kernel"]
     shown = jax.lax.conv_general_dilated(
@@ -152,7 +157,7 @@ def test_adapted_statistics(batch, mode):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     share = {"source": 0, "batch": 1, "blend": BATCH / (BATCH + 16), "ema": 0.1}[mode]
-    own = extra["student"]["batch_stats"]["bn1"]
+    own = model_state["student"]["batch_stats"]["bn1"]
     got = moved["student"]["batch_stats"]["bn1"]
     for name, moment in (
         ("mean", shown.mean((0, 1, 2))),
@@ -165,16 +170,16 @@ def test_adapted_statistics(batch, mode):
 def test_adaptation_undoes_a_change_of_brightness(batch):
     """Networks that are normalised by the batch do not see contrast or offset much."""
     method = methods.make("aird", SPEC, {})
-    params, extra = jax.jit(method.init)(KEY)
-    _, extra = jax.jit(test_time_adaptation.make_adapted(method, "batch"))(
-        params, extra, batch
+    params, model_state = jax.jit(method.init)(KEY)
+    _, model_state = jax.jit(test_time_adaptation.make_adapted(method, "batch"))(
+        params, model_state, batch
     )
     changed = batch | {"low": 0.2 * batch["low"]}
-    plain = jax.jit(method.predict)(params, extra, batch)["logits"]
+    plain = jax.jit(method.predict)(params, model_state, batch)["logits"]
     errors = {
         mode: jnp.abs(
             jax.jit(test_time_adaptation.make_adapted(method, mode))(
-                params, extra, changed
+                params, model_state, changed
             )[0]["logits"]
             - plain
         ).max()
@@ -202,17 +207,17 @@ def _sftn(spec, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("teacher_gradient", [True, False])
 def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
-    spec = SPEC._replace(network=LARGE, reads="image", frozen={})
+    spec = SPEC._replace(network=LARGE, input_key="image", frozen={})
     method = _sftn(
-        spec, branch_ce=0.0, ce_weight=0.0, teacher_gradient=teacher_gradient
+        spec, branch_ce_weight=0.0, ce_weight=0.0, teacher_gradient=teacher_gradient
     )
-    params, extra = jax.jit(method.init)(KEY)
+    params, model_state = jax.jit(method.init)(KEY)
     assert set(params) == {"student", "branches"}
     assert set(params["branches"]) == {"stage1"}
 
     def loss(params):
-        outputs, after = method.forward(params, extra, batch, KEY)
-        return method.loss(params, after, outputs, batch, {}, KEY, jnp.int32(0))
+        outputs, after = method.forward(params, model_state, batch, KEY)
+        return loss_of(method, params, after, outputs, batch, {}, KEY, jnp.int32(0))
 
     (value, aux), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(value, 3 * aux.metrics["branch_kl"], 1e-5)
@@ -222,7 +227,7 @@ def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
     assert (reached > 0) == teacher_gradient
     assert jnp.abs(slope["student"]["conv1"]["kernel"]).max() > 0
     assert jnp.abs(slope["branches"]["stage1"]["fc"]["kernel"]).max() > 0
-    changed = aux.extra["branches"]["stage1"]["batch_stats"]["enter_bn"]["mean"]
+    changed = aux.model_state["branches"]["stage1"]["batch_stats"]["enter_bn"]["mean"]
     assert jnp.abs(changed).max() > 0
 
 
@@ -240,11 +245,13 @@ def test_gdrd_trains_the_head_alone(batch, freeze):
     wanted = aux.metrics["ce"] + 2 * kd.mean() + 0.5 * losses.relation_contrast(*pair)
     np.testing.assert_allclose(value, wanted, 1e-4)
     method = methods.make("gdrd", SPEC, options)
-    _, extra = jax.jit(method.init)(KEY)
+    _, model_state = jax.jit(method.init)(KEY)
 
     def loss(params):
-        seen, after = method.forward(params, extra, batch, KEY)
-        return method.loss(params, after, seen, batch, targets, KEY, jnp.int32(0))[0]
+        seen, after = method.forward(params, model_state, batch, KEY)
+        return loss_of(method, params, after, seen, batch, targets, KEY, jnp.int32(0))[
+            0
+        ]
 
     slope = jax.jit(jax.grad(loss))(params)["student"]
     moved = {
@@ -265,12 +272,12 @@ def test_gdrd_predicts_the_generators_features(batch):
         spec,
         {"stage": "generative", "tap": "stage1", "generator_tap": "stage2"},
     )
-    params, extra = jax.jit(method.init)(KEY)
+    params, model_state = jax.jit(method.init)(KEY)
     frozen = {"generator": jax.jit(LARGE.init)(KEY, batch["image"])}
     targets = {n: jax.jit(f)(frozen, batch, KEY) for n, f in method.targets.items()}
-    outputs, extra = jax.jit(method.forward)(params, extra, batch, KEY)
-    value, _ = jax.jit(method.loss)(
-        params, extra, outputs, batch, targets, KEY, jnp.int32(0)
+    outputs, model_state = jax.jit(method.forward)(params, model_state, batch, KEY)
+    value, _ = jax.jit(functools.partial(loss_of, method))(
+        params, model_state, outputs, batch, targets, KEY, jnp.int32(0)
     )
     s = outputs["features"]["stage1"] @ params["maps"]["5"]
     t = targets["generator"]["features"]["stage2"]

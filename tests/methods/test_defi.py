@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jaxkd import models, views
+from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.core.types import Spec
-from jaxkd.datasets.source import ArraySource, Dataset, Info
 from jaxkd.losses import localization
 from jaxkd.methods import defi
-from jaxkd.report.style import Cast
+from jaxkd.report.style import StudentOrder
+from tests.fields import loss_of
 
 TINY = {
     "stem_width": 4,
@@ -61,7 +62,7 @@ def test_the_loss_adds_up(official):
     spec, batch = make_spec(), make_batch()
     method = defi.make(spec, segmentation_weight=3, edge_weight=0.5, official=official)
     outputs = make_outputs(batch)
-    total, aux = method.loss({}, {}, outputs, batch, {}, None, 0)
+    total, aux = loss_of(method, {}, {}, outputs, batch, {}, None, 0)
     z, edge = outputs["logits"][..., 0], outputs["edge"][..., 0]
     masks = batch["target_mask"]
     first = localization.structure_loss(z, masks, official=official).mean()
@@ -120,15 +121,15 @@ def test_gradients_are_clamped_entry_by_entry():
     np.testing.assert_allclose(loss(params, 0.5), 6.2, rtol=1e-6)
 
 
-def step(method, params, extra, batch):
+def step(method, params, model_state, batch):
     def loss(params):
-        outputs, changed = method.forward(params, extra, batch, jax.random.key(0))
-        total, aux = method.loss(params, changed, outputs, batch, {}, None, 0)
-        return total, (aux.extra, aux.metrics)
+        outputs, changed = method.forward(params, model_state, batch, jax.random.key(0))
+        total, aux = loss_of(method, params, changed, outputs, batch, {}, None, 0)
+        return total, (aux.model_state, aux.metrics)
 
-    (total, (extra, _)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    (total, (model_state, _)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     params = jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradient)
-    return total, params, extra, gradient
+    return total, params, model_state, gradient
 
 
 @pytest.mark.slow
@@ -136,9 +137,9 @@ def test_two_steps_lower_the_loss_and_move_all_statistics():
     batch = make_batch()
     method = defi.make(make_spec(**TINY), clamp=0.01)
     quickly = functools.partial(jax.jit, compiler_options=QUICK)
-    params, extra = quickly(method.init)(jax.random.key(0))
+    params, model_state = quickly(method.init)(jax.random.key(0))
     run = quickly(functools.partial(step, method))
-    first, params1, extra1, gradient = run(params, extra, batch)
+    first, params1, extra1, gradient = run(params, model_state, batch)
     second, _, extra2, _ = run(params1, extra1, batch)
     assert second < first
     largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
@@ -154,10 +155,10 @@ def test_the_official_step_is_traced():
     spec = make_spec(352, name="defi_net")
     method = defi.make(spec, official=True)
     batch = spec.batch_shapes(16)
-    params, extra = jax.eval_shape(method.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(method.init, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) == 2_822_958
     total, new, _, gradient = jax.eval_shape(
-        functools.partial(step, method), params, extra, batch
+        functools.partial(step, method), params, model_state, batch
     )
     assert total.shape == ()
     for tree in (new, gradient):
@@ -180,10 +181,10 @@ def test_a_backbone_is_loaded(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory):
+def evaluation_report(tmp_path_factory):
     """What is found out about a localiser that sees brightness."""
     from jaxkd.evaluators import localization as defi_assess
-    from jaxkd.evaluators.base import Member, Trained
+    from jaxkd.evaluators.base import Member, TrainedStudy
 
     rng = np.random.default_rng(0)
 
@@ -205,7 +206,7 @@ def findings(tmp_path_factory):
     train, test = source(10), source(15)
     predict = jax.jit(lambda batch: {"logits": 9 * batch["image"][..., :1]})
     folder = tmp_path_factory.mktemp("figures")
-    trained = Trained(
+    trained = TrainedStudy(
         method=defi.make(make_spec(24)),
         members=tuple(Member("a", seed, None, None, predict) for seed in (1, 2)),
         seeds=(1, 2),
@@ -213,14 +214,14 @@ def findings(tmp_path_factory):
         view=views.build("mask_dihedral", info),
         batch_size=4,
         folder=folder,
-        cast=Cast(["a"], None, None),
+        student_order=StudentOrder(["a"], None, None),
     )
-    return defi_assess.assess(trained), folder
+    return defi_assess.evaluator(trained), folder
 
 
 @pytest.mark.slow
-def test_findings(findings):
-    found, folder = findings
+def test_findings(evaluation_report):
+    found, folder = evaluation_report
     scores = found.scores["a"]
     assert scores["iou_telea"] == pytest.approx([1, 1]) and len(scores["macro_f1"]) == 2
     # What is not learnt here stays out of the mean.
@@ -239,9 +240,9 @@ def test_findings(findings):
 
 
 @pytest.mark.slow
-def test_robustness_is_over_the_whole_grid(findings):
+def test_robustness_is_over_the_whole_grid(evaluation_report):
     from jaxkd.evaluators.localization import corruptions
 
-    rows = findings[0].tables[2].rows
+    rows = evaluation_report[0].tables[2].rows
     assert len(rows) == 1 + 2 * len(corruptions.GRID)
     assert all(0 <= float(cell) <= 1 for row in rows[2::2] for cell in row[2:] if cell)

@@ -12,6 +12,7 @@ from jaxkd import methods
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from tests.fields import fields
+from tests.fields import loss_of as value_and_loss
 
 CLASSES, ROWS = 6, 40
 DISTILLERS = ("kd", "dkd", "rld", "la", "rc", "lr")
@@ -123,8 +124,10 @@ def compiled_loss(method):
 
     def loss(s, t, y, step):
         outputs, targets = {"logits": s, "features": {}}, {"teacher": {"logits": t}}
-        total, aux = method.loss(None, {}, outputs, {"label": y}, targets, None, step)
-        assert aux.extra == {}
+        total, aux = value_and_loss(
+            method, None, {}, outputs, {"label": y}, targets, None, step
+        )
+        assert aux.model_state == {}
         return total, aux.metrics
 
     return jax.jit(loss, compiler_options={"xla_backend_optimization_level": 0})
@@ -152,18 +155,18 @@ CASES = [
     ("kd", {}, lambda s, t, y: 0.9 * kd(s, t) + 0.1 * ce(s, y)),
     (
         "kd",
-        {"temperature": 2.5, "weight": 3.0, "ce_weight": 0.5},
+        {"temperature": 2.5, "kd_weight": 3.0, "ce_weight": 0.5},
         lambda s, t, y: 3 * kd(s, t, 2.5) + 0.5 * ce(s, y),
     ),
     (
         "kd",
-        {"standardize": True, "weight": 2.0},
+        {"standardize": True, "kd_weight": 2.0},
         lambda s, t, y: 2 * kd(standardize(s), standardize(t)) + 0.1 * ce(s, y),
     ),
     ("dkd", {}, lambda s, t, y: ce(s, y) + dkd(s, t, y)),
     (
         "dkd",
-        {"alpha": 0.5, "beta": 2.0, "temperature": 3.0, "weight": 0.7},
+        {"alpha": 0.5, "beta": 2.0, "temperature": 3.0, "dkd_weight": 0.7},
         lambda s, t, y: ce(s, y) + 0.7 * dkd(s, t, y, 0.5, 2.0, 3.0),
     ),
     (
@@ -180,7 +183,7 @@ CASES = [
     ("rld", {"mask": "g"}, lambda s, t, y: ce(s, y) + rld(s, t, y, mask="g")),
     (
         "rld",
-        {"mask": "gt_only", "weight": 0.25, "ce_weight": 0.0},
+        {"mask": "gt_only", "rld_weight": 0.25, "ce_weight": 0.0},
         lambda s, t, y: 0.25 * rld(s, t, y, mask="gt_only"),
     ),
     (
@@ -191,7 +194,7 @@ CASES = [
     ("la", {}, lambda s, t, y: kd(s, swap(t, y))),
     (
         "la",
-        {"temperature": 2.0, "weight": 0.5, "ce_weight": 0.1},
+        {"temperature": 2.0, "la_weight": 0.5, "ce_weight": 0.1},
         lambda s, t, y: 0.5 * kd(s, swap(t, y), 2.0) + 0.1 * ce(s, y),
     ),
     (
@@ -201,7 +204,12 @@ CASES = [
     ),
     (
         "rc",
-        {"temperature": 2.0, "weight": 3.0, "correction_weight": 0.5, "ce_weight": 0.2},
+        {
+            "temperature": 2.0,
+            "rc_weight": 3.0,
+            "correction_weight": 0.5,
+            "ce_weight": 0.2,
+        },
         lambda s, t, y: (
             0.2 * ce(s, y) + 3 * (kd(s, t, 2.0) + 0.5 * self_correction(s, y, 2.0))
         ),
@@ -209,7 +217,7 @@ CASES = [
     ("lr", {}, label_revision),
     (
         "lr",
-        {"eta": 0.5, "weight": 2.0},
+        {"eta": 0.5, "lr_weight": 2.0},
         lambda s, t, y: 2 * label_revision(s, t, y, 0.5),
     ),
 ]
@@ -307,7 +315,7 @@ def test_gradients_are_finite_at_extreme_logits(name, fixed):
     def loss(logits):
         targets = {"teacher": {"logits": np.float32(1e3) * t.astype(np.float32)}}
         outputs, batch = {"logits": logits}, {"label": y}
-        return make(name).loss(None, {}, outputs, batch, targets, None, 0)
+        return value_and_loss(make(name), None, {}, outputs, batch, targets, None, 0)
 
     options = {"xla_backend_optimization_level": 0}
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options)(s)

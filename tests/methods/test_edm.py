@@ -12,14 +12,14 @@ from scipy.stats import norm
 from jaxkd import views
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.types import Spec
-from jaxkd.datasets.source import Info
 from jaxkd.methods import edm
 from jaxkd.models import build
 from jaxkd.recipes import diffusion
 from jaxkd.report import image_grid
 from jaxkd.train import train
-from tests.fields import fields
+from tests.fields import fields, loss_of
 
 SHAPE = (4, 4, 1)
 QUICK = {"xla_backend_optimization_level": 0}
@@ -63,8 +63,8 @@ def preconditioned(noisy, sigma, value, sigma_data):
 def test_the_loss_is_the_papers(sigma_data):
     method = make(Constant(0.3), sigma_data=sigma_data)
     batch = make_batch()
-    outputs, extra = method.forward(EMPTY, EMPTY, batch, jax.random.key(5))
-    value, aux = method.loss(EMPTY, extra, outputs, batch, {}, None, 0)
+    outputs, model_state = method.forward(EMPTY, EMPTY, batch, jax.random.key(5))
+    value, aux = loss_of(method, EMPTY, model_state, outputs, batch, {}, None, 0)
     sigma = np.asarray(outputs["sigma"], np.float64)
     denoised = np.asarray(outputs["denoised"], np.float64)
     clean = np.float64(batch["image"])
@@ -109,20 +109,22 @@ def test_the_evaluation_takes_quantiles_and_leaves_out_padding():
 def test_a_conditional_network_is_told_the_class():
     network = build("song_unet", 3, conditional=True, dropout=0.2, **OPTIONS)
     method = make(network)
-    params, extra = jax.jit(method.init, compiler_options=QUICK)(jax.random.key(0))
+    params, model_state = jax.jit(method.init, compiler_options=QUICK)(
+        jax.random.key(0)
+    )
     # As it starts, the last layer hides everything.
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: 0.3 * rng.normal(size=p.shape), params)
     predict = jax.jit(method.predict, compiler_options=QUICK)
     batch = make_batch()
     one, other = (
-        predict(params, extra, batch | {"label": jnp.full(6, label)})
+        predict(params, model_state, batch | {"label": jnp.full(6, label)})
         for label in (0, 1)
     )
     assert float(jnp.abs(one["loss"] - other["loss"]).max()) > 1e-4
     forward = jax.jit(method.forward, compiler_options=QUICK)
     first, again, changed = (
-        forward(params, extra, batch, jax.random.key(seed))[0]["denoised"]
+        forward(params, model_state, batch, jax.random.key(seed))[0]["denoised"]
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
@@ -133,13 +135,13 @@ def test_a_conditional_network_is_told_the_class():
     "options", [{"sigma_data": 0.0}, {"log_std": -1.0}, {"levels": 0}]
 )
 def test_impossible_options(options):
-    with pytest.raises(UserError, match="wanted all positive"):
+    with pytest.raises(UserError, match="expected all positive"):
         make(**options)
 
 
 def test_images_that_are_not_square():
     network = build("song_unet", 3, **OPTIONS)
-    with pytest.raises(ValueError, match=r"\(4, 6, 1\); wanted square"):
+    with pytest.raises(ValueError, match=r"\(4, 6, 1\); expected square"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 6, 1)))
 
 

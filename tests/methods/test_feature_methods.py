@@ -80,7 +80,7 @@ def test_loss_is_the_weighted_sum_of_the_published_terms(case):
     ce = cross_entropy(seen.outputs["logits"], data["label"])
     total = ce + weight * seen.metrics[name]
     np.testing.assert_allclose(seen.total, total, rtol=1e-5)
-    assert set(seen.extra) == {"student"}
+    assert set(seen.model_state) == {"student"}
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_they_share_one_compiled_network():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_are_options_and_warmup_scales_the_term_alone(name):
-    options = {"weight": 2.0, "ce_weight": 0.5, "warmup": 4.0}
+    options = {f"{name}_weight": 2.0, "ce_weight": 0.5, "warmup": 4.0}
     data = batch()
     seen = Once(make(name, options), step=15)()  # in the second of four units
     ce = cross_entropy(seen.outputs["logits"], data["label"])
@@ -133,9 +133,9 @@ def test_wrong_options_and_a_missing_teacher_are_refused(name):
 
 
 def test_a_sum_is_the_sum_of_its_parts():
-    options = {"kd": {"weight": 2.0}, "sp": {"weight": 10.0}}
+    options = {"kd": {"kd_weight": 2.0}, "sp": {"sp_weight": 10.0}}
     seen = Once(make("kd+at+sp", options))()
-    kd = once("kd", (("weight", 2.0),))()
+    kd = once("kd", (("kd_weight", 2.0),))()
     parts = [once(n)().metrics[n] for n in ("at", "sp")]
     wanted = kd.total + 1000 * parts[0] + 10 * parts[1]
     np.testing.assert_allclose(seen.total, wanted, rtol=1e-5)

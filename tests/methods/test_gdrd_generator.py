@@ -8,9 +8,10 @@ import pytest
 
 from jaxkd import methods, models, views
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.types import Spec
-from jaxkd.datasets.source import Info
 from jaxkd.models.lowres_denoiser import depth_to_space, space_to_depth
+from tests.fields import loss_of
 
 INFO = Info("test", 2, (16, 16, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
 LOW = {"name": "low", "base": {"name": "recolour"}, "side": 4}
@@ -30,7 +31,9 @@ def _method(shape=(16, 16, 7)):
         "noisy": jax.ShapeDtypeStruct(shape, jnp.float32),
     }
     network = models.build("lowres_denoiser", 2, widths=(8, 8, 16))
-    return methods.make("denoiser", Spec(network, {}, 2, fields, 1.0, 9, "noisy"), {})
+    return methods.make(
+        "gdrd_generator", Spec(network, {}, 2, fields, 1.0, 9, "noisy"), {}
+    )
 
 
 def test_the_view_joins_noise_condition_and_time(seen):
@@ -55,14 +58,14 @@ def test_depth_and_space():
 @pytest.mark.slow
 def test_training_lowers_the_error_of_the_noise(seen):
     method = _method()
-    params, extra = jax.jit(method.init)(KEY)
+    params, model_state = jax.jit(method.init)(KEY)
     predict = jax.jit(method.predict)
-    before = predict(params, extra, seen)["error"]
+    before = predict(params, model_state, seen)["error"]
     assert before.shape == (3,) and 0.5 < before.mean() < 3
 
     def loss(params, key):
-        outputs, _ = method.forward(params, extra, seen, key)
-        return method.loss(params, extra, outputs, seen, {}, key, 0)[0]
+        outputs, _ = method.forward(params, model_state, seen, key)
+        return loss_of(method, params, model_state, outputs, seen, {}, key, 0)[0]
 
     optimizer = optax.adam(1e-2)
 
@@ -80,12 +83,12 @@ def test_training_lowers_the_error_of_the_noise(seen):
     (params, _), values = train(params)
     assert values[-20:].mean() < 0.92  # 1 is what predicting no noise costs
     batch = seen | {"mask": jnp.array([True, True, False])}
-    errors = predict(params, extra, batch)["error"]
+    errors = predict(params, model_state, batch)["error"]
     found = method.evaluate({"error": errors}, batch).compute()
     np.testing.assert_allclose(found["error"], errors[:2].mean(), 1e-5)
     assert method.score.lower
 
 
 def test_another_number_of_channels_is_refused():
-    with pytest.raises(UserError, match="Wanted 7"):
+    with pytest.raises(UserError, match="Expected 7"):
         _method((16, 16, 3))

@@ -1,5 +1,6 @@
 """HORKD as a method, its assistants, its curve, and teachers that are refused."""
 
+import functools
 import json
 
 import jax
@@ -13,17 +14,18 @@ from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed, of_seed
-from jaxkd.core.step import evaluate_target
+from jaxkd.core.targets import evaluate_target
 from jaxkd.core.types import FrozenNetwork, Spec
-from jaxkd.methods import streams
+from jaxkd.methods.common import warm_start
 from jaxkd.models.resnet import ResNet
 from jaxkd.train import train
 from tests.conftest import squares_config, write_squares
+from tests.fields import loss_of
 
 BATCH, CLASSES = 6, 4
 SMALL = ResNet(CLASSES, 1, 2, (2, 3), (1, 2))
 LARGE = ResNet(CLASSES, 1, 2, (2, 5), (2, 2))
-ZERO = {"first": 0.0, "second": 0.0, "third": 0.0}
+ZERO = {"first_weight": 0.0, "second_weight": 0.0, "third_weight": 0.0}
 
 
 def _spec(**frozen):
@@ -32,7 +34,7 @@ def _spec(**frozen):
         "low": jax.ShapeDtypeStruct((4, 4, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    return Spec(SMALL, frozen, CLASSES, fields, 10.0, 50, reads="low")
+    return Spec(SMALL, frozen, CLASSES, fields, 10.0, 50, input_key="low")
 
 
 SPEC = _spec(teacher=FrozenNetwork(LARGE), assistant=FrozenNetwork(LARGE, "low"))
@@ -47,8 +49,10 @@ def scene():
         "low": jax.random.normal(keys[1], (BATCH, 4, 4, 3)),
         "label": jnp.arange(BATCH) % CLASSES,
     }
-    method = methods.make("horkd", SPEC, {"shares": {"teacher": 0.5, "assistant": 0.5}})
-    params, extra = jax.jit(method.init)(keys[2])
+    method = methods.make(
+        "horkd", SPEC, {"teacher_weights": {"teacher": 0.5, "assistant": 0.5}}
+    )
+    params, model_state = jax.jit(method.init)(keys[2])
     frozen = {
         "teacher": jax.jit(LARGE.init)(keys[2], batch["image"]),
         "assistant": jax.jit(LARGE.init)(keys[3], batch["low"]),
@@ -56,15 +60,15 @@ def scene():
     targets = {
         name: jax.jit(f)(frozen, batch, keys[0]) for name, f in method.targets.items()
     }
-    outputs, extra = jax.jit(method.forward)(params, extra, batch, keys[0])
-    return batch, params, extra, outputs, targets
+    outputs, model_state = jax.jit(method.forward)(params, model_state, batch, keys[0])
+    return batch, params, model_state, outputs, targets
 
 
 def _loss(scene, step=0, **options):
-    batch, params, extra, outputs, targets = scene
+    batch, params, model_state, outputs, targets = scene
     method = methods.make("horkd", SPEC, options)
-    value, aux = jax.jit(method.loss)(
-        params, extra, outputs, batch, targets, jax.random.key(0), jnp.int32(step)
+    value, aux = jax.jit(functools.partial(loss_of, method))(
+        params, model_state, outputs, batch, targets, jax.random.key(0), jnp.int32(step)
     )
     assert set(method.metrics) <= set(aux.metrics)
     return float(value), aux.metrics
@@ -74,12 +78,12 @@ def test_the_sum_is_that_of_the_docstring(scene):
     _, params, _, outputs, targets = scene
     total, metrics = _loss(
         scene,
-        kd=3.0,
-        first=20.0,
-        second=25.0,
-        third=50.0,
-        further={"pkt": 100.0, "cc": 0.02},
-        shares={"teacher": 0.25, "assistant": 0.5},
+        kd_weight=3.0,
+        first_weight=20.0,
+        second_weight=25.0,
+        third_weight=50.0,
+        extra_relations={"pkt": 100.0, "cc": 0.02},
+        teacher_weights={"teacher": 0.25, "assistant": 0.5},
         temperature=2.0,
     )
     wanted = metrics["ce"]
@@ -111,7 +115,11 @@ def test_weights_fade_and_a_student_without_weights_learns_labels_alone(scene):
 
 
 def test_students_that_differ_in_weights_share_their_functions():
-    rows = (ZERO, {"kd": 1.0}, {"shares": {"assistant": 0.5}, "curve": (2, 4)})
+    rows = (
+        ZERO,
+        {"kd": 1.0},
+        {"teacher_weights": {"assistant": 0.5}, "eval_sizes": (2, 4)},
+    )
     made = [methods.make("horkd", SPEC, row) for row in rows]
     assert len({method.init for method in made}) == 1
     assert len({method.forward for method in made}) == 1
@@ -122,13 +130,15 @@ def test_errors_of_options():
         ({"further": {"crd": 1.0}}, "cc, darkrank, pkt, sp"),
         ({"third": -1.0}, ">= 0"),
         ({"fade": (2.0, 1.0)}, "begins to fall"),
-        ({"curve": (4, 16)}, "from 1 to 8"),
+        ({"eval_sizes": (4, 16)}, "from 1 to 8"),
     ):
         with pytest.raises(UserError, match=message):
             methods.make("horkd", SPEC, options)
     with pytest.raises(UserError, match=r"needs\.assistant"):
         methods.make(
-            "horkd", _spec(teacher=FrozenNetwork(LARGE)), {"shares": {"assistant": 1.0}}
+            "horkd",
+            _spec(teacher=FrozenNetwork(LARGE)),
+            {"teacher_weights": {"assistant": 1.0}},
         )
 
 
@@ -138,18 +148,18 @@ def test_starting_from_another_network():
         jax.random.key(5), jnp.zeros((1, 8, 8, 3))
     )
     first = jax.jit(method.init)(jax.random.key(1))
-    params, extra = method.adopt(*first, {"teacher": other})
+    params, model_state = method.warm_start(*first, {"teacher": other})
     assert "maps" in params
     for got, wanted in (
         (params["student"], other["params"]),
-        (extra["student"]["batch_stats"], other["batch_stats"]),
+        (model_state["student"]["batch_stats"], other["batch_stats"]),
     ):
         jax.tree.map(np.testing.assert_array_equal, got, wanted)
     wide = jax.jit(LARGE.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     with pytest.raises(UserError, match="only strides"):
-        method.adopt(*first, {"teacher": wide})
+        method.warm_start(*first, {"teacher": wide})
     with pytest.raises(UserError, match="start_from is 'aunt'"):
-        streams.adopt("aunt")(params, extra, {"teacher": other})
+        warm_start.from_needed_run("aunt")(params, model_state, {"teacher": other})
 
 
 def test_each_seed_is_taught_by_its_own_network(scene):
@@ -160,7 +170,7 @@ def test_each_seed_is_taught_by_its_own_network(scene):
         "assistant": PerSeed(jax.tree.map(lambda *rows: jnp.stack(rows), *each)),
         "teacher": each[0],
     }
-    method = methods.make("horkd", SPEC, {"shares": {"assistant": 1.0}})
+    method = methods.make("horkd", SPEC, {"teacher_weights": {"assistant": 1.0}})
     target = method.targets["assistant"]
     data = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), batch)
     found = jax.jit(evaluate_target, static_argnums=0)(target, frozen, data, keys)
@@ -182,7 +192,7 @@ def _chain(path):
     config = teacher.copy_and_resolve_references()
     config.needs = ConfigDict({"teacher": configs.needed(teacher)})
     config.method = "horkd"
-    config.model.view = "low"
+    config.model.input = "low"
     config.model.strides = (2, 1, 1)
     config.seeds, config.batches, config.duration = (1, 2), "per_seed", 9
     assistant = config.copy_and_resolve_references()
@@ -190,15 +200,15 @@ def _chain(path):
     assistant.loss = ConfigDict({"start_from": "teacher"})
     config.needs.assistant = configs.needed(assistant)
     config.name = "horkd"
-    config.students = configs.rows(
+    config.students = configs.students(
         {
-            "ce": {"method": "horkd", "loss": ZERO | {"curve": (2, 4)}},
+            "ce": {"method": "horkd", "loss": ZERO | {"eval_sizes": (2, 4)}},
             "all": {
                 "method": "horkd",
                 "loss": {
                     "kd": 1.0,
-                    "shares": {"teacher": 0.5, "assistant": 0.5},
-                    "curve": (2, 4),
+                    "teacher_weights": {"teacher": 0.5, "assistant": 0.5},
+                    "eval_sizes": (2, 4),
                 },
             },
         }
@@ -254,7 +264,7 @@ def test_a_teacher_worse_than_its_student_is_refused(chain, tmp_path):
     config.needs = ConfigDict(
         {
             name: configs.needed(
-                configs.alone(config.needs[name]), str(folder / "run" / name)
+                configs.standalone(config.needs[name]), str(folder / "run" / name)
             )
             for name in ("teacher", "assistant")
         }
@@ -279,16 +289,23 @@ def _joint(scene, options):
     """Variables of a student that is its own assistant, and its loss as a function."""
     batch, _, _, _, targets = scene
     method = methods.make("horkd_joint", JOINT_SPEC, JOINT | options)
-    params, extra = jax.jit(method.init)(jax.random.key(2))
+    params, model_state = jax.jit(method.init)(jax.random.key(2))
 
     def run(params):
-        outputs, after = method.forward(params, extra, batch, jax.random.key(0))
-        value, aux = method.loss(
-            params, after, outputs, batch, targets, jax.random.key(0), jnp.int32(0)
+        outputs, after = method.forward(params, model_state, batch, jax.random.key(0))
+        value, aux = loss_of(
+            method,
+            params,
+            after,
+            outputs,
+            batch,
+            targets,
+            jax.random.key(0),
+            jnp.int32(0),
         )
-        return value, aux.extra
+        return value, aux.model_state
 
-    return params, extra["student"], run
+    return params, model_state["student"], run
 
 
 @jax.jit
@@ -297,16 +314,20 @@ def _at_both_sides(student, statistics, batch):
     large = ResNet(CLASSES, 1, 3, (2, 3), (2, 2))
     variables = {"params": student, **statistics}
     return [
-        network.apply(variables, batch[reads], train=True, mutable=["batch_stats"])
-        for network, reads in ((TIED, "low"), (large, "image"))
+        network.apply(variables, batch[input_key], train=True, mutable=["batch_stats"])
+        for network, input_key in ((TIED, "low"), (large, "image"))
     ]
 
 
 @pytest.mark.slow
 def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
     batch, targets = scene[0], scene[4]
-    shares = {"teacher": 0.25, "assistant": 0.75}
-    options = {"shares": shares, "assistant_weight": 2.0, "assistant_ce": 0.5}
+    teacher_weights = {"teacher": 0.25, "assistant": 0.75}
+    options = {
+        "teacher_weights": teacher_weights,
+        "assistant_weight": 2.0,
+        "assistant_ce": 0.5,
+    }
     params, start, run = _joint(scene, options)
     value, after = jax.jit(run)(params)
     (small, small_after), (large, large_after) = _at_both_sides(
@@ -363,8 +384,8 @@ def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
     )
     # What the student learns from it is a fixed target.
     toward = {**alone, "second": 1.0, "assistant_ce": 0.0, "assistant_weight": 0.0}
-    shares = {"teacher": 0.0, "assistant": 1.0}
-    run = _joint(scene, {**toward, "shares": shares})[2]
+    teacher_weights = {"teacher": 0.0, "assistant": 1.0}
+    run = _joint(scene, {**toward, "teacher_weights": teacher_weights})[2]
     slope = jax.jit(jax.grad(run, has_aux=True))(params)[0]
     fixed = jax.lax.stop_gradient(
         _at_both_sides(params["student"], start, scene[0])[1][0][1]["pooled"]
@@ -382,7 +403,7 @@ def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
 
 
 def test_errors_of_a_joint_assistant():
-    with pytest.raises(UserError, match="wanted as many"):
+    with pytest.raises(UserError, match="expected as many"):
         methods.make("horkd_joint", JOINT_SPEC, {"strides": (2, 2, 2)})
     with pytest.raises(UserError, match="other variables"):  # no shortcut at stride 1
         methods.make("horkd_joint", SPEC, {"strides": (2, 2)})

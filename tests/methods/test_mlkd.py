@@ -13,6 +13,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.losses.multilevel import TEMPERATURES
 from tests.fields import fields
+from tests.fields import loss_of as value_and_loss
 
 CLASSES, ROWS, SHAPE, STEPS_PER_UNIT = 5, 12, (2, 3, 1), 10.0
 LATE = 10_000  # after every ramp
@@ -101,8 +102,10 @@ def loss_of(method, s, t, ss, ts, y, step=LATE):
     def loss(s, t, ss, ts):
         outputs = {"logits": s, "features": {}, "strong": {"logits": ss}}
         targets = {"teacher": {"logits": t}, "teacher_strong": {"logits": ts}}
-        total, aux = method.loss({}, {}, outputs, {"label": y}, targets, None, step)
-        assert aux.extra == {}
+        total, aux = value_and_loss(
+            method, {}, {}, outputs, {"label": y}, targets, None, step
+        )
+        assert aux.model_state == {}
         return total, aux.metrics
 
     with jax.enable_x64(True):
@@ -210,10 +213,10 @@ def forward_by_hand(params, images):
 
 def test_the_student_sees_both_views_one_after_the_other(views):
     method = make("mlkd")
-    params, extra = method.init(jax.random.key(0))
-    extra["beside"] = {"queue": jnp.ones(2)}
+    params, model_state = method.init(jax.random.key(0))
+    model_state["beside"] = {"queue": jnp.ones(2)}
     forward = jax.jit(method.forward, compiler_options=QUICK)
-    outputs, changed = forward(params, extra, views, jax.random.key(1))
+    outputs, changed = forward(params, model_state, views, jax.random.key(1))
     weak, first = forward_by_hand(params["student"], views["image"])
     strong, second = forward_by_hand(params["student"], views["strong"])
     np.testing.assert_allclose(outputs["logits"], weak, atol=1e-4)
@@ -231,23 +234,25 @@ def teacher_variables():
     return jax.tree.map(lambda x: x + 0.3, variables)
 
 
-def step_loss(method, params, extra, frozen, batch):
+def step_loss(method, params, model_state, frozen, batch):
     """What a training step computes, from images to loss."""
     key = jax.random.key(0)
     targets = {n: f(frozen, batch, key) for n, f in method.targets.items()}
-    outputs, extra = method.forward(params, extra, batch, key)
-    return method.loss(params, extra, outputs, batch, targets, key, LATE)[0]
+    outputs, model_state = method.forward(params, model_state, batch, key)
+    return value_and_loss(
+        method, params, model_state, outputs, batch, targets, key, LATE
+    )[0]
 
 
 def test_a_whole_step_equals_the_formula_and_the_teacher_gets_no_gradient(views):
     method = make("mlkd")
-    params, extra = method.init(jax.random.key(0))
+    params, model_state = method.init(jax.random.key(0))
     frozen = {"teacher": teacher_variables()}
 
     @jax.jit
     def measure(params, frozen, batch):
         def loss(params, frozen):
-            return step_loss(method, params, extra, frozen, batch)
+            return step_loss(method, params, model_state, frozen, batch)
 
         return jax.value_and_grad(loss, (0, 1))(params, frozen)
 
@@ -269,7 +274,11 @@ def test_a_whole_step_equals_the_formula_and_the_teacher_gets_no_gradient(views)
 
 
 def test_functions_are_shared_with_other_students():
-    made, again, kd_method = make("mlkd"), make("mlkd", {"weight": 2.0}), make("kd")
+    made, again, kd_method = (
+        make("mlkd"),
+        make("mlkd", {"mlkd_weight": 2.0}),
+        make("kd"),
+    )
     assert made.forward is again.forward and made.init is again.init
     assert made.forward is not kd_method.forward
     assert made.init is kd_method.init and made.predict is kd_method.predict
@@ -288,7 +297,9 @@ def test_a_missing_strong_view_is_refused():
 def test_other_mistakes_are_refused(name):
     with pytest.raises(UserError, match=rf"'{name}' learns from .*config.needs"):
         make(name, teacher=False)
-    with pytest.raises(UserError, match="masked is 'all', wanted one of official, per"):
+    with pytest.raises(
+        UserError, match="masked is 'all', expected one of official, per"
+    ):
         make(name, {"masked": "all"})
     with pytest.raises(UserError, match=rf"'{name}' has no option 'mask'.*masked"):
         make(name, {"mask": "ge"})

@@ -17,6 +17,7 @@ from jaxkd.core.types import Spec
 from jaxkd.datasets import phantoms
 from jaxkd.evaluators.ct import baselines, corruptions
 from jaxkd.methods import nlran
+from tests.fields import loss_of
 
 # One stage, because compiling takes long.
 TINY = {"stem": 2, "widths": (2,), "strides": (2,), "levels": (1,), "non_local": 1}
@@ -37,23 +38,23 @@ def test_training_step_of_full_size_abstractly():
     method = nlran.make(made, label_smoothing=0.05, class_weights=(1.0, 2.0, 0.5))
     optimizer = optax.adamw(1e-4)
 
-    def step(params, extra, state, batch, key):
+    def step(params, model_state, state, batch, key):
         def loss(params):
-            outputs, new = method.forward(params, extra, batch, key)
-            return method.loss(params, new, outputs, batch, {}, key, 0)
+            outputs, new = method.forward(params, model_state, batch, key)
+            return loss_of(method, params, new, outputs, batch, {}, key, 0)
 
         (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), aux.extra, state, value
+        return optax.apply_updates(params, updates), aux.model_state, state, value
 
-    params, extra = jax.eval_shape(method.init, jax.random.key(0))
+    params, model_state = jax.eval_shape(method.init, jax.random.key(0))
     state = jax.eval_shape(optimizer.init, params)
     after = jax.eval_shape(
-        step, params, extra, state, made.batch_shapes(8), jax.random.key(0)
+        step, params, model_state, state, made.batch_shapes(8), jax.random.key(0)
     )
     assert after[3].shape == () and after[3].dtype == jnp.float32
     assert jax.tree.structure(after[0]) == jax.tree.structure(params)
-    assert jax.tree.structure(after[1]) == jax.tree.structure(extra)
+    assert jax.tree.structure(after[1]) == jax.tree.structure(model_state)
 
 
 def test_loss_by_hand():
@@ -74,7 +75,7 @@ def test_loss_by_hand():
     wanted = -(weights * (smooth * logs).sum(1)).sum() / weights.sum()
     assert float(got) == pytest.approx(wanted, rel=1e-5)
     assert float(aux.metrics["top1"]) == (logits.argmax(1) == labels).mean()
-    with pytest.raises(ValueError, match="class_weights has 2 numbers, wanted 3"):
+    with pytest.raises(ValueError, match="class_weights has 2 numbers, expected 3"):
         nlran.make(
             spec(models.build("nlran_micro", 3), (8, 8, 8, 1)), class_weights=(1, 2)
         )
@@ -127,7 +128,7 @@ def run(tmp_path_factory):
     config.unit, config.duration = "steps", 2
     config.eval_every = config.checkpoint_every = 2
     config.optim.update({"name": "adamw", "lr": 1e-3})
-    config.students = configs.rows({"full": {"method": "nlran"}})
+    config.students = configs.students({"full": {"method": "nlran"}})
     workdir = folder / "run"
     return workdir, train(config, workdir)
 

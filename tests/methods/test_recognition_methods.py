@@ -12,6 +12,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods.common import embedding
 from jaxkd.readers.identity_pairs import Pairs
+from tests.fields import loss_of
 from tests.methods.feature_net import jit
 
 CLASSES, BATCH = 5, 8
@@ -29,7 +30,7 @@ def image_fields(side=8):
 
 def make_spec(network=EMBED, teacher=EMBED, **changes):
     frozen = {} if teacher is None else {"teacher": FrozenNetwork(teacher)}
-    plain = Spec(network, frozen, CLASSES, image_fields(), 10.0, reads="low")
+    plain = Spec(network, frozen, CLASSES, image_fields(), 10.0, input_key="low")
     return plain._replace(**changes)
 
 
@@ -49,22 +50,24 @@ def variables(network, seed=7):
 def run(name, batch, options, network=EMBED, teacher=EMBED):
     """Returns a step's loss, its metrics, both networks' outputs, the parameters."""
     method = methods.make(name, make_spec(network, teacher), options)
-    params, extra = jit(method.init)(jax.random.key(1))
+    params, model_state = jit(method.init)(jax.random.key(1))
     frozen = {"teacher": None if teacher is None else variables(teacher)}
 
     @jit
-    def step(params, extra, batch):
+    def step(params, model_state, batch):
         key = jax.random.key(2)
         targets = {n: f(frozen, batch, key) for n, f in method.targets.items()}
-        outputs, extra = method.forward(params, extra, batch, key)
-        value, aux = method.loss(params, extra, outputs, batch, targets, key, 3)
+        outputs, model_state = method.forward(params, model_state, batch, key)
+        value, aux = loss_of(
+            method, params, model_state, outputs, batch, targets, key, 3
+        )
         taught = None
         if teacher is not None:
             logits, features = teacher.apply(frozen["teacher"], batch["image"])
             taught = {"logits": logits, "features": features}
         return value, aux.metrics, outputs, taught
 
-    value, metrics, outputs, taught = step(params, extra, batch)
+    value, metrics, outputs, taught = step(params, model_state, batch)
     assert set(metrics) == set(method.metrics)
     return value, metrics, outputs, taught, params
 
@@ -122,13 +125,13 @@ def test_what_metric_learning_refuses():
     make = functools.partial(methods.make, "metric_learning")
     with pytest.raises(UserError, match="leaves nothing to learn"):
         make(make_spec(), {"labels": "none"})
-    with pytest.raises(UserError, match="labels is 'arc', wanted one of"):
+    with pytest.raises(UserError, match="labels is 'arc', expected one of"):
         make(make_spec(), {"labels": "arc"})
     with pytest.raises(UserError, match="learns from another run, 'teacher'"):
         make(make_spec(teacher=None), {"kd": 1.0})
     with pytest.raises(UserError, match="needs a network with an embedding, but"):
         make(make_spec(CLASSIFY), {})
-    with pytest.raises(UserError, match=r"sides is \(4, 9\), wanted 1 to 8"):
+    with pytest.raises(UserError, match=r"sides is \(4, 9\), expected 1 to 8"):
         make(make_spec(), {"sides": (4, 9)})
 
 
@@ -184,8 +187,8 @@ def test_at_plus_adds_up(batch):
 
     @jit
     def attention(own, other, kernel):
-        looks = look(own, kernel), look(other, head["kernel"])
-        return losses.attention_plus(*looks).mean()
+        line_styles = look(own, kernel), look(other, head["kernel"])
+        return losses.attention_plus(*line_styles).mean()
 
     logits, known = np.asarray(outputs["logits"]), np.asarray(batch["label"])
     log = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -73,12 +73,14 @@ def test_wrong_input():
     with pytest.raises(ValueError, match=r"Probes of label 9 have no image in the gal"):
         retrieval.identification(rows, labels, rows, alone)
     with pytest.raises(
-        ValueError, match=r"12 neighbours were asked for, wanted 1 to 11"
+        ValueError, match=r"12 neighbours were asked for, expected 1 to 11"
     ):
         retrieval.nearest(rows, 12)
     with pytest.raises(ValueError, match=r"queries have 4 features and the gallery 5"):
         retrieval.nearest(rows, 1, rows[:, :4])
     with pytest.raises(ValueError, match=r"Row 3 of gallery is not finite"):
         retrieval.nearest(np.where(np.arange(12)[:, None] == 3, np.inf, rows), 1)
-    with pytest.raises(ValueError, match=r"labels have shape \(11,\), wanted \(12,\)"):
+    with pytest.raises(
+        ValueError, match=r"labels have shape \(11,\), expected \(12,\)"
+    ):
         retrieval.recall_at_k(rows, labels[1:])

@@ -22,7 +22,9 @@ def test_cosines():
     rows = np.array([[3.0, 4.0], [4.0, 3.0], [-6.0, -8.0]])
     scores = verification.cosine_scores(rows, np.array([0, 0, 1]), np.array([1, 2, 1]))
     np.testing.assert_allclose(scores, [24 / 25, -1, 1], 1e-12)
-    with pytest.raises(ValueError, match=r"Embedding 1 has length 0.0, wanted one wi"):
+    with pytest.raises(
+        ValueError, match=r"Embedding 1 has length 0.0, expected one wi"
+    ):
         verification.unit_rows(np.array([[1.0, 0], [0, 0]]))
     with pytest.raises(ValueError, match=r"Embedding 0 has length nan"):
         verification.unit_rows(np.array([[np.nan, 0], [1, 0]]))
@@ -75,7 +77,7 @@ def test_tar_at_far_by_counting():
         points = [counted(scores, same, t) for t in [*np.unique(scores), np.inf]]
         assert tar == max(t for f, t in points if f <= far)
     with pytest.raises(
-        ValueError, match=r"FAR 0.001 was asked for, wanted from 0.0067"
+        ValueError, match=r"FAR 0.001 was asked for, expected from 0.0067"
     ):
         verification.tar_at_far(scores, same, (0.001,))
 
@@ -96,11 +98,13 @@ def test_equal_error_rate():
 
 def test_wrong_input():
     scores, same = draw(20)
-    with pytest.raises(ValueError, match=r"All 20 pairs are of one identity, wanted p"):
+    with pytest.raises(
+        ValueError, match=r"All 20 pairs are of one identity, expected p"
+    ):
         verification.equal_error_rate(scores, np.ones(20, bool))
     with pytest.raises(ValueError, match=r"scores have shape \(19,\) and same \(20,\)"):
         verification.tar_at_far(scores[1:], same, (0.5,))
     with pytest.raises(ValueError, match=r"1 scores are not finite"):
         verification.equal_error_rate(np.where(np.arange(20) == 3, np.nan, 0), same)
-    with pytest.raises(ValueError, match=r"1 folds, wanted \(20,\) and at least 2"):
+    with pytest.raises(ValueError, match=r"1 folds, expected \(20,\) and at least 2"):
         verification.fold_accuracy(scores, same, np.zeros(20))

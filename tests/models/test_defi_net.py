@@ -181,7 +181,7 @@ def test_switches_leave_out_their_part():
     [{"pyramid": "thick"}, {"noise": "loud"}, {"fusion": "cold"}, {"widths": (8, 8)}],
 )
 def test_wrong_options_are_explained(options):
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises(ValueError, match="expected"):
         shapes((8, 8), **options)
 
 

@@ -306,11 +306,11 @@ def test_mistakes_are_explained():
         edm.build("ffhq-64x64-uncon-vp")
     with pytest.raises(ValueError, match="SongUNet has no option colour"):
         edm.build("cifar10-32x32-cond-vp", colour=1)
-    with pytest.raises(ValueError, match="'cosine'; wanted positional or fourier"):
+    with pytest.raises(ValueError, match="'cosine'; expected positional or fourier"):
         shapes(edm.build("cifar10-32x32-cond-vp", embedding_type="cosine"))
-    with pytest.raises(ValueError, match=r"\(1, 2, 1\); wanted an even number"):
+    with pytest.raises(ValueError, match=r"\(1, 2, 1\); expected an even number"):
         shapes(edm.build("cifar10-32x32-cond-vp", resample_filter=(1, 2, 1)))
-    with pytest.raises(ValueError, match="is 30; wanted a multiple of 4"):
+    with pytest.raises(ValueError, match="is 30; expected a multiple of 4"):
         shapes(edm.build("cifar10-32x32-cond-vp", img_resolution=30))
 
 
@@ -318,9 +318,9 @@ def test_mistakes_are_explained():
     ("changed", "message"),
     [
         ({"images": jnp.zeros((2, 8, 8, 3))}, r"images of shape \(2, 8, 8, 3\)"),
-        ({"noise_labels": jnp.zeros(3)}, r"noise_labels.*\(3,\); wanted \(2,\)"),
-        ({"class_labels": jnp.zeros(2)}, r"class_labels.*wanted \(2, 10\)"),
-        ({"augment_labels": jnp.zeros((2, 1))}, r"augment_labels.*wanted \(2, 9\)"),
+        ({"noise_labels": jnp.zeros(3)}, r"noise_labels.*\(3,\); expected \(2,\)"),
+        ({"class_labels": jnp.zeros(2)}, r"class_labels.*expected \(2, 10\)"),
+        ({"augment_labels": jnp.zeros((2, 1))}, r"augment_labels.*expected \(2, 9\)"),
     ],
 )
 def test_wrong_shapes_are_explained(changed, message):

@@ -182,9 +182,9 @@ def test_a_finished_run_is_not_repeated(finished, monkeypatch):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(finished, tmp_path, monkeypatch):
-    asked = iter([None, None, "SIGTERM"])
+    stop_requested = iter([None, None, "SIGTERM"])
     with pytest.raises(Interrupted, match="SIGTERM: stopped after 2 of 3 cells"):
-        pipelines.run(small(), tmp_path, lambda: next(asked))
+        pipelines.run(small(), tmp_path, lambda: next(stop_requested))
     assert len(list((tmp_path / "cells").iterdir())) == 2
     measured = []
     measure = cells.measure
@@ -242,7 +242,7 @@ def test_unknown_keys_and_pipelines():
         config.sovlers = ("ipndm",)
     with pytest.raises(UserError, match="config has no key sovlers"):
         pipelines.check(config)
-    with pytest.raises(UserError, match="no 'gist', wanted one of gits"):
+    with pytest.raises(UserError, match="no 'gist', expected one of gits"):
         pipelines.check(small(pipeline="gist"))
 
 
@@ -407,7 +407,7 @@ def test_a_reference_of_another_size(model_file, tmp_path):
         models.load(config, "tiny")
     np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     config.edm.reference = str(tmp_path / "wide.npz")
-    with pytest.raises(UserError, match=r"mean of shape \(2048,\), wanted \[16\]"):
+    with pytest.raises(UserError, match=r"mean of shape \(2048,\), expected \[16\]"):
         models.load(config, "tiny")
     np.savez(tmp_path / "own.npz", mu=np.zeros(16), sigma=np.eye(16))
     config.edm.reference = str(tmp_path / "own.npz")
@@ -488,9 +488,9 @@ def test_networks_have_settings_of_their_own():
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ({"mine": 3}, "config.needs.mine is int, wanted configs.needed"),
+        ({"mine": 3}, "config.needs.mine is int, expected configs.needed"),
         ({"ring": needed()}, "config.needs.ring has the name of a density"),
-        ({"mine": needed(method="supervised")}, "method 'supervised', wanted 'edm'"),
+        ({"mine": needed(method="supervised")}, "method 'supervised', expected 'edm'"),
         ({"mine": needed("no/such/folder")}, "no/such/folder holds no config.json"),
     ],
 )
@@ -511,5 +511,5 @@ def load_config_file():
 
 @pytest.mark.parametrize("variant", ["no_such", "edm", "edm,"])
 def test_unknown_variants(variant):
-    with pytest.raises(ValueError, match=r"wanted one of|wants a file"):
+    with pytest.raises(ValueError, match=r"expected one of|wants a file"):
         load_config_file().get_config(variant)

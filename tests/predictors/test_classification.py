@@ -152,7 +152,7 @@ def untrained(workdir, shape, tmp_path):
     workdir.mkdir()
     config = squares_config(write_squares(tmp_path / "data.npz", shape))
     run = build.build(config)
-    workdirs.open_for(workdir, config)
+    workdirs.create(workdir, config)
     init = jax.jit(
         lambda: {
             group.name: study.init_group(group, {}, False) for group in run.groups
@@ -213,8 +213,8 @@ def test_channels_that_no_image_file_has(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"topk": 0}, "topk is 0, wanted 1 to 4"),
-        ({"topk": 5}, "topk is 5, wanted 1 to 4"),
+        ({"topk": 0}, "topk is 0, expected 1 to 4"),
+        ({"topk": 5}, "topk is 5, expected 1 to 4"),
         ({"topk": -1}, "topk is -1"),
         ({"output": "out.txt"}, r"out\.txt.*\.csv or \.json"),
         ({"output": "no_such_folder/out.csv"}, "no_such_folder does not exist"),
@@ -255,6 +255,6 @@ def test_a_text_file_among_images_is_named(finished_run, photos, tmp_path):
 def test_a_run_that_is_not_finished(tmp_path, squares):
     config = squares_config(squares)
     config.students = ConfigDict()
-    workdirs.open_for(tmp_path, config)
+    workdirs.create(tmp_path, config)
     with pytest.raises(UserError, match=r"results\.json.*finished"):
         predict_files(tmp_path, ["a.png"])

@@ -35,7 +35,7 @@ def people_config(root):
     config.loss = ConfigDict({"margin": 0.1})
     config.model = ConfigDict(
         {"name": "embed8", "stem": 2, "widths": (2, 4), "strides": (1, 2), "width": 4}
-        | {"view": "low"}
+        | {"input": "low"}
     )
     config.data = ConfigDict(
         {"name": "identities", "root": str(root), "size": 12, "split": "identities"}
@@ -139,10 +139,10 @@ def test_wrong_pairs(finished, pictures, tmp_path):
     with pytest.raises(UserError, match=r"line 1: mine/p07/9.png is not among the 13"):
         run()
     asked.write_text("mine/p00/0.png\n")
-    with pytest.raises(UserError, match=r"line 1, is .*, wanted two paths"):
+    with pytest.raises(UserError, match=r"line 1, is .*, expected two paths"):
         run()
     asked.write_text("")
-    with pytest.raises(UserError, match="is empty, wanted a pair of paths"):
+    with pytest.raises(UserError, match="is empty, expected a pair of paths"):
         run()
 
 

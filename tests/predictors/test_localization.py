@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.methods.defi import IOU
 from jaxkd.predictors import localization, localization_page
 

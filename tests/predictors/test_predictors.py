@@ -15,13 +15,13 @@ def test_options_are_literals_or_text():
     wanted = {"size": 3, "kind": "lung", "exact": True, "range": (1, 2), "path": "a=b"}
     assert predictors.parse_options(given) == wanted
     for wrong in ("size", "=3", "a b=3"):
-        with pytest.raises(UserError, match="wanted name=value"):
+        with pytest.raises(UserError, match="expected name=value"):
             predictors.parse_options([wrong])
 
 
 def test_mistakes_are_named_before_anything_is_loaded(tmp_path):
     here = [str(tmp_path)]
-    with pytest.raises(UserError, match=r"no 'embedding', wanted .*'embeddings'"):
+    with pytest.raises(UserError, match=r"no 'embedding', expected .*'embeddings'"):
         predictors.predict("embedding", tmp_path, here, "out", {})
     with pytest.raises(UserError, match="needs --inputs"):
         predictors.predict("embeddings", tmp_path, [], "out", {})

@@ -9,11 +9,11 @@ from PIL import Image
 
 from jaxkd.report import figures
 from jaxkd.report.statistics import Curve
-from jaxkd.report.style import DARK, LIGHT, Cast, canvas
+from jaxkd.report.style import DARK, LIGHT, StudentOrder, canvas
 
 # A dollar sign would start a formula, and the font has no Chinese characters.
 NAMES = ["ce", "kd", "$x_1$", "猫_with_a_name_that_is_far_too_long"]
-CAST = Cast(NAMES, "kd", "ce")
+CAST = StudentOrder(NAMES, "kd", "ce")
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def line_of(axes, color):
     return next(line for line in axes.lines if line.get_color() == color)
 
 
-def draw_curves(path, data, cast=CAST, levels=None, number=".1f"):
+def draw_curves(path, data, student_order=CAST, levels=None, number=".1f"):
     figures.curves(
         path,
         LIGHT,
         data=data,
-        cast=cast,
+        student_order=student_order,
         levels=levels or {},
         ylabel="y",
         number=number,
@@ -111,8 +111,8 @@ def test_labels_of_twelve_close_curves_do_not_overlap_or_leave_the_figure(
         Curve(name, np.array([1.0, 2.0]), np.array([[10.0], [60 + 0.01 * index]]))
         for index, name in enumerate(names)
     ]
-    cast = Cast(names, names[0], None)
-    draw_curves(tmp_path / "a.png", data, cast, {"teacher": 61.0}, ".2f")
+    student_order = StudentOrder(names, names[0], None)
+    draw_curves(tmp_path / "a.png", data, student_order, {"teacher": 61.0}, ".2f")
     figure = drawn[0]
     assert figure.axes[0].get_ylim()[0] > 5  # the labels do not stretch the axis
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
@@ -175,7 +175,7 @@ def draw_final(path, levels, lost=62.0):
         LIGHT,
         values={"ce": [60.0, 62.0], "kd": [63.0, 64.0], "$x_1$": [lost, 62.5]},
         errors={"ce": 1.0, "kd": 0.5, "$x_1$": 0.25},
-        cast=Cast(["ce", "kd", "$x_1$"], "kd", "ce"),
+        student_order=StudentOrder(["ce", "kd", "$x_1$"], "kd", "ce"),
         levels=levels,
         xlabel="%",
     )

@@ -14,31 +14,35 @@ THEMES = [style.LIGHT, style.DARK]
 @pytest.mark.parametrize("theme", THEMES)
 def test_every_student_looks_different(theme):
     names = ["kd", *(f"student{index}" for index in range(22))]
-    looks = style.looks(style.Cast(names, "kd", None), theme)
-    assert set(looks) == set(names)
+    line_styles = style.line_styles(style.StudentOrder(names, "kd", None), theme)
+    assert set(line_styles) == set(names)
     for one, other in itertools.combinations(names, 2):
-        assert looks[one][:2] != looks[other][:2], (one, other)
-    assert looks["kd"].color == theme.ink
+        assert line_styles[one][:2] != line_styles[other][:2], (one, other)
+    assert line_styles["kd"].color == theme.ink
 
 
 def test_the_plain_student_is_grey():
-    looks = style.looks(style.Cast(["ce", "kd"], "kd", "ce"), style.DARK)
-    assert looks["ce"].color == style.DARK.muted
-    assert looks["kd"].color == style.DARK.ink
+    line_styles = style.line_styles(
+        style.StudentOrder(["ce", "kd"], "kd", "ce"), style.DARK
+    )
+    assert line_styles["ce"].color == style.DARK.muted
+    assert line_styles["kd"].color == style.DARK.ink
 
 
 def test_a_plain_reference_is_drawn_as_the_reference():
-    looks = style.looks(style.Cast(["ce", "kd"], "ce", "ce"), style.LIGHT)
-    assert looks["ce"].color == style.LIGHT.ink
+    line_styles = style.line_styles(
+        style.StudentOrder(["ce", "kd"], "ce", "ce"), style.LIGHT
+    )
+    assert line_styles["ce"].color == style.LIGHT.ink
 
 
 def test_the_plain_student_is_found_by_its_name_or_method():
     kd = {"a": "kd", "b": "dkd"}
     for name, method in (("ce", "kd"), ("mine", "supervised")):
-        cast = style.cast_students(kd | {name: method}, "a")
-        assert cast == style.Cast(["a", "b", name], "a", name)
-    assert style.cast_students(kd, None).plain is None
-    assert style.cast_students({"ce": "kd"}, None).plain is None
+        student_order = style.order_students(kd | {name: method}, "a")
+        assert student_order == style.StudentOrder(["a", "b", name], "a", name)
+    assert style.order_students(kd, None).plain is None
+    assert style.order_students({"ce": "kd"}, None).plain is None
 
 
 @pytest.mark.parametrize("span", [(1e-3, 1.0), (2.0, 9.0)])
@@ -84,7 +88,7 @@ def test_text_can_be_read_and_lines_can_be_seen(theme):
     ],
 )
 def test_names_are_shown_with_the_characters_that_the_font_has(name, shown):
-    assert style.drawable(name) == shown
+    assert style.printable(name) == shown
 
 
 def test_drawing_leaves_the_callers_settings_alone(tmp_path):

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource
+from jaxkd.core.source import ArraySource
 from jaxkd.models.resnet import ResNet
-from jaxkd.report.style import Cast
+from jaxkd.report.style import StudentOrder
 from jaxkd.train import train
 from jaxkd.training import build
 from tests.conftest import squares_config
@@ -21,7 +21,7 @@ def test_steps_and_students(squares_run):
     squares_run.batch_size = 24
     squares_run.unit, squares_run.duration = "epochs", 3.0
     squares_run.seeds = (5, 2)
-    squares_run.students = configs.rows(
+    squares_run.students = configs.students(
         {
             "zebra": {"duration": 10.0},
             "ant": {"optim": {"weight_decay": 0.25}},
@@ -57,20 +57,22 @@ def test_each_seed_draws_its_own_batches_when_asked(squares_run):
 
 def test_the_students_have_their_parts_in_figures(squares_run):
     rows = {"b": {}, "a": {}, "c": {}}
-    squares_run.students, squares_run.reference = configs.rows(rows), "a"
-    assert build.build(squares_run).cast == Cast(["b", "a", "c"], "a", "b")
+    squares_run.students, squares_run.reference = configs.students(rows), "a"
+    assert build.build(squares_run).student_order == StudentOrder(
+        ["b", "a", "c"], "a", "b"
+    )
 
 
 def test_without_students_the_run_trains_its_own_method(squares_run):
     run = build.build(squares_run)
-    assert run.cast == Cast(["supervised"], None, None)
+    assert run.student_order == StudentOrder(["supervised"], None, None)
     assert [student.name for student in run.students] == ["supervised"]
     assert run.steps == 9 and run.steps_per_unit == 1
 
 
 def test_students_override_and_start_clean(squares_run):
     squares_run.method, squares_run.loss = "supervised", {"label_smoothing": 0.1}
-    squares_run.students = configs.rows(
+    squares_run.students = configs.students(
         {
             "same": {"optim": {"lr": 0.7}},
             "other": {"method": "rld", "loss": {"beta": 2.0}},
@@ -96,12 +98,12 @@ def test_students_override_and_start_clean(squares_run):
         ({"model": {"name": "resnet8", "depth": 3}}, "no option depth.*stem"),
         ({"model": {}}, "Unknown model ''"),
         ({"model": {"name": "resnet8", "dtype": "float16"}}, "dtype"),
-        ({"view": {"name": "mirror"}}, "view is 'mirror', wanted one of plain"),
+        ({"view": {"name": "mirror"}}, "view is 'mirror', expected one of plain"),
         ({"view": {"name": "plain", "pad": 3}}, "'plain' has no option 'pad'"),
         ({"data": {"name": "cifra"}}, "no 'cifra'.*did you mean 'cifar'"),
         ({"data": {"name": "npz"}}, "'npz' needs path"),
         ({"data": {"name": "npz", "path": "/no/such.npz"}}, "such.npz cannot be read"),
-        ({"method": "kdd"}, "no 'kdd', wanted one of"),
+        ({"method": "kdd"}, "no 'kdd', expected one of"),
         ({"loss": {"temperature": 2.0}}, "'supervised' has no option 'temperature'"),
         ({"method": "kd"}, "'kd' learns from another run, 'teacher'"),
         ({"mesh": {"data": 3, "fsdp": 1}}, "there are 1 devices"),
@@ -123,7 +125,7 @@ def test_what_is_wrong_is_said_before_anything_compiles(squares_run, change, mes
     ],
 )
 def test_a_wrong_student_is_found(squares_run, overrides, message):
-    squares_run.students = configs.rows({"fine": {}, "wrong": overrides})
+    squares_run.students = configs.students({"fine": {}, "wrong": overrides})
     with pytest.raises(UserError, match=message):
         build.build(squares_run)
 
@@ -141,7 +143,7 @@ def test_values_that_cannot_work_name_the_student(
     squares_run, tmp_path, overrides, message
 ):
     squares_run.needs = ConfigDict({"teacher": configs.needed(squares_run)})
-    squares_run.students = configs.rows({"fine": {}, "wrong": overrides})
+    squares_run.students = configs.students({"fine": {}, "wrong": overrides})
     with pytest.raises(UserError, match=message):
         train(squares_run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -170,7 +172,7 @@ def test_draws_of_different_sizes(squares_run, monkeypatch):
 def with_teacher(config, init_from):
     need = configs.needed(config, init_from=init_from)
     config.needs = ConfigDict({"teacher": need})
-    config.students = configs.rows({"kd": {"method": "kd"}})
+    config.students = configs.students({"kd": {"method": "kd"}})
     return config
 
 

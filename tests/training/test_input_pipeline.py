@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource
 from jaxkd.datasets import batching
-from jaxkd.datasets.source import ArraySource
 from jaxkd.training import build, input_pipeline
 
 
@@ -81,9 +81,9 @@ def test_learning_rates_are_padded(squares_run):
     run = make_run(squares_run, seeds=(1, 2), steps_per_call=5)
     found = input_pipeline.make_inputs(run, 0).next(3, 2)["lr"]
     (group,) = run.groups
-    rates = np.asarray(found[group.name])
+    rates = np.asarray(found[group.name]["main"])
     assert rates.shape == (5, 4) and rates.dtype == np.float32
-    np.testing.assert_array_equal(rates[:2], group.learning_rates(3, 2))
+    np.testing.assert_array_equal(rates[:2], group.learning_rates(3, 2)["main"])
     assert not rates[2:].any()
     cosine = 0.5 * (1 + np.cos(np.pi * np.array([3, 4]) / 9))
     np.testing.assert_allclose(rates[:2, 0], 0.3 * cosine, rtol=1e-5)
@@ -144,8 +144,8 @@ def test_batches_from_files_are_those_of_the_pipeline(from_files, start):
             assert got.shape[:3] == (1, 2, 16)
             for draw in range(2):
                 np.testing.assert_array_equal(got[0, draw], wanted[draw][name])
-        rates = run.groups[0].learning_rates(step, 1)
-        np.testing.assert_array_equal(found["lr"][run.groups[0].name], rates)
+        rates = run.groups[0].learning_rates(step, 1)["main"]
+        np.testing.assert_array_equal(found["lr"][run.groups[0].name]["main"], rates)
 
 
 def test_both_feeds_give_uint8_images_and_int32_labels(squares_run, from_files):
@@ -162,7 +162,7 @@ def test_labels_in_memory_are_checked(squares_run):
     arrays = run.draws[0].arrays
     wrong = np.where(np.arange(64) == 5, 4, arrays["label"])
     run = run._replace(draws=(ArraySource(arrays | {"label": wrong}),))
-    with pytest.raises(UserError, match="example 5 has label 4, wanted 0 to 3"):
+    with pytest.raises(UserError, match="example 5 has label 4, expected 0 to 3"):
         input_pipeline.make_inputs(run, 0)
 
 

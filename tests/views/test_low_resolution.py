@@ -7,7 +7,7 @@ import pytest
 
 from jaxkd import views
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import degrade
 
 INFO = Info("test", 2, (16, 16, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))

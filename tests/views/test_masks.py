@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxkd import views
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import masks as mask_views
 
 SIZE = 24

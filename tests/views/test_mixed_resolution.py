@@ -7,7 +7,7 @@ import pytest
 
 from jaxkd import views
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import degrade, mixed_resolution, standard
 
 INFO = Info("squares", 2, (12, 12, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
@@ -74,12 +74,12 @@ def test_blur_takes_detail_away():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sides": (4, 13)}, r"sides is \(4, 13\), wanted some from 1 to 12"),
-        ({"sides": ()}, "wanted some from 1"),
-        ({"kernels": ("cubic",)}, "kernel is 'cubic', wanted one of"),
+        ({"sides": (4, 13)}, r"sides is \(4, 13\), expected some from 1 to 12"),
+        ({"sides": ()}, "expected some from 1"),
+        ({"kernels": ("cubic",)}, "kernel is 'cubic', expected one of"),
         ({"kernels": ()}, "kernels is empty"),
         ({"probability": 2.0}, "probability is 2.0"),
-        ({"evaluate_at": 0}, "evaluate_at is 0, wanted 1 to 12"),
+        ({"evaluate_at": 0}, "evaluate_at is 0, expected 1 to 12"),
     ],
 )
 def test_wrong_options(options, message):
@@ -88,7 +88,7 @@ def test_wrong_options(options, message):
 
 
 def test_images_must_be_square():
-    with pytest.raises(UserError, match="12 x 10 pixels, wanted square"):
+    with pytest.raises(UserError, match="12 x 10 pixels, expected square"):
         mixed_resolution.mixed_low(
             INFO._replace(image_shape=(12, 10, 3)),
             base={"name": "plain"},

@@ -246,7 +246,7 @@ def test_batches_of_batches():
 )
 def test_other_images_are_refused(images):
     for function in (randaugment.randaugment, randaugment.cutout):
-        with pytest.raises(UserError, match="wanted uint8 with 1 or 3 channels"):
+        with pytest.raises(UserError, match="expected uint8 with 1 or 3 channels"):
             function(jax.random.key(0), images)
-    with pytest.raises(UserError, match="wanted uint8"):
+    with pytest.raises(UserError, match="expected uint8"):
         randaugment.apply(images, np.zeros(2, int), np.zeros(2))

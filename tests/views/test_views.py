@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from jaxkd import views
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import ops, randaugment, standard
 
 INFO = Info(
@@ -279,7 +279,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxkd.datasets import views
-from jaxkd.datasets.source import Info
+from jaxkd.core.source import Info
 from jaxkd.views import ops, standard
 info = Info("toy", 2, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, ("a", "b"))
 images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
@@ -301,7 +301,7 @@ def test_views_do_not_depend_on_the_sharding():
 
 
 def test_unknown_names_and_options():
-    with pytest.raises(UserError, match=r"view is 'crop', wanted one of plain, flip"):
+    with pytest.raises(UserError, match=r"view is 'crop', expected one of plain, flip"):
         views.build("crop", INFO)
     with pytest.raises(UserError, match=r"'crop_flip' has no option 'padding'.*pad"):
         views.build("crop_flip", INFO, padding=4)

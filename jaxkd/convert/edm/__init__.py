@@ -99,7 +99,7 @@ def build(configuration: Configuration, **options: Any) -> edm.UNet:
     """
     if configuration.network not in NETWORKS:
         raise UserError(
-            f"There is no network {configuration.network!r} of EDM. Wanted "
+            f"There is no network {configuration.network!r} of EDM. Expected "
             f"{' or '.join(NETWORKS)}."
         )
     try:
@@ -216,7 +216,9 @@ def save(
     """
     path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):
-        raise UserError(f"{path} ends in {path.suffix!r}. Wanted .npz or .safetensors.")
+        raise UserError(
+            f"{path} ends in {path.suffix!r}. Expected .npz or .safetensors."
+        )
     state = to_state(configuration, variables)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -238,7 +240,7 @@ def _from_pickle(
     if name not in NETWORKS or outer.name not in {*NETWORKS, *_PRECONDITIONS}:
         raise UserError(
             f"{path} holds a {outer.name or 'container'} of {name or 'a container'}. "
-            f"Wanted a {' or '.join(NETWORKS)}, alone or in one of "
+            f"Expected a {' or '.join(NETWORKS)}, alone or in one of "
             f"{', '.join(_PRECONDITIONS)}."
         )
     state = content.state
@@ -256,7 +258,7 @@ def _from_pickle(
 def _check_precondition(kind: str) -> None:
     if kind not in PRECONDITIONS:
         raise UserError(
-            f"The precondition is {kind!r}. Wanted {', '.join(PRECONDITIONS)}."
+            f"The precondition is {kind!r}. Expected {', '.join(PRECONDITIONS)}."
         )
 
 
@@ -280,7 +282,7 @@ def _read_precondition(outer: network_pickle.Module, path: Path):
     for name, usual in (("C_1", 0.001), ("C_2", 0.008)):
         if _number(arguments, name, usual, path) != usual:
             raise UserError(
-                f"{path} was trained with {name}={arguments[name]}. Wanted {usual}: "
+                f"{path} was trained with {name}={arguments[name]}. Expected {usual}: "
                 "other noise levels of iDDPM are not known here."
             )
     return kind, {
@@ -299,7 +301,7 @@ def _read_dropout(
     if unknown:
         raise UserError(
             f"{path} holds a {name} with the option {', '.join(unknown)}, "
-            "which is not EDM's. Wanted a network of the original code."
+            "which is not EDM's. Expected a network of the original code."
         )
     return {
         option: _number(arguments, option, 0.1 if option == "dropout" else 0.0, path)
@@ -311,7 +313,7 @@ def _number(arguments: Mapping[str, Any], name: str, usual: float, path: Path) -
     value = arguments.get(name, usual)
     if not isinstance(value, int | float):
         raise UserError(
-            f"{path} has {name} of type {type(value).__name__}. Wanted a number."
+            f"{path} has {name} of type {type(value).__name__}. Expected a number."
         )
     return value
 

@@ -122,7 +122,7 @@ def infer(
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"{origin} holds no network of EDM: its {len(own)} tensors "
-            f"({', '.join(list(own)[:4])}, ...) have no usable {error}. Wanted the "
+            f"({', '.join(list(own)[:4])}, ...) have no usable {error}. Expected the "
             f"state dictionary of a {' or '.join(NETWORKS)}."
         ) from error
     return network, options

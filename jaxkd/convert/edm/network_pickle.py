@@ -147,7 +147,7 @@ def _find(content: Any, path: Path) -> Module:
     if isinstance(content, dict):
         found = "a dictionary of " + ", ".join(map(str, list(content)[:8]))
     raise UserError(
-        f"{path} holds {found}. Wanted a network, alone or under one of the names "
+        f"{path} holds {found}. Expected a network, alone or under one of the names "
         f"{', '.join(_PLACES)}."
     )
 

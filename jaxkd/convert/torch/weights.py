@@ -175,7 +175,7 @@ def _find_state(content: Any, path: str | Path) -> dict[str, Any]:
     if isinstance(content, dict):
         found = "a dictionary of " + ", ".join(map(str, list(content)[:8]))
     raise UserError(
-        f"{path} holds {found}. Wanted a state dictionary (name -> tensor), alone or "
+        f"{path} holds {found}. Expected a state dictionary (name -> tensor), alone or "
         f"under one of the names {', '.join(_WRAPPERS)}."
     )
 

@@ -121,7 +121,7 @@ def cost_matrix(
     shape = None if denoised is None else denoised.shape
     if denoised is None or len(x) != len(grid) or shape != x[1:].shape:
         raise ValueError(
-            f"States {x.shape} and outputs {shape} for {len(grid)} stamps; wanted a "
+            f"States {x.shape} and outputs {shape} for {len(grid)} stamps; expected a "
             "trajectory sampled with keep_denoised=True on that grid."
         )
     rows = _cost_rows(x, denoised, jnp.asarray(grid, x.dtype), metric)
@@ -255,23 +255,23 @@ def _check_search(metric, coeff, grid, stamps):
     if metric not in METRICS:
         raise ValueError(f"No metric {metric!r}; there are {', '.join(METRICS)}.")
     if isinstance(coeff, str) and coeff != "auto":
-        raise ValueError(f"coeff={coeff!r}; wanted a positive number or 'auto'.")
+        raise ValueError(f"coeff={coeff!r}; expected a positive number or 'auto'.")
     _check_path(len(grid), stamps, 1.0 if isinstance(coeff, str) else coeff)
 
 
 def _check_path(points, stamps, coeff):
     if not 2 <= stamps <= points:
         raise ValueError(
-            f"{stamps} stamps of a grid of {points} points; wanted at least 2 and no "
+            f"{stamps} stamps of a grid of {points} points; expected at least 2 and no "
             "more than the points. Take a finer grid or fewer stamps."
         )
     if not 0 < coeff < np.inf:
-        raise ValueError(f"coeff={coeff:g}; wanted a positive number.")
+        raise ValueError(f"coeff={coeff:g}; expected a positive number.")
 
 
 def _check_cost(cost):
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
-        raise ValueError(f"A cost matrix of shape {cost.shape}; wanted [T, T].")
+        raise ValueError(f"A cost matrix of shape {cost.shape}; expected [T, T].")
     if not np.all(np.isfinite(np.triu(cost, 1))):
         raise ValueError(
             "The cost matrix holds NaN or infinity above its diagonal; check the "

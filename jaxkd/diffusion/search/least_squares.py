@@ -24,7 +24,7 @@ import numpy as np
 from jaxkd.diffusion import schedules, solvers
 from jaxkd.diffusion.schedules import Schedule
 from jaxkd.diffusion.search import gits
-from jaxkd.diffusion.search.rollout import Student, movable, read, slopes_at
+from jaxkd.diffusion.search.rollout import Student, free_indices, read
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
@@ -220,10 +220,10 @@ def _descend(
         for attempt in range(TRIES):
             # Between, updates of rank one do; a failure asks for the truth.
             if jacobian is None or age == 3 or (attempt == 2 and age):
-                jacobian, age = slopes_at(student, place, residual, sigmas), 0
+                jacobian, age = jacobian(student, place, residual, sigmas), 0
             move = _bounded(_step(jacobian, residual, damping), place, len(sigmas))
             trial = place.copy()
-            trial[movable(place, sigmas)] += move
+            trial[free_indices(place, sigmas)] += move
             reached = student(*read(trial, sigmas))
             if _mean_norm(reached) < error:
                 break
@@ -274,12 +274,12 @@ def _check(x_fit, x_valid, stamps, reference, starts):
     if np.ndim(x_fit) < 2 or np.shape(x_fit)[1:] != np.shape(x_valid)[1:]:
         raise ValueError(
             f"Latents to fit of shape {np.shape(x_fit)} and to validate of shape "
-            f"{np.shape(x_valid)}; wanted both [batch, ...] of one sample shape."
+            f"{np.shape(x_valid)}; expected both [batch, ...] of one sample shape."
         )
     if not 2 <= stamps <= len(reference):
         raise ValueError(
-            f"{stamps} stamps with a reference of {len(reference)}; wanted at least 2 "
+            f"{stamps} stamps with a reference of {len(reference)}; expected at least 2 "
             "and no more than the reference has."
         )
     if starts < 1:
-        raise ValueError(f"starts={starts}; wanted at least 1.")
+        raise ValueError(f"starts={starts}; expected at least 1.")

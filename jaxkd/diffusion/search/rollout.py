@@ -58,7 +58,7 @@ class Student:
         # The coefficients are float64 NumPy, so that differences of them are exact.
         tangents = [
             samplers.coefficients(_slope(recurrence, place, j), x.dtype)
-            for j in movable(place, sigmas)
+            for j in free_indices(place, sigmas)
         ]
         stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *tangents)
         bound = denoise if isinstance(denoise, Partial) else Partial(denoise)
@@ -83,12 +83,12 @@ def read(place: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     return np.concatenate(stamps), place[count:] if len(place) > count else None
 
 
-def movable(place: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+def free_indices(place: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     """Returns which entries are unknowns: all but the ends."""
     return np.delete(np.arange(len(place)), [0, len(sigmas) - 1])
 
 
-def slopes_at(
+def jacobian(
     student: Student, place: np.ndarray, residual: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
     """Returns the Jacobian of the student's end, ``[batch, d, unknowns]``.
@@ -102,7 +102,7 @@ def slopes_at(
     if student.forward:
         return student.differentiate(place, sigmas)
     columns, gaps = [], -np.diff(place[: len(sigmas)])
-    for j in movable(place, sigmas):
+    for j in free_indices(place, sigmas):
         moved, width = place.copy(), WIDTH
         if j < len(sigmas):
             width = min(width, 0.2 * min(gaps[j - 1 : j + 1]))

@@ -86,11 +86,11 @@ def _checked_variant(solver: str, order: int, predict: str, variant: str | None)
     highest = MAX_ORDER[solver] or np.inf
     if not 1 <= order <= highest:
         raise ValueError(
-            f"{solver} of order {order}; wanted at least 1"
+            f"{solver} of order {order}; expected at least 1"
             + (f" and at most {highest}." if highest < np.inf else ".")
         )
     if predict not in ("x0", "eps"):
-        raise ValueError(f"predict={predict!r}; wanted 'x0' or 'eps'.")
+        raise ValueError(f"predict={predict!r}; expected 'x0' or 'eps'.")
     variants = VARIANTS.get(solver, ("",))
     if variant is None:
         return variants[0]

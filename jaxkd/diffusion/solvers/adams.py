@@ -84,9 +84,11 @@ def deis(
       ValueError: for an unknown variant or quadrature.
     """
     if variant not in ("tab", "rhoab"):
-        raise ValueError(f"deis variant {variant!r}; wanted 'tab' or 'rhoab'.")
+        raise ValueError(f"deis variant {variant!r}; expected 'tab' or 'rhoab'.")
     if quadrature not in ("gauss", "riemann10000"):
-        raise ValueError(f"quadrature {quadrature!r}; wanted 'gauss', 'riemann10000'.")
+        raise ValueError(
+            f"quadrature {quadrature!r}; expected 'gauss', 'riemann10000'."
+        )
     if variant == "rhoab":
         return ab_v(sigmas, order)
     clock = noise_schedules.fit_linear_beta(0.002, 80.0) if clock is None else clock

@@ -60,7 +60,7 @@ def unipc(
       ValueError: for an unknown variant.
     """
     if variant not in ("bh1", "bh2"):
-        raise ValueError(f"unipc variant {variant!r}; wanted 'bh1' or 'bh2'.")
+        raise ValueError(f"unipc variant {variant!r}; expected 'bh1' or 'bh2'.")
     weights, correction = [], [np.zeros(1)]
     for i, used in enumerate(_orders(len(sigmas) - 1, order, lower_order_final)):
         predictor, corrector = _unified_weights(sigmas, i, used, predict, variant)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.evaluators.base import Figure, Findings, Table, Trained
+from jaxkd.core.types import EXPLAIN
+from jaxkd.evaluators.base import EvaluationReport, TrainedStudy
 from jaxkd.evaluators.ct import baselines as nlran_baselines
 from jaxkd.evaluators.ct import figures as nlran_figures
 from jaxkd.evaluators.ct.corruptions import DISTURBANCES, UNDISTURBED
-from jaxkd.methods.nlran import EXPLAIN
 from jaxkd.metrics import classification, heatmaps
+from jaxkd.report.items import Figure, Table
 
 SCORES = ("auc", "accuracy", "precision", "recall", "f1", "ece")
 HEAT = ("auc", "auc_either", "pointing", "share", "iou", "sharpness")
@@ -30,14 +31,14 @@ class _Said(NamedTuple):
     maps: dict[str, np.ndarray]
 
 
-def assess(trained: Trained) -> Findings:
+def evaluate(trained: TrainedStudy) -> EvaluationReport:
     """Scores classifiers, heat maps and robustness of all students."""
     fields = _fields(trained)
     said = {name: _ask(trained, name) for name in trained.by_student()}
     baselines = nlran_baselines.probabilities(trained.dataset)
     robust = {name: _disturbed(trained, name) for name in said}
     heat = _heat_scores(said, fields)
-    return Findings(
+    return EvaluationReport(
         scores={
             name: _member_scores(one, fields["label"], heat.get(name, {}))
             for name, one in said.items()
@@ -51,7 +52,7 @@ def assess(trained: Trained) -> Findings:
     )
 
 
-def _fields(trained: Trained) -> dict[str, np.ndarray]:
+def _fields(trained: TrainedStudy) -> dict[str, np.ndarray]:
     """Collects labels, patients and, where there are, masks of the test scans."""
     wanted = ("label", "patient", "lesion", "lungs")
     batches = list(trained.batches())
@@ -73,7 +74,7 @@ def _fields(trained: Trained) -> dict[str, np.ndarray]:
     return found
 
 
-def _ask(trained: Trained, student: str) -> _Said:
+def _ask(trained: TrainedStudy, student: str) -> _Said:
     """Runs all seeds of a student over the test scans, with heat maps."""
 
     def view(batch):
@@ -104,7 +105,7 @@ def _sick(batch: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(np.asarray(batch["lesion"]).any((1, 2, 3)))
 
 
-def _disturbed(trained: Trained, student: str) -> dict[str, list[float]]:
+def _disturbed(trained: TrainedStudy, student: str) -> dict[str, list[float]]:
     """Returns the macro AUC of each seed for every disturbance."""
     found: dict[str, list[float]] = {}
     for name, disturb in DISTURBANCES.items():
@@ -284,9 +285,11 @@ def _robust_table(robust: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
     return Table("Disturbed scans", rows, note)
 
 
-def _figures(trained: Trained, said, fields, robust) -> list[Figure]:
+def _figures(trained: TrainedStudy, said, fields, robust) -> list[Figure]:
     folder = trained.folder
-    figures = [nlran_figures.robustness(folder, trained.cast, robust, UNDISTURBED)]
+    figures = [
+        nlran_figures.robustness(folder, trained.student_order, robust, UNDISTURBED)
+    ]
     shown = [name for name in said if "attention" in said[name].maps] or [
         name for name in said if said[name].maps
     ]

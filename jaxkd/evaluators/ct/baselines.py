@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxkd.datasets.source import Dataset, Source
+from jaxkd.core.source import Dataset, Source
 from jaxkd.readers.ct.volumes import WINDOWS, resample
 
 BINS = 24

@@ -6,16 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.evaluators.base import Figure
 from jaxkd.metrics import heatmaps
-from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, looks, themes
+from jaxkd.report.items import Figure
+from jaxkd.report.style import (
+    WIDTH,
+    StudentOrder,
+    Theme,
+    canvas,
+    line_styles,
+    printable,
+    themes,
+)
 
 SCANS = 6  # shown in the montage
 
 
 def robustness(
     folder: Path,
-    cast: Cast,
+    student_order: StudentOrder,
     robust: Mapping[str, Mapping[str, Sequence[float]]],
     plain: str,
 ) -> Figure:
@@ -28,7 +36,7 @@ def robustness(
       plain: the disturbance that is none.
     """
     for path, theme in themes(folder / "ct_robustness"):
-        _draw_robustness(path, looks(cast, theme), robust, theme)
+        _draw_robustness(path, line_styles(student_order, theme), robust, theme)
     caption = (
         f"Mean and standard deviation over seeds; the first place is for scans {plain}."
     )
@@ -48,7 +56,7 @@ def _draw_robustness(path: Path, styles, robust, theme: Theme) -> None:
                 [np.std(values, ddof=1) if len(values) > 1 else 0 for values in seeds],
                 color=styles[name].color,
                 fmt="o",
-                label=drawable(name),
+                label=printable(name),
             )
         kinds = list(robust[names[0]])
         axes.set_xticks(range(len(kinds)), kinds)
@@ -91,7 +99,7 @@ def _draw_montage(path, maps, fields, classes, chosen, theme: Theme) -> None:
             lesion = fields["lesion"][scan]
             level = int(lesion.sum((1, 2)).argmax())
             picture = fields["intensity"][scan][level]
-            row[0].set_ylabel(drawable(classes[scan]))
+            row[0].set_ylabel(printable(classes[scan]))
             for axes, name in zip(row, columns, strict=True):
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
                 if name != "scan":

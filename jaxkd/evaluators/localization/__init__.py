@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxkd.core.source import Source
 from jaxkd.datasets import inpainted
-from jaxkd.datasets.source import Source
-from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.evaluators.localization import corruptions, figures
 from jaxkd.metrics import localization
+from jaxkd.report.items import Figure, Table
 from jaxkd.report.style import themes
 
 # Not learnt at small scale: reported beside the others, never averaged with them.
@@ -22,7 +23,7 @@ _TUNING = 300  # training images by which the baseline's threshold is chosen
 Rows = dict[str, np.ndarray]
 
 
-def assess(trained: Trained) -> Findings:
+def evaluate(trained: TrainedStudy) -> EvaluationReport:
     """Scores every member by inpainting method, and on disturbed images.
 
     Args:
@@ -46,8 +47,10 @@ def assess(trained: Trained) -> Findings:
     for path, theme in themes(folder / "localization"):
         figures.examples(path, theme, truth=truth, maps=first, rows=shown)
     for path, theme in themes(folder / "robustness"):
-        figures.robustness(path, theme, cast=trained.cast, sweep=sweep)
-    return Findings(
+        figures.robustness(
+            path, theme, student_order=trained.student_order, sweep=sweep
+        )
+    return EvaluationReport(
         scores={
             student: _summary(runs, maps[student], truth, groups)
             for student, runs in scores.items()
@@ -74,7 +77,7 @@ def assess(trained: Trained) -> Findings:
     )
 
 
-def _collect(trained: Trained) -> Rows:
+def _collect(trained: TrainedStudy) -> Rows:
     """Gathers what the test examples say of themselves, and their pixels."""
     kept: dict[str, list[np.ndarray]] = {}
     plain = trained.batches(view=lambda batch: batch)
@@ -87,7 +90,7 @@ def _collect(trained: Trained) -> Rows:
     return rows | {"target_mask": rows["target_mask"] / 255.0}
 
 
-def _groups(trained: Trained, truth: Rows) -> dict[str, np.ndarray]:
+def _groups(trained: TrainedStudy, truth: Rows) -> dict[str, np.ndarray]:
     """Returns the rows of each method's images, authentic ones last."""
     authentic = truth["label"] == 0
     groups: dict[str, np.ndarray] = {}
@@ -107,7 +110,7 @@ def _averaged(groups: Mapping[str, Any]) -> list[str]:
 
 
 def _probabilities(
-    trained: Trained, member: Member, source: Source | None = None
+    trained: TrainedStudy, member: Member, source: Source | None = None
 ) -> np.ndarray:
     """Returns ``[images, height, width]``."""
     return np.concatenate(list(_predictions(trained, member, source)))
@@ -149,7 +152,7 @@ def _summary(
     return found
 
 
-def _laplacian(trained: Trained, truth: Rows) -> Rows:
+def _laplacian(trained: TrainedStudy, truth: Rows) -> Rows:
     """Scores the smoothed Laplacian, its width and threshold chosen on training images.
 
     Filled-in regions lack noise: the score of a pixel is how little it differs from its
@@ -184,7 +187,7 @@ def _fast_iou(marked: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return both / np.maximum((marked | truth).sum((1, 2)), 1)
 
 
-def _sweep(trained: Trained, groups) -> dict[str, dict[str, list[list[float]]]]:
+def _sweep(trained: TrainedStudy, groups) -> dict[str, dict[str, list[list[float]]]]:
     """Returns student -> disturbance -> level -> IoU of each seed.
 
     The images of the averaged groups, at most forty of each.
@@ -215,7 +218,7 @@ class _Rows:
         return self.source[int(self.rows[index])]
 
 
-def _iou_on(trained: Trained, member: Member, source: Source) -> float:
+def _iou_on(trained: TrainedStudy, member: Member, source: Source) -> float:
     ious = []
     for batch in trained.batches(source):
         logits = np.asarray(member.predict(batch)["logits"])[..., 0]
@@ -279,7 +282,7 @@ def _interval(scores, truth: Rows, groups) -> str:
     )
 
 
-def _official_table(trained: Trained, truth: Rows, groups) -> Table:
+def _official_table(trained: TrainedStudy, truth: Rows, groups) -> Table:
     """Scores members by the protocol of the published code."""
     lines = [["", "", "IoU", "F1 (both classes)", "AUC", "AUC defined"]]
     for student, members in trained.by_student().items():

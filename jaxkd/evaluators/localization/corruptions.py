@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.lookup import choose
-from jaxkd.datasets.source import Example, Source
+from jaxkd.core.source import Example, Source
 
 # Kind -> levels, from mild to harsh; at the first nothing, or nearly, is changed.
 GRID: Mapping[str, tuple[float, ...]] = {

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.evaluators.localization import corruptions
-from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, looks
+from jaxkd.report.style import (
+    WIDTH,
+    StudentOrder,
+    Theme,
+    canvas,
+    line_styles,
+    printable,
+)
 
 
 def examples(
@@ -33,7 +40,7 @@ def examples(
         for axes, (name, chosen) in zip(grid, rows.items(), strict=True):
             for place in range(3 * count):
                 axes[place].set_axis_off()
-            axes[0].set_title(drawable(name), loc="left", fontsize=9, color=theme.ink)
+            axes[0].set_title(printable(name), loc="left", fontsize=9, color=theme.ink)
             for place, row in enumerate(chosen):
                 pictures = (truth["image"][row], truth["target_mask"][row], maps[row])
                 for part, picture in enumerate(pictures):
@@ -44,7 +51,9 @@ def examples(
         figure.subplots_adjust(0.005, 0.01, 0.995, top, wspace=0.06, hspace=0.35)
 
 
-def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
+def robustness(
+    path: Path, theme: Theme, *, student_order: StudentOrder, sweep: Mapping
+) -> None:
     """Draws IoU over the levels of each disturbance, one line a student.
 
     Args:
@@ -53,7 +62,7 @@ def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
       cast: the students of the run.
       sweep: student -> kind of ``perturb.GRID`` -> level -> IoU of each seed.
     """
-    styles = looks(cast, theme)
+    styles = line_styles(student_order, theme)
     with canvas(path, (WIDTH, 2.7), theme, layout="constrained") as figure:
         grid = figure.subplots(1, len(corruptions.GRID), sharey=True)
         for axes, (kind, levels) in zip(grid, corruptions.GRID.items(), strict=True):
@@ -67,7 +76,7 @@ def robustness(path: Path, theme: Theme, *, cast: Cast, sweep: Mapping) -> None:
                     dashes=style.dash[1] if isinstance(style.dash, tuple) else (),
                     marker="o",
                     markersize=3.5,
-                    label=drawable(student),
+                    label=printable(student),
                 )
                 axes.fill_between(
                     places, values.min(1), values.max(1), color=style.color, alpha=0.2

@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import optax
 from clu import metrics
 
-from jaxkd.core.types import Aux, Batch, Extra, FrozenNetwork, Method, Params, Spec
+from jaxkd.core.types import (
+    Batch,
+    FrozenNetwork,
+    Loss,
+    LossInputs,
+    Method,
+    ModelState,
+    Params,
+    Spec,
+)
 
 
 @flax.struct.dataclass
@@ -80,23 +89,31 @@ class _Network(NamedTuple):
 
 
 @functools.cache
-def _network(network: nn.Module, image_shape: tuple[int, ...], reads: str) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, Extra]:
+def _network(
+    network: nn.Module, image_shape: tuple[int, ...], input_key: str
+) -> _Network:
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
         variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
         params = variables.pop("params")
         return {"student": params}, {"student": variables}
 
-    def forward(params: Params, extra: Extra, batch: Batch, key: jax.Array):
+    def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         del key
-        variables = {"params": params["student"], **extra["student"]}
+        variables = {"params": params["student"], **model_state["student"]}
         (logits, features), updated = network.apply(
-            variables, batch[reads], train=True, mutable=list(extra["student"])
+            variables,
+            batch[input_key],
+            train=True,
+            mutable=list(model_state["student"]),
         )
-        return {"logits": logits, "features": features}, {**extra, "student": updated}
+        return {"logits": logits, "features": features}, {
+            **model_state,
+            "student": updated,
+        }
 
-    def predict(params: Params, extra: Extra, batch: Batch):
-        variables = {"params": params["student"], **extra["student"]}
-        logits, features = network.apply(variables, batch[reads], train=False)
+    def predict(params: Params, model_state: ModelState, batch: Batch):
+        variables = {"params": params["student"], **model_state["student"]}
+        logits, features = network.apply(variables, batch[input_key], train=False)
         return {"logits": logits, "features": features}
 
     return _Network(init, forward, predict)
@@ -119,7 +136,7 @@ def _frozen_outputs(frozen: FrozenNetwork, name: str) -> Callable[..., Any]:
     def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
         del key
         logits, features = frozen.network.apply(
-            variables[name], batch[frozen.reads], train=False
+            variables[name], batch[frozen.input_key], train=False
         )
         return jax.lax.stop_gradient({"logits": logits, "features": features})
 
@@ -128,8 +145,7 @@ def _frozen_outputs(frozen: FrozenNetwork, name: str) -> Callable[..., Any]:
 
 def classifier(
     spec: Spec,
-    loss: Callable[..., tuple[jax.Array, Aux]],
-    metrics: tuple[str, ...],
+    loss: Callable[[LossInputs], Loss],
     targets: dict[str, Callable] | None = None,
 ) -> Method:
     """Makes a classifier's method from its loss.
@@ -137,16 +153,11 @@ def classifier(
     Args:
       spec: the run.
       loss: as in ``Method``.
-      metrics: the names among the loss's metrics.
       targets: as in ``Method``.
     """
-    functions = _network(spec.network, spec.image_shape, spec.reads)
+    functions = _network(spec.network, spec.image_shape, spec.input_key)
     return Method(
-        targets=targets or {},
-        loss=loss,
-        metrics=metrics,
-        evaluate=evaluate,
-        **functions._asdict(),
+        targets=targets or {}, loss=loss, evaluate=evaluate, **functions._asdict()
     )
 
 
@@ -159,19 +170,11 @@ def cross_entropy(outputs: dict[str, jax.Array], batch: Batch) -> jax.Array:
     )
 
 
+def cross_entropy_term(inputs: LossInputs) -> jax.Array:
+    """Returns the mean cross entropy with the labels, as a term of a loss."""
+    return cross_entropy(inputs.outputs, inputs.batch)
+
+
 def accuracy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Returns the fraction of the batch whose largest logit is the label's."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
-
-
-def ramp(step: jax.Array, duration: float, steps_per_unit: float) -> jax.Array:
-    """Returns a weight that rises from ``1 / duration`` to 1 over ``duration`` units.
-
-    A unit (an epoch) counts from 1 and the weight is constant within it, as in the
-    DKD and RLD recipes: ``min(epoch / duration, 1)``. No duration means 1 throughout.
-    """
-    if not duration:
-        return jnp.ones(())
-    # Half a step guards the floor against the rounding of the division.
-    unit = jnp.floor((step + 0.5) / steps_per_unit) + 1
-    return jnp.minimum(unit / duration, 1.0)

@@ -1,12 +1,12 @@
-"""Distillation as a ``Method``: cross entropy plus a term that looks at a teacher.
+"""Distillation as a ``Method``: cross entropy plus terms that look at a teacher.
 
 A term that compares logits comes by ``from_logits``, one that compares features by
-``from_features``, and one that has something of its own to train or to remember (a
-regressor, a memory bank) by ``with_adapter``. ``combine`` adds methods up.
+``from_features``, one that has something of its own to train or to remember by
+``with_adapter``, and several terms by ``student``. ``combine`` adds methods up.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,20 +16,86 @@ import jax.numpy as jnp
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
-    Aux,
     Batch,
-    Extra,
     FrozenNetwork,
+    Loss,
+    LossInputs,
     Method,
     Metrics,
-    Outputs,
+    ModelState,
     Params,
     Spec,
     Targets,
 )
-from jaxkd.methods.common import classification
+from jaxkd.methods.common import adapters, classification
+from jaxkd.methods.common.terms import Term, add_up, check_weights, rise_and_fall
 
 Features = dict[str, jax.Array]
+Function = Callable[[LossInputs], Any]
+
+
+def student(
+    spec: Spec,
+    name: str,
+    terms: Mapping[str, tuple[float, Function]],
+    taught_by: Iterable[str] = ("teacher",),
+    *,
+    ce_weight: float = 1.0,
+    warmup: float = 0.0,
+    fade: tuple[float, float] | None = None,
+    targets: Mapping[str, Callable[..., Any]] | None = None,
+) -> Method:
+    """Makes the method of a student of several terms, each measured by its own name.
+
+    ``ce_weight * CE + r(step) * sum_t weight_t * mean(term_t)``. Training also
+    measures how often a network that teaches is right, and how often the student
+    agrees with it.
+
+    Args:
+      spec: of the run.
+      name: of the method, for error messages.
+      terms: name -> (weight, function as in ``Term``); those of weight 0 are left out.
+      taught_by: names of the needed runs that the terms look at; each is a target of
+        that name, with its ``logits`` and ``features``.
+      ce_weight: weight of the cross entropy with the labels.
+      warmup: units over which ``r`` rises to 1.
+      fade: units between which ``r`` falls to 0, linearly; None keeps it.
+      targets: further targets, as in ``Method``.
+
+    Raises:
+      UserError: if a run is missing, a weight is negative, or ``fade`` ends too early.
+    """
+    weights = {key: weight for key, (weight, _) in terms.items()}
+    check_weights({**weights, "ce": ce_weight}, name)
+    networks = {each: require(spec, each, name) for each in taught_by}
+    ramp = rise_and_fall(warmup, fade, spec.steps_per_unit)
+    summed = {
+        key: Term(weight, function, ramp)
+        for key, (weight, function) in terms.items()
+        if weight
+    } | {"ce": Term(ce_weight, classification.cross_entropy_term)}
+
+    def loss(inputs: LossInputs) -> Loss:
+        total = add_up(inputs, summed)
+        taught = {each: inputs.targets[each] for each in networks}
+        measured = _measure(inputs.outputs, inputs.batch, taught)
+        return total._replace(metrics=measured | total.metrics)
+
+    frozen = {
+        each: classification.frozen_outputs(networks[each], each) for each in networks
+    }
+    return classification.classifier(spec, loss, frozen | dict(targets or {}))
+
+
+def _measure(outputs, batch: Batch, targets: Targets) -> Metrics:
+    """Returns accuracies and agreement."""
+    predicted = jnp.argmax(outputs["logits"], axis=-1)
+    metrics = {"top1": classification.accuracy(outputs["logits"], batch)}
+    for name, target in targets.items():
+        metrics[f"{name}_top1"] = classification.accuracy(target["logits"], batch)
+        theirs = jnp.argmax(target["logits"], axis=-1)
+        metrics[f"{name}_agreement"] = jnp.mean(predicted == theirs)
+    return metrics
 
 
 def from_logits(
@@ -37,8 +103,9 @@ def from_logits(
     name: str,
     distillation: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     *,
+    weight: float,
     standardize: bool = False,
-    **weights: Any,
+    **options: Any,
 ) -> Method:
     """Makes the method of a student that learns from a teacher's logits.
 
@@ -47,28 +114,30 @@ def from_logits(
       name: of the term among the metrics.
       distillation: ``(student_logits, teacher_logits, labels) -> [batch]``, or a
         scalar.
+      weight: of the term.
       standardize: whether both logits are standardised first (arXiv:2403.01427).
-      **weights: see ``distiller``.
+      **options: see ``student``.
 
     Raises:
       UserError: if the run needs no teacher.
     """
 
-    def term(params, extra, outputs, batch, targets, key):
-        del params, key
-        logits = outputs["logits"], targets["teacher"]["logits"]
+    def term(inputs: LossInputs) -> jax.Array:
+        logits = inputs.outputs["logits"], inputs.targets["teacher"]["logits"]
         if standardize:
             logits = losses.standardize(logits[0]), losses.standardize(logits[1])
-        return distillation(*logits, batch["label"]), extra
+        return distillation(*logits, inputs.batch["label"])
 
-    return distiller(spec, name, term, **weights)
+    return student(spec, name, {name: (weight, term)}, **options)
 
 
 def from_features(
     spec: Spec,
     name: str,
     distillation: Callable[[Features, Features], jax.Array],
-    **weights: Any,
+    *,
+    weight: float,
+    **options: Any,
 ) -> Method:
     """Makes the method of a student that learns from a teacher's features.
 
@@ -77,33 +146,29 @@ def from_features(
       name: of the term among the metrics.
       distillation: ``(student_features, teacher_features) -> [batch]``, or a scalar;
         both are dictionaries as networks return them.
-      **weights: see ``distiller``.
+      weight: of the term.
+      **options: see ``student``.
 
     Raises:
       UserError: if the run needs no teacher.
     """
 
-    def term(params, extra, outputs, batch, targets, key):
-        del params, batch, key
-        teacher = targets["teacher"]["features"]
-        return distillation(outputs["features"], teacher), extra
+    def term(inputs: LossInputs) -> jax.Array:
+        teacher = inputs.targets["teacher"]["features"]
+        return distillation(inputs.outputs["features"], teacher)
 
-    return distiller(spec, name, term, **weights)
+    return student(spec, name, {name: (weight, term)}, **options)
 
 
 def with_adapter(
-    spec: Spec,
-    name: str,
-    adapter: nn.Module,
-    *,
-    targets: Mapping[str, Callable[..., Any]] | None = None,
-    **weights: Any,
+    spec: Spec, name: str, adapter: nn.Module, *, weight: float, **options: Any
 ) -> Method:
     """Makes the method of a student whose term is a module with variables of its own.
 
     The module's parameters are trained beside the student's, under ``params[name]``;
-    its other collections, which each step may change, are ``extra[name]``. Both take
-    their shapes from what they are shown, and neither is exported with the student.
+    its other collections, which each step may change, are ``model_state[name]``. Both
+    take their shapes from what they are shown, and neither is exported with the
+    student.
 
     Args:
       spec: the run; it must need a teacher.
@@ -111,150 +176,15 @@ def with_adapter(
       adapter: ``(outputs, targets, batch) -> [batch]``, or a scalar: the student's
         outputs, the run's targets by name (``targets["teacher"]["features"]``) and the
         batch. Random numbers come from the stream ``"sample"``.
-      targets: further targets, as in ``Method``.
-      **weights: see ``distiller``.
+      weight: of the term.
+      **options: see ``student``.
 
     Raises:
       UserError: if the run needs no teacher.
     """
-
-    def term(params, extra, outputs, batch, targets, key):
-        variables = {"params": params[name], **extra[name]}
-        value, updated = adapter.apply(
-            variables,
-            outputs,
-            targets,
-            batch,
-            mutable=list(extra[name]),
-            rngs={"sample": key},
-        )
-        return value, {**extra, name: updated}
-
-    method = distiller(spec, name, term, targets=targets, **weights)
-    return with_variables(method, spec, name, adapter)
-
-
-def with_variables(method: Method, spec: Spec, name: str, adapter: nn.Module) -> Method:
-    """Adds an adapter's variables, under ``name``, to those that a method begins with.
-
-    Args:
-      method: whose loss applies the adapter; its forward and targets tell the shapes.
-      spec: the run.
-      name: of the variables.
-      adapter: see ``with_adapter``.
-    """
-    init = _init_with_adapter(
-        name,
-        adapter,
-        method.init,
-        method.forward,
-        tuple(method.targets.items()),
-        tuple(spec.frozen.items()),
-        tuple(spec.batch_shapes(2).items()),
-    )
-    return method._replace(init=init)
-
-
-@functools.cache
-def _init_with_adapter(
-    name: str,
-    adapter: nn.Module,
-    init: Callable,
-    forward: Callable,
-    targets: tuple[tuple[str, Callable], ...],
-    frozen: tuple[tuple[str, FrozenNetwork], ...],
-    batch: tuple[tuple[str, Any], ...],
-) -> Callable[[jax.Array], tuple[Params, Extra]]:
-    """Adds an adapter's variables to those of the student; cached, as its others."""
-    key = jax.random.key(0)
-    shapes = dict(batch)
-
-    networks = {
-        each: jax.eval_shape(one.network.init, key, shapes[one.reads])
-        for each, one in frozen
-    }
-
-    def see(params, extra):
-        """Returns zeros in the shape of all that the adapter will be shown."""
-        outputs = jax.eval_shape(forward, params, extra, shapes, key)[0]
-        taught = {n: jax.eval_shape(f, networks, shapes, key) for n, f in targets}
-        return jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (outputs, taught, shapes)
-        )
-
-    def init_both(key: jax.Array) -> tuple[Params, Extra]:
-        params, extra = init(key)
-        own, sample = jax.random.split(jax.random.fold_in(key, 1))
-        added = dict(
-            adapter.init({"params": own, "sample": sample}, *see(params, extra))
-        )
-        return (
-            {**params, name: added.pop("params", {})},
-            {**extra, name: added},
-        )
-
-    return init_both
-
-
-def distiller(
-    spec: Spec,
-    name: str,
-    term: Callable[..., tuple[jax.Array, Extra]],
-    *,
-    ce_weight: float,
-    weight: float,
-    warmup: float = 0.0,
-    targets: Mapping[str, Callable[..., Any]] | None = None,
-) -> Method:
-    """Makes the method of a student with a teacher.
-
-    ``loss = ce_weight * cross_entropy + weight * ramp * mean(term)``.
-
-    Args:
-      spec: the run; it must need a teacher.
-      name: of the term among the metrics.
-      term: ``(params, extra, outputs, batch, targets, key) -> (value, extra)``; the
-        value is a scalar, or one per example, of which the mean is taken.
-      ce_weight: weight of the cross entropy with the labels.
-      weight: weight of the term.
-      warmup: units over which the term's weight rises (see ``classification.ramp``).
-      targets: beside ``"teacher"``, the teacher's logits and features.
-
-    Raises:
-      UserError: if the run needs no teacher.
-    """
-    teacher = require(spec, "teacher", name)
-
-    def loss(
-        params: Params,
-        extra: Extra,
-        outputs: Outputs,
-        batch: Batch,
-        targets: Targets,
-        key: jax.Array,
-        step: jax.Array,
-    ) -> tuple[jax.Array, Aux]:
-        value, extra = term(params, extra, outputs, batch, targets, key)
-        metrics = {
-            "ce": classification.cross_entropy(outputs, batch),
-            "top1": classification.accuracy(outputs["logits"], batch),
-            "teacher_top1": classification.accuracy(
-                targets["teacher"]["logits"], batch
-            ),
-            name: jnp.mean(value),
-        }
-        rising = weight * classification.ramp(step, warmup, spec.steps_per_unit)
-        total = rising * metrics[name]
-        if ce_weight:
-            total += ce_weight * metrics["ce"]
-        return total, Aux(extra, metrics)
-
-    return classification.classifier(
-        spec,
-        loss,
-        ("ce", "top1", "teacher_top1", name),
-        {"teacher": classification.frozen_outputs(teacher), **(targets or {})},
-    )
+    term = functools.partial(adapters.apply, adapter, name)
+    method = student(spec, name, {name: (weight, term)}, **options)
+    return adapters.with_variables(method, spec, name, adapter)
 
 
 def combine(methods: Mapping[str, Method]) -> Method:
@@ -265,41 +195,42 @@ def combine(methods: Mapping[str, Method]) -> Method:
         hold it.
 
     Raises:
-      UserError: if they differ in how they run the network.
+      UserError: if they differ in how they run the network, or one has a step of its
+        own.
     """
     parts = tuple(methods.values())
-    if len({part.forward for part in parts}) > 1:
+    own = [name for name, part in methods.items() if part.update is not None]
+    if own or len({part.forward for part in parts}) > 1:
         raise UserError(
             f"The methods {' and '.join(methods)} cannot be combined: they run the "
             "student in different ways. Make them students of their own."
         )
 
-    def loss(params, extra, outputs, batch, targets, key, step):
-        total = jnp.zeros(())
-        metrics: Metrics = {}
+    def loss(inputs: LossInputs) -> Loss:
+        total, metrics, model_state = jnp.zeros(()), Metrics(), inputs.model_state
         for index, part in enumerate(parts):
-            own = jax.random.fold_in(key, index)
-            value, aux = part.loss(params, extra, outputs, batch, targets, own, step)
-            total, extra, metrics = total + value, aux.extra, aux.metrics | metrics
-        return total, Aux(extra, metrics)
+            key = jax.random.fold_in(inputs.key, index)
+            one = part.loss(inputs._replace(model_state=model_state, key=key))
+            total, model_state = total + one.value, one.model_state
+            metrics = one.metrics | metrics
+        return Loss(total, model_state, metrics)
 
     return parts[0]._replace(
         init=_merged_init(tuple(part.init for part in parts)),
         loss=loss,
         targets={n: f for part in parts for n, f in part.targets.items()},
-        metrics=tuple(dict.fromkeys(n for part in parts for n in part.metrics)),
     )
 
 
 @functools.cache
 def _merged_init(inits: tuple[Callable, ...]) -> Callable:
-    def init(key: jax.Array) -> tuple[Params, Extra]:
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
         params: Params = {}
-        extra: Extra = {}
+        model_state: ModelState = {}
         for one in inits:
             more = one(key)
-            params, extra = {**more[0], **params}, {**more[1], **extra}
-        return params, extra
+            params, model_state = {**more[0], **params}, {**more[1], **model_state}
+        return params, model_state
 
     return init if len(set(inits)) > 1 else inits[0]
 
@@ -314,7 +245,7 @@ def stages(features: Features, suffix: str = "") -> list[jax.Array]:
     if not count:
         raise UserError(
             "The method compares the stages of two networks, but one of them has only "
-            f"the features {', '.join(features)}. Wanted stage1, stage2 ..."
+            f"the features {', '.join(features)}. Expected stage1, stage2 ..."
         )
     return [features[f"stage{stage + 1}{suffix}"] for stage in range(count)]
 

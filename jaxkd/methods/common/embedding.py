@@ -16,13 +16,21 @@ from clu import metrics
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import Aux, Batch, Method, Score, Spec
-from jaxkd.evaluators.base import Figure, Findings, Member, Table, Trained
+from jaxkd.core.types import Batch, Loss, LossInputs, Method, Score, Spec
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.losses.numerics import einsum, unit
 from jaxkd.methods.common import classification
 from jaxkd.metrics import retrieval, verification
 from jaxkd.readers.identity_pairs import Pairs, pairs_of
-from jaxkd.report.style import WIDTH, canvas, drawable, logarithmic, looks, themes
+from jaxkd.report.items import Figure, Table
+from jaxkd.report.style import (
+    WIDTH,
+    canvas,
+    line_styles,
+    logarithmic,
+    printable,
+    themes,
+)
 from jaxkd.views.mixed_resolution import reduced
 
 BINS = 512  # of cosines from -1 to 1
@@ -82,8 +90,7 @@ def evaluate(outputs: dict[str, Any], batch: Batch) -> Evaluation:
 def embedder(
     spec: Spec,
     name: str,
-    loss: Callable[..., tuple[jax.Array, Aux]],
-    metrics: tuple[str, ...],
+    loss: Callable[[LossInputs], Loss],
     targets: dict[str, Callable] | None = None,
     sides: tuple[int, ...] = (),
 ) -> Method:
@@ -93,7 +100,6 @@ def embedder(
       spec: the run.
       name: of the method, for messages.
       loss: as in ``Method``.
-      metrics: the names among the loss's metrics.
       targets: as in ``Method``.
       sides: to which one image of each test pair is also reduced, see ``by_side``.
 
@@ -106,9 +112,9 @@ def embedder(
             f"Method {name!r} needs a network with an embedding, but config.model.name "
             f"has only {', '.join(features)}. Take one such as 'embed8'."
         )
-    method = classification.classifier(spec, loss, metrics, targets)
+    method = classification.classifier(spec, loss, targets)
     return method._replace(
-        evaluate=evaluate, score=SCORE, assess=by_side(spec, sides) or assess
+        evaluate=evaluate, score=SCORE, evaluator=by_side(spec, sides) or assess
     )
 
 
@@ -130,7 +136,7 @@ def direction_gap(student: jax.Array, teacher: jax.Array) -> jax.Array:
     if student.shape != teacher.shape:
         raise UserError(
             f"The student's embedding has {student.shape[-1]} numbers and the "
-            f"teacher's {teacher.shape[-1]}, wanted as many: set config.model.width."
+            f"teacher's {teacher.shape[-1]}, expected as many: set config.model.width."
         )
     rows = unit(student.astype(jnp.float32)), unit(teacher.astype(jnp.float32))
     return jnp.mean(1 - jnp.sum(rows[0] * rows[1], axis=-1))
@@ -140,7 +146,7 @@ def _features_of(spec: Spec) -> dict[str, Any]:
     def forward(key, images):
         return spec.network.init_with_output(key, images)[0][1]
 
-    images = spec.batch_shapes(2)[spec.reads]
+    images = spec.batch_shapes(2)[spec.input_key]
     return jax.eval_shape(forward, jax.random.key(0), images)
 
 
@@ -148,7 +154,7 @@ def _embedding(features: dict[str, jax.Array]) -> jax.Array:
     return features["embedding"]
 
 
-def assess(trained: Trained) -> Findings:
+def assess(trained: TrainedStudy) -> EvaluationReport:
     """Verifies the test's pairs and looks for neighbours."""
     embeddings, labels = embed(trained)
     pairs = pairs_of(trained.dataset.test)
@@ -162,10 +168,12 @@ def assess(trained: Trained) -> Findings:
         _draw_curves(trained, embeddings, pairs)
         caption = "Share of pairs of one identity accepted, by that of two; first seed."
         figures.append(Figure("verification", "Verification", caption))
-    return Findings(scores, figures, [table(scores)])
+    return EvaluationReport(scores, figures, [table(scores)])
 
 
-def by_side(spec: Spec, sides: tuple[int, ...]) -> Callable[[Trained], Findings] | None:
+def by_side(
+    spec: Spec, sides: tuple[int, ...]
+) -> Callable[[TrainedStudy], EvaluationReport] | None:
     """Returns an ``assess`` that also verifies large images against small ones.
 
     The first image of a pair stays as it is, the second is reduced to each side and
@@ -184,24 +192,24 @@ def by_side(spec: Spec, sides: tuple[int, ...]) -> Callable[[Trained], Findings]
     own, full = spec.image_shape[-2], spec.fields["image"].shape[-2]
     if own != full or min(sides) < 1 or max(sides) > full:
         raise UserError(
-            f"sides is {tuple(sides)}, wanted 1 to {full}, for a network that reads "
+            f"sides is {tuple(sides)}, expected 1 to {full}, for a network that reads "
             f"images of {full} pixels; this one reads {own}."
         )
-    return _by_side(tuple(sorted(sides)), spec.reads)
+    return _by_side(tuple(sorted(sides)), spec.input_key)
 
 
 # Cached, so that all students of a run are assessed together.
 @functools.cache
-def _by_side(sides: tuple[int, ...], reads: str):
-    def assess_sides(trained: Trained) -> Findings:
+def _by_side(sides: tuple[int, ...], input_key: str):
+    def assess_sides(trained: TrainedStudy) -> EvaluationReport:
         found, pairs = assess(trained), pairs_of(trained.dataset.test)
         if pairs is None:
             return found
-        sharp, _ = embed(trained, _shown(trained, reads, None))
+        sharp, _ = embed(trained, _shown(trained, input_key, None))
         scores = {student: dict(values) for student, values in found.scores.items()}
         only: dict[str, dict[str, list[float]]] = {student: {} for student in scores}
         for side in sides:
-            small, _ = embed(trained, _shown(trained, reads, side))
+            small, _ = embed(trained, _shown(trained, input_key, side))
             for student, members in trained.by_student().items():
                 names = [(one.student, one.seed) for one in members]
                 only[student][f"verification_at_{side}"] = [
@@ -210,16 +218,18 @@ def _by_side(sides: tuple[int, ...], reads: str):
         for student in scores:
             scores[student] |= only[student]
         title = "One image of each pair reduced to a side"
-        return Findings(scores, found.figures, [*found.tables, table(only, title)])
+        return EvaluationReport(
+            scores, found.figures, [*found.tables, table(only, title)]
+        )
 
     return assess_sides
 
 
-def _shown(trained: Trained, reads: str, side: int | None):
+def _shown(trained: TrainedStudy, input_key: str, side: int | None):
     def view(batch: Batch) -> Batch:
         seen = trained.view.evaluate(batch)
         images = seen["image"]
-        return {**seen, reads: images if side is None else reduced(images, side)}
+        return {**seen, input_key: images if side is None else reduced(images, side)}
 
     return view
 
@@ -231,7 +241,7 @@ def _across(sharp: np.ndarray, small: np.ndarray, pairs: Pairs) -> float:
 
 
 def embed(
-    trained: Trained, view: Callable[[Batch], Batch] | None = None
+    trained: TrainedStudy, view: Callable[[Batch], Batch] | None = None
 ) -> tuple[dict[tuple[str, int], np.ndarray], np.ndarray]:
     """Embeds the test images.
 
@@ -315,20 +325,20 @@ def table(
     return Table(title, rows, note)
 
 
-def _draw_curves(trained: Trained, embeddings, pairs: Pairs) -> None:
+def _draw_curves(trained: TrainedStudy, embeddings, pairs: Pairs) -> None:
     curves = {}
     for student, members in trained.by_student().items():
         rows = embeddings[student, members[0].seed]
         cosines = verification.cosine_scores(rows, pairs.first, pairs.second)
         curves[student] = verification.roc(cosines, pairs.same)[:2]
     for path, theme in themes(trained.folder / "verification"):
-        styles = looks(trained.cast, theme)
+        styles = line_styles(trained.student_order, theme)
         with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
             axes = figure.subplots()
             for student, (far, tar) in curves.items():
                 look = styles[student]
                 line = functools.partial(axes.plot, color=look.color)
-                line(far, tar, linestyle=look.dash, label=drawable(student))
+                line(far, tar, linestyle=look.dash, label=printable(student))
             axes.set_xlim(1 / np.sum(~pairs.same), 1)
             logarithmic(axes, "x")
             axes.set_xlabel("FAR")

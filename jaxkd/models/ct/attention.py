@@ -77,7 +77,7 @@ class AttentionModule(nn.Module):
             return CBAM(self.conv, name="cbam")(trunk)
         if self.kind not in _ACTIVATIONS:
             kinds = ", ".join([*_ACTIVATIONS, "cbam3d", "none"])
-            raise ValueError(f"kind is {self.kind!r}, wanted one of {kinds}.")
+            raise ValueError(f"kind is {self.kind!r}, expected one of {kinds}.")
         mask = _ACTIVATIONS[self.kind](self._branch(x, trunk)).astype(trunk.dtype)
         return (1 + mask) * trunk, mask
 

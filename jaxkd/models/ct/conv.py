@@ -98,7 +98,7 @@ def conv_general_dilated(
         raise ValueError(
             f"conv3d got inputs {lhs.shape} with {feature_group_count} groups, "
             f"dilations {lhs_dilation} and {rhs_dilation}, precision {precision}; "
-            "wanted [batch, depth, height, width, channels], one group, no dilation "
+            "expected [batch, depth, height, width, channels], one group, no dilation "
             "and the default precision."
         )
     down, along, across = window_strides

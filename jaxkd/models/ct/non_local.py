@@ -75,7 +75,7 @@ class NonLocalBlock(nn.Module):
 def _weights(theta: jax.Array, phi: jax.Array, kind: str, scale: bool) -> jax.Array:
     """Returns ``f / C``, ``[batch, queries, keys]``."""
     if kind not in ("gaussian", "dot"):
-        raise ValueError(f"kind is {kind!r}, wanted 'gaussian' or 'dot'.")
+        raise ValueError(f"kind is {kind!r}, expected 'gaussian' or 'dot'.")
     wide = jnp.promote_types(theta.dtype, jnp.float32)
     product = jnp.einsum("bqc,bkc->bqk", theta, phi, preferred_element_type=wide)
     if scale:
@@ -91,7 +91,7 @@ def _check_size(queries: tuple[int, ...], keys: tuple[int, ...], pooled: bool) -
         advice = "" if pooled else "set sub_sample=True, "
         raise ValueError(
             f"The non-local block compares {queries[1]:,} positions with {keys[1]:,} "
-            f"for {queries[0]} volumes: {size / 2**30:.1f} GiB, wanted at most "
+            f"for {queries[0]} volumes: {size / 2**30:.1f} GiB, expected at most "
             f"{LIMIT / 2**30:.0f}. Move the block to a later stage, {advice}or make "
             "the volumes or the batch smaller."
         )

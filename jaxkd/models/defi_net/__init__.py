@@ -68,7 +68,7 @@ def high_pass(images: jax.Array, kind: str) -> jax.Array:
     blur[2, 2] += 1
     kinds = {"residual": (blur,), "srm": _SRM}
     if kind not in kinds:
-        raise ValueError(f"noise is {kind!r}, wanted one of {', '.join(NOISE)}.")
+        raise ValueError(f"noise is {kind!r}, expected one of {', '.join(NOISE)}.")
     filters, channels = np.stack(kinds[kind], axis=-1), images.shape[-1]
     # A convolution, since sums of many shifted images take compilers long.
     kernel = filters[:, :, None, :, None] * np.eye(channels)[:, None]
@@ -187,12 +187,12 @@ class DefiNet(nn.Module):
         for name, wanted in choices.items():
             if getattr(self, name) not in wanted:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, wanted one of "
-                    f"{', '.join(wanted)}."
+                    f"{name} is {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(expected)}."
                 )
         if len(self.widths) != 4 or len(self.modules) != 3:
             raise ValueError(
-                f"widths are {self.widths} and modules {self.modules}, wanted four "
+                f"widths are {self.widths} and modules {self.modules}, expected four "
                 "branches and three stages."
             )
 

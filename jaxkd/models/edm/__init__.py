@@ -50,11 +50,11 @@ class SongUNet(UNet):
         for name, known in _TYPES.items():
             if getattr(self, name) not in known:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; wanted {' or '.join(known)}."
+                    f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}."
                 )
         if len(self.resample_filter) % 2:
             raise ValueError(
-                f"resample_filter is {self.resample_filter}; wanted an even number."
+                f"resample_filter is {self.resample_filter}; expected an even number."
             )
 
     def _style(self) -> parts.Style:

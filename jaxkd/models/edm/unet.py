@@ -81,7 +81,7 @@ class UNet(nn.Module):
         side, levels = self.img_resolution, len(self.channel_mult)
         if side % 2 ** (levels - 1):
             raise ValueError(
-                f"img_resolution is {side}; wanted a multiple of {2 ** (levels - 1)}, "
+                f"img_resolution is {side}; expected a multiple of {2 ** (levels - 1)}, "
                 f"because channel_mult has {levels} levels."
             )
         batch = images.shape[:1]
@@ -199,4 +199,4 @@ class UNet(nn.Module):
 
 def _check_shape(name: str, array: jax.Array, wanted: tuple[int, ...]) -> None:
     if array.shape != wanted:
-        raise ValueError(f"{name} of shape {array.shape}; wanted {wanted}.")
+        raise ValueError(f"{name} of shape {array.shape}; expected {wanted}.")

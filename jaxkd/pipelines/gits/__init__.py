@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import lookup
 from jaxkd.core.config import resolved
 from jaxkd.core.errors import UserError
-from jaxkd.core.preemption import Asked, nobody
+from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.writers import write_json
 from jaxkd.diffusion import samplers, schedules, solvers
 from jaxkd.pipelines.gits import cells as gits_cells
@@ -39,7 +39,9 @@ SCHEDULES = "schedules"
 _RUNTIME = ("name", "sample")
 
 
-def run(config: ConfigDict, workdir: Path, asked: Asked = nobody) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: Path, stop_requested: StopRequest = never_stop
+) -> dict[str, Any]:
     """Runs the benchmark, or resumes it, and writes its report; see ``pipelines.run``.
 
     Raises:
@@ -55,8 +57,8 @@ def run(config: ConfigDict, workdir: Path, asked: Asked = nobody) -> dict[str, A
     finished = _claim(workdir, config)
     if finished is not None:
         return finished
-    trained_models.train(config, workdir, asked)
-    cells = gits_cells.fill(config, workdir, asked)
+    trained_models.train(config, workdir, stop_requested)
+    cells = gits_cells.fill(config, workdir, stop_requested)
     began = time.perf_counter()
     results = _results(config, cells)
     _save_schedules(workdir, results)
@@ -92,7 +94,7 @@ def sample(
     name = settings.target or names[0]
     if name not in names:
         raise UserError(
-            f"config.sample.target is {name!r}, wanted one of {', '.join(names)}."
+            f"config.sample.target is {name!r}, expected one of {', '.join(names)}."
         )
     target = models.load(config, name, workdir)
     if len(target.shape) != 3 or target.shape[-1] not in (1, 3):

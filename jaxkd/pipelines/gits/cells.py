@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import Interrupted, UserError
-from jaxkd.core.preemption import Asked
+from jaxkd.core.preemption import StopRequest
 from jaxkd.core.writers import Progress, write_json
 from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares
@@ -56,7 +56,9 @@ def plan(config: ConfigDict) -> list[Cell]:
     ]
 
 
-def fill(config: ConfigDict, workdir: Path, asked: Asked) -> list[dict[str, Any]]:
+def fill(
+    config: ConfigDict, workdir: Path, stop_requested: StopRequest
+) -> list[dict[str, Any]]:
     """Measures the cells that are not measured yet, and returns all.
 
     Raises:
@@ -71,7 +73,7 @@ def fill(config: ConfigDict, workdir: Path, asked: Asked) -> list[dict[str, Any]
     progress = Progress(len(cells), done, config.name, drawn)
     bench: Bench | None = None
     for count, cell in enumerate(missing, done):
-        who = asked()
+        who = stop_requested()
         if who is not None:
             progress.close()
             raise Interrupted(

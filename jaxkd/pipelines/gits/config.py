@@ -153,13 +153,13 @@ def _check_choices(given: Any, known: Any, key: str, empty: bool = False) -> Non
     names = list(given) if isinstance(given, list | tuple) else None
     if names is None or len(set(names)) < len(names) or not (names or empty):
         raise UserError(
-            f"config.{key} is {given!r}, wanted different names of "
+            f"config.{key} is {given!r}, expected different names of "
             f"{', '.join(known)}, such as ({next(iter(known))!r},)."
         )
     for name in names:
         if name not in known:
             raise UserError(
-                f"config.{key} has {name!r}, wanted some of {', '.join(known)}."
+                f"config.{key} has {name!r}, expected some of {', '.join(known)}."
             )
 
 
@@ -168,14 +168,14 @@ def _check_targets(config: ConfigDict) -> None:
     path = config.edm.path
     if not (config.densities or path or config.needs):
         raise UserError(
-            "config.densities, config.edm.path and config.needs are all empty; wanted "
+            "config.densities, config.edm.path and config.needs are all empty; expected "
             f"something to sample, such as {', '.join(models.DENSITIES)}."
         )
     for name, need in config.needs.items():
         trained_models.check(name, need)
     if path and not Path(path).is_file():
         raise UserError(
-            f"config.edm.path: there is no file {path}; wanted an EDM model, such as a "
+            f"config.edm.path: there is no file {path}; expected an EDM model, such as a "
             ".pkl, .npz or .safetensors."
         )
 
@@ -185,7 +185,7 @@ def _check_orders(orders: ConfigDict) -> None:
         most = solvers.MAX_ORDER[solver]
         if not _is_whole(value) or not 1 <= value <= most:
             raise UserError(
-                f"config.orders.{solver} is {value!r}, wanted a whole number from 1 "
+                f"config.orders.{solver} is {value!r}, expected a whole number from 1 "
                 f"to {most}."
             )
 
@@ -208,23 +208,23 @@ def _check_numbers(config: ConfigDict) -> None:
             value = value[part]
         if not _is_whole(value) or value < least:
             raise UserError(
-                f"config.{key} is {value!r}, wanted a whole number >= {least}."
+                f"config.{key} is {value!r}, expected a whole number >= {least}."
             )
     window, most = config.geometry.window, config.geometry.stamps - 2
     if not _is_whole(window) or window % 2 == 0 or not 5 <= window <= most:
         raise UserError(
-            f"config.geometry.window is {window!r}, wanted an odd number from 5 to "
+            f"config.geometry.window is {window!r}, expected an odd number from 5 to "
             f"{most}, less than config.geometry.stamps."
         )
     coeffs = config.gits.coeffs
     if not _is_tuple_of(coeffs, lambda c: _is_number(c) and c > 0):
         raise UserError(
-            f"config.gits.coeffs is {coeffs!r}, wanted positive numbers such as (1.1,)."
+            f"config.gits.coeffs is {coeffs!r}, expected positive numbers such as (1.1,)."
         )
     low, high = config.sigma_min, config.sigma_max
     if not (_is_number(low) and _is_number(high) and 0 < low < high):
         raise UserError(
-            f"config.sigma_min is {low!r} and config.sigma_max {high!r}, wanted "
+            f"config.sigma_min is {low!r} and config.sigma_max {high!r}, expected "
             "0 < sigma_min < sigma_max."
         )
 
@@ -234,16 +234,16 @@ def _check_nfe(config: ConfigDict) -> None:
     most = min(config.gits.grid, config.fit.reference) - 1
     if not _is_tuple_of(config.nfe, lambda n: _is_whole(n) and 1 <= n <= most):
         raise UserError(
-            f"config.nfe is {config.nfe!r}, wanted whole numbers from 1 to {most}, one "
+            f"config.nfe is {config.nfe!r}, expected whole numbers from 1 to {most}, one "
             "less than config.gits.grid and config.fit.reference."
         )
     if len(set(config.nfe)) < len(config.nfe):
-        raise UserError(f"config.nfe is {config.nfe!r}, wanted different numbers.")
+        raise UserError(f"config.nfe is {config.nfe!r}, expected different numbers.")
     for solver in config.solvers:
         if all(stamps(solver, nfe) is None for nfe in config.nfe):
             raise UserError(
                 f"{solver} takes two model calls a step, so that it cannot make "
-                f"config.nfe = {config.nfe!r}; wanted an even number among them, or "
+                f"config.nfe = {config.nfe!r}; expected an even number among them, or "
                 f"config.solvers without {solver}."
             )
 
@@ -253,7 +253,7 @@ def _check_seeds(config: ConfigDict) -> None:
     fit = _is_tuple_of(config.seeds, lambda s: _is_whole(s) and 0 <= s < most)
     if not fit or len(set(config.seeds)) < len(config.seeds):
         raise UserError(
-            f"config.seeds is {config.seeds!r}, wanted different whole numbers from 0 "
+            f"config.seeds is {config.seeds!r}, expected different whole numbers from 0 "
             f"to {most - 1}."
         )
 

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from jaxkd.pipelines.gits.results import Group
-from jaxkd.report.style import WIDTH, Cast, Theme, canvas, drawable, logarithmic, looks
+from jaxkd.report.style import (
+    WIDTH,
+    StudentOrder,
+    Theme,
+    canvas,
+    line_styles,
+    logarithmic,
+    printable,
+)
 
 ERROR = "end-point error"
 FRECHET = "Fréchet distance, raw values"
@@ -32,7 +40,7 @@ def by_schedule(
     """
     solvers = list(dict.fromkeys(solver for solver, _ in found))
     names = list(dict.fromkeys(name for g in found.values() for name in g.names))
-    styles = looks(_cast(names), theme)
+    styles = line_styles(_student_order(names), theme)
     rows, columns = _panels(len(solvers))
     with canvas(path, (WIDTH, 1.1 + 2.5 * rows), theme, "constrained") as figure:
         axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
@@ -54,7 +62,9 @@ def by_solver(
 ) -> None:
     """Draws the error of each solver on its best schedule: a panel for each target."""
     solvers = list(dict.fromkeys(s for groups in found.values() for s, _ in groups))
-    styles = looks(Cast(solvers, None, "euler" if "euler" in solvers else None), theme)
+    styles = line_styles(
+        StudentOrder(solvers, None, "euler" if "euler" in solvers else None), theme
+    )
     columns = min(len(found), 3)
     rows = -(-len(found) // columns)
     with canvas(path, (WIDTH, 0.9 + 3.2 * rows), theme, "constrained") as figure:
@@ -64,7 +74,7 @@ def by_solver(
                 mine = [g for (name, _), g in groups.items() if name == solver]
                 values = [_value(group, group.best(), frechet) for group in mine]
                 _line(axis, [g.nfe for g in mine], values, None, styles[solver], solver)
-            axis.set_title(drawable(target), fontsize=10, loc="left")
+            axis.set_title(printable(target), fontsize=10, loc="left")
         _finish(figure, axes, len(found), columns, FRECHET if frechet else ERROR)
 
 
@@ -78,7 +88,7 @@ def stamps(
     """Draws where schedules have their stamps, one row for each number of calls."""
     mine = {calls: g for (name, calls), g in found.items() if name == solver}
     names = next(iter(mine.values())).names
-    styles = looks(_cast(names), theme)
+    styles = line_styles(_student_order(names), theme)
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     with canvas(path, (WIDTH, 0.7 + 2.2 * rows), theme, "constrained") as figure:
@@ -144,10 +154,12 @@ def cost(
         bar.set_label(f"cost of one Euler step, metric {metric}")
 
 
-def _cast(names: Sequence[str]) -> Cast:
+def _student_order(names: Sequence[str]) -> StudentOrder:
     """Gives the fitted schedule the colour of text, and the usual one grey dashes."""
     reference = "fit" if "fit" in names else None
-    return Cast(names, reference, "polynomial" if "polynomial" in names else None)
+    return StudentOrder(
+        names, reference, "polynomial" if "polynomial" in names else None
+    )
 
 
 def _panels(count: int) -> tuple[int, int]:

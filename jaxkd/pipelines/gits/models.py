@@ -211,12 +211,12 @@ def _labels(label: int, classes: int, count: int) -> jax.Array | None:
     if classes == 0:
         if label >= 0:
             raise UserError(
-                f"config.edm.label is {label}, but the model has no classes; wanted -1."
+                f"config.edm.label is {label}, but the model has no classes; expected -1."
             )
         return None
     if label >= classes:
         raise UserError(
-            f"config.edm.label is {label}, wanted a class below {classes}, or -1 for "
+            f"config.edm.label is {label}, expected a class below {classes}, or -1 for "
             "all in turn."
         )
     chosen = np.arange(count) % classes if label < 0 else np.full(count, label)
@@ -233,7 +233,7 @@ def _reference(path: str, size: int) -> Moments | None:
     if found.mean.shape != (size,) or found.covariance.shape != (size, size):
         raise UserError(
             f"config.edm.reference: {path} has a mean of shape {found.mean.shape}, "
-            f"wanted [{size}], over the raw pixels of the model's images in [-1, 1]. "
+            f"expected [{size}], over the raw pixels of the model's images in [-1, 1]. "
             "Moments of Inception features, for FID, are no use here."
         )
     return found

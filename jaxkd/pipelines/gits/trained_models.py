@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.core.preemption import Asked
-from jaxkd.datasets.source import Dataset
+from jaxkd.core.preemption import StopRequest
+from jaxkd.core.source import Dataset
 from jaxkd.diffusion import frechet
 from jaxkd.pipelines.gits.models import DENSITIES, Target
 from jaxkd.training import build
@@ -30,7 +30,7 @@ def check(name: str, need: Any) -> None:
     """
     if not isinstance(need, ConfigDict) or "init_from" not in need:
         raise UserError(
-            f"config.needs.{name} is {type(need).__name__}, wanted "
+            f"config.needs.{name} is {type(need).__name__}, expected "
             "configs.needed(config) of a run such as configs/edm.py."
         )
     if name in DENSITIES:
@@ -40,13 +40,13 @@ def check(name: str, need: Any) -> None:
     _check_method(build.source_config(need), f"config.needs.{name}")
 
 
-def train(config: ConfigDict, workdir: Path, asked: Asked) -> None:
+def train(config: ConfigDict, workdir: Path, stop_requested: StopRequest) -> None:
     """Trains the needed runs that are not finished, each in its own folder."""
     from jaxkd.train import train  # The loop is a floor above.
 
     for name, need in config.needs.items():
         if not need.init_from:
-            train(configs.alone(need), workdir / name, asked)
+            train(configs.standalone(need), workdir / name, stop_requested)
 
 
 def load(config: ConfigDict, name: str, workdir: Path) -> Target:
@@ -95,6 +95,6 @@ def _moments(run: ConfigDict, dataset: Dataset) -> frechet.Moments:
 def _check_method(config: ConfigDict, where: str) -> None:
     if config.get("method") != METHOD:
         raise UserError(
-            f"{where} is a run of the method {config.get('method')!r}, wanted "
+            f"{where} is a run of the method {config.get('method')!r}, expected "
             f"{METHOD!r}, as configs/edm.py makes it."
         )

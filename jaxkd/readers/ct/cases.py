@@ -58,13 +58,13 @@ def list_cases(
     elif root.is_dir():
         cases = _folders(root)
     else:
-        raise UserError(f"{root} does not exist, wanted a manifest or a folder.")
+        raise UserError(f"{root} does not exist, expected a manifest or a folder.")
     found = sorted({case.label for case in cases})
     names = tuple(classes or found)
     for case in cases:
         if case.label not in names:
             raise UserError(
-                f"{root}: {case.name} has label {case.label!r}, wanted one of "
+                f"{root}: {case.name} has label {case.label!r}, expected one of "
                 f"{', '.join(names)}."
             )
         for path in (case.path, case.lesion_mask):
@@ -74,7 +74,7 @@ def list_cases(
         raise UserError(f"{root}: no scan has label {', '.join(empty)}.")
     if len(names) < 2:
         raise UserError(
-            f"{root}: all scans have label {names[0]!r}, wanted two or more."
+            f"{root}: all scans have label {names[0]!r}, expected two or more."
         )
     return cases, names
 
@@ -109,7 +109,7 @@ def _manifest(path: Path) -> list[Case]:
         split, mask = row.get("split", ""), row.get("lesion_mask", "")
         if split and split not in SPLITS:
             raise UserError(
-                f"{path}: {row['case']} has split {split!r}, wanted one of "
+                f"{path}: {row['case']} has split {split!r}, expected one of "
                 f"{', '.join(SPLITS)}."
             )
         cases.append(
@@ -139,18 +139,18 @@ def _folders(root: Path) -> list[Case]:
         for patient in _visible(label):
             if not patient.is_dir():
                 raise UserError(
-                    f"{patient} is a file, wanted {root}/<class>/<patient>/<scan>."
+                    f"{patient} is a file, expected {root}/<class>/<patient>/<scan>."
                 )
             for scan in _visible(patient):
                 if scan.is_file() and not scan.name.lower().endswith(nifti.SUFFIXES):
                     raise UserError(
-                        f"{scan} is a file, wanted a folder of slices or a NIfTI file: "
+                        f"{scan} is a file, expected a folder of slices or a NIfTI file: "
                         f"{root}/<class>/<patient>/<scan>."
                     )
                 name = f"{label.name}/{patient.name}/{scan.name}"
                 cases.append(Case(name, scan, label.name, patient.name))
     if not cases:
-        raise UserError(f"{root} holds no scans, wanted <class>/<patient>/<scan>.")
+        raise UserError(f"{root} holds no scans, expected <class>/<patient>/<scan>.")
     return cases
 
 
@@ -183,7 +183,7 @@ def assign_splits(
         return list(cases)
     if split_by not in ("patient", "scan") or not 0 < test_share < 1:
         raise UserError(
-            f"split_by is {split_by!r} and test_share {test_share}, wanted 'patient' "
+            f"split_by is {split_by!r} and test_share {test_share}, expected 'patient' "
             "or 'scan' and a share between 0 and 1."
         )
     if split_by == "scan":
@@ -210,7 +210,7 @@ def _hold_out(labels: dict[str, str], classes, share: float, seed: int) -> set[s
         members = sorted(key for key, label in labels.items() if label == name)
         if len(members) < 2:
             raise UserError(
-                f"Class {name!r} has {len(members)} patients, wanted at least two to "
+                f"Class {name!r} has {len(members)} patients, expected at least two to "
                 "hold one out."
             )
         count = min(max(round(share * len(members)), 1), len(members) - 1)
@@ -226,6 +226,6 @@ def _check_patients(cases: Sequence[Case], shared_patients: bool) -> None:
         if len(splits[case.patient]) > 1 and not shared_patients:
             raise UserError(
                 f"{case.name}: its patient is in the splits "
-                f"{', '.join(sorted(splits[case.patient]))}, wanted one. Set "
+                f"{', '.join(sorted(splits[case.patient]))}, expected one. Set "
                 "shared_patients if that is meant."
             )

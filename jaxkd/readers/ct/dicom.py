@@ -145,7 +145,7 @@ def _header(path: Path, data: Any) -> Slice:
     """Takes from a header what is needed."""
     modality = str(data.get("Modality", "")) or "unknown"
     if modality != "CT":
-        raise ValueError(f"{path.name} has modality {modality}, wanted CT")
+        raise ValueError(f"{path.name} has modality {modality}, expected CT")
     if int(data.get("NumberOfFrames", 1) or 1) > 1:
         raise ValueError(
             f"{path.name} is a multi-frame (enhanced) CT file, which is not supported; "
@@ -195,7 +195,7 @@ def _choose(headers: list[Slice], pick_largest: bool, notes: list[str]) -> list[
     listed = "; ".join(map(_describe, groups.values()))
     if not pick_largest:
         raise ValueError(
-            f"it holds {len(groups)} series or mixed slices ({listed}), wanted slices "
+            f"it holds {len(groups)} series or mixed slices ({listed}), expected slices "
             "of one series, size, spacing and orientation; separate them, or say "
             "--pick-largest"
         )
@@ -233,7 +233,7 @@ def _check_tilt(slices: list[Slice], allow: bool) -> None:
     if angle > volumes.MAX_TILT:
         raise ValueError(
             f"its stack of slices leans by {angle:.1f} degrees (gantry tilt, "
-            f"{ordered[0].path.name} to {ordered[-1].path.name}), wanted at most "
+            f"{ordered[0].path.name} to {ordered[-1].path.name}), expected at most "
             f"{volumes.MAX_TILT:.0f}; say --allow-tilt to read it as it is"
         )
 
@@ -256,7 +256,7 @@ def _assemble(slices: list[Slice], fill_gaps: int, notes: list[str]) -> Volume:
             notes.append(f"{header.path.name} is damaged and left out")
     if len(kept) < 2:
         raise ValueError(
-            f"it holds {len(kept)} slices that can be read, wanted at least "
+            f"it holds {len(kept)} slices that can be read, expected at least "
             f"{volumes.MIN_SLICES}"
         )
     ordered, heights = _order(kept, notes)
@@ -355,7 +355,7 @@ def _hounsfield(header: Slice) -> np.ndarray:
         ) from error
     if stored.shape != header.size or "RescaleIntercept" not in data:
         raise ValueError(
-            f"{name} holds pixels of {stored.shape}, wanted grey values of "
+            f"{name} holds pixels of {stored.shape}, expected grey values of "
             f"{header.size} with RescaleSlope and RescaleIntercept"
         )
     slope, intercept = float(data.get("RescaleSlope", 1)), float(data.RescaleIntercept)

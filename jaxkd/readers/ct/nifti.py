@@ -76,7 +76,7 @@ def read_mask(path: Path, scan: Volume) -> np.ndarray:
         ):
             raise ValueError(
                 f"its grid is {mask.voxels.shape} of {np.round(mask.spacing, 2)} mm, "
-                f"wanted the scan's, {scan.voxels.shape} of "
+                f"expected the scan's, {scan.voxels.shape} of "
                 f"{np.round(scan.spacing, 2)} mm"
             )
     except ValueError as error:
@@ -95,7 +95,7 @@ def _read(path: Path, offset: float, windowed: bool, allow_tilt: bool) -> Volume
     values = spread(values) if windowed else values + offset
     if not windowed and values.min() >= 0:
         raise ValueError(
-            f"its values are {values.min():.0f} to {values.max():.0f}, wanted "
+            f"its values are {values.min():.0f} to {values.max():.0f}, expected "
             "Hounsfield units, in which air is about -1000; say --intensity-offset "
             "-1024 if they are stored from zero up, or --already-windowed if they are "
             "shades from 0 to 255"
@@ -105,7 +105,7 @@ def _read(path: Path, offset: float, windowed: bool, allow_tilt: bool) -> Volume
     angle = volumes.tilt(affine)
     if angle > volumes.MAX_TILT and not allow_tilt:
         raise ValueError(
-            f"its axes miss a right angle by {angle:.1f} degrees, wanted at most "
+            f"its axes miss a right angle by {angle:.1f} degrees, expected at most "
             f"{volumes.MAX_TILT:.0f}; say --allow-tilt to read it as it is"
         )
     volumes.check_size(volume)
@@ -140,7 +140,7 @@ def _squeeze(values: np.ndarray) -> np.ndarray:
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or not values.size:
-        raise ValueError(f"it holds an array of {shape}, wanted one volume (3 axes)")
+        raise ValueError(f"it holds an array of {shape}, expected one volume (3 axes)")
     return values
 
 
@@ -148,7 +148,9 @@ def _orientation(image) -> tuple[np.ndarray, list[str]]:
     """Returns the affine, preferring ``sform``, and what is odd about it."""
     header, notes = image.header, []
     if not np.all(header.get_zooms()[:3]):
-        raise ValueError(f"its voxel size is {header.get_zooms()[:3]}, wanted above 0")
+        raise ValueError(
+            f"its voxel size is {header.get_zooms()[:3]}, expected above 0"
+        )
     affine = np.asarray(image.affine, float)
     if "sform_code" in header:
         sform, qform = (int(header[f"{kind}_code"]) for kind in ("sform", "qform"))
@@ -170,7 +172,7 @@ def spread(shades: np.ndarray) -> np.ndarray:
     lowest, highest = float(shades.min()), float(shades.max())
     if lowest < 0 or highest > 255:
         raise ValueError(
-            f"its values are {lowest:.0f} to {highest:.0f}, wanted 0 to 255 because of "
+            f"its values are {lowest:.0f} to {highest:.0f}, expected 0 to 255 because of "
             "--already-windowed"
         )
     low, high = volumes.WINDOWS["default"]

@@ -47,11 +47,11 @@ def read(path: Path, options: Options = STRICT) -> Volume:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist, wanted a CT scan.")
+        raise UserError(f"{path} does not exist, expected a CT scan.")
     if path.is_file():
         if not path.name.lower().endswith(nifti.SUFFIXES):
             raise UserError(
-                f"{path} is no CT scan by its name, wanted .nii or .nii.gz, or the "
+                f"{path} is no CT scan by its name, expected .nii or .nii.gz, or the "
                 "folder of a DICOM series."
             )
         return nifti.read(

@@ -68,7 +68,9 @@ def to_frame(
     directions = np.asarray(affine, float)[:3, :3]
     lengths = np.linalg.norm(directions, axis=0)
     if not np.isfinite(affine).all() or (lengths <= 0).any():
-        raise ValueError(f"its voxels measure {_millimetres(lengths)}, wanted above 0")
+        raise ValueError(
+            f"its voxels measure {_millimetres(lengths)}, expected above 0"
+        )
     along = _FRAME @ (directions / lengths)  # [axis of the frame, stored axis]
     axes = _assign(np.abs(along))
     flips = [bool(along[axis, stored] < 0) for axis, stored in enumerate(axes)]
@@ -120,12 +122,12 @@ def check_size(volume: Volume) -> None:
     """
     slices, (low, high) = volume.voxels.shape[0], EXTENT
     if slices < MIN_SLICES:
-        raise ValueError(f"it has {slices} slices, wanted at least {MIN_SLICES}")
+        raise ValueError(f"it has {slices} slices, expected at least {MIN_SLICES}")
     extent = slices * volume.spacing[0]
     if not low <= extent <= high:
         raise ValueError(
             f"it is {extent:.0f} mm long ({slices} slices, {volume.spacing[0]:.3g} mm "
-            f"apart), wanted {low:.0f} to {high:.0f} mm"
+            f"apart), expected {low:.0f} to {high:.0f} mm"
         )
 
 

@@ -131,7 +131,7 @@ def fit_mask(
         hint = " One is the other turned on its side: was it rotated, or its EXIF lost?"
     raise UserError(
         f"{origin}: the image is {_size(shown)} pixels, the mask {_size(mask.shape)}."
-        f"{hint} Wanted equal sizes; resize_masks='nearest' accepts such masks."
+        f"{hint} Expected equal sizes; resize_masks='nearest' accepts such masks."
     )
 
 

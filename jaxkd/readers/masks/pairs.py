@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.folder import SUFFIXES
+from jaxkd.readers.images import SUFFIXES
 
 LAYOUTS = (("images", "labels"), ("images", "masks"), ("Tp", "Gt"))
 UNTOUCHED = ("authentic", "Au")
@@ -68,7 +68,7 @@ def find(place: Path) -> list[Pair]:
 
 
 _WANTED = (
-    "Wanted images/ and labels/ (or masks/), Tp/ and Gt/, or a list train.json or "
+    "Expected images/ and labels/ (or masks/), Tp/ and Gt/, or a list train.json or "
     "train.csv of images and masks."
 )
 
@@ -78,11 +78,11 @@ def _images(folder: Path) -> list[Path]:
     strange = [p.name for p in files if p.suffix.lower() not in SUFFIXES]
     if strange:
         raise UserError(
-            f"{folder} holds what is no image by its name: {_some(strange)}. Wanted "
+            f"{folder} holds what is no image by its name: {_some(strange)}. Expected "
             f"{', '.join(SUFFIXES)}; remove other files and folders."
         )
     if not files:
-        raise UserError(f"{folder} is empty. Wanted images, or remove the folder.")
+        raise UserError(f"{folder} is empty. Expected images, or remove the folder.")
     return files
 
 
@@ -115,7 +115,7 @@ def _matched(images: Path, masks: Path) -> list[Pair]:
     if alone or spare:
         raise UserError(
             f"{len(alone)} images have no mask ({_some(alone)}) and {len(spare)} masks "
-            f"no image ({_some(spare)}). Wanted equal names, up to extension and the "
+            f"no image ({_some(spare)}). Expected equal names, up to extension and the "
             f"endings {' and '.join(ENDINGS)}. Authentic images belong into authentic/ "
             "or into a list that says so."
         )
@@ -153,7 +153,7 @@ def _listed(path: Path) -> list[Pair]:
     if twice:
         raise UserError(f"{path} names images more than once: {_some(twice)}.")
     if not pairs:
-        raise UserError(f"{path} is empty. Wanted pairs of image and mask.")
+        raise UserError(f"{path} is empty. Expected pairs of image and mask.")
     return pairs
 
 
@@ -167,11 +167,13 @@ def _rows(path: Path) -> list:
         rows = json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as a list: {error}. Wanted "
+            f"{path} cannot be read as a list: {error}. Expected "
             '[["images/a.png", "masks/a.png"], ["images/b.png", null]].'
         ) from error
     if not isinstance(rows, list):
-        raise UserError(f"{path} holds {type(rows).__name__}, wanted a list of pairs.")
+        raise UserError(
+            f"{path} holds {type(rows).__name__}, expected a list of pairs."
+        )
     return rows
 
 
@@ -179,7 +181,7 @@ def _row(row: Sequence, number: int, path: Path) -> tuple[str, str | None]:
     fits = isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)
     if not fits or not (row[1] is None or isinstance(row[1], str)):
         raise UserError(
-            f"{path}: entry {number} is {row!r}, wanted the image and its mask (or "
+            f"{path}: entry {number} is {row!r}, expected the image and its mask (or "
             "null for an authentic image)."
         )
     image, mask = row

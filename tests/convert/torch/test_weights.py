@@ -185,14 +185,16 @@ def test_another_network_is_refused(tmp_path, network):
         load_torch(path, "resnet14", CLASSES, options=OPTIONS | {"blocks": 2})
     assert "missing: layer1.1.bn1.bias" in str(error.value)
     assert f"The checkpoint {path} is of another model" in str(error.value)
-    with pytest.raises(UserError, match=re.escape("fc.bias: got (7,), wanted (100,)")):
+    with pytest.raises(
+        UserError, match=re.escape("fc.bias: got (7,), expected (100,)")
+    ):
         load_torch(path, "resnet8", 100, options=OPTIONS)
-    with pytest.raises(UserError, match=r"conv1.weight: got \(4, 3.*wanted \(4, 1"):
+    with pytest.raises(UserError, match=r"conv1.weight: got \(4, 3.*expected \(4, 1"):
         load(path, channels=1)
     with pytest.raises(UserError, match="Did you mean 'resnet8x4'"):
         load_torch(path, "resnet8x", CLASSES)
-    extra = network.state_dict() | {"bn9.num_batches_tracked": torch.tensor(0)}
-    torch.save(extra, path)
+    model_state = network.state_dict() | {"bn9.num_batches_tracked": torch.tensor(0)}
+    torch.save(model_state, path)
     with pytest.raises(UserError, match=r"unexpected: bn9\.num_batches"):
         load(path)
 

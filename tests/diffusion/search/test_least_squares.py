@@ -115,7 +115,7 @@ def test_columns_of_the_jacobian_are_the_slopes_of_the_ends(solver, shifted):
         for forward in (False, True):
             student = Student(model, x, solver, 3, REFERENCE, forward)
             residual = student(*rollout.read(place, sigmas))
-            columns = rollout.slopes_at(student, place, residual, sigmas)
+            columns = rollout.jacobian(student, place, residual, sigmas)
             assert columns.shape == (3, 16, 7 if shifted else 3)
             truth = truth or [
                 (
@@ -123,7 +123,7 @@ def test_columns_of_the_jacobian_are_the_slopes_of_the_ends(solver, shifted):
                     - student(*rollout.read(place - s, sigmas))
                 )
                 / 2e-5
-                for s in 1e-5 * np.eye(len(place))[rollout.movable(place, sigmas)]
+                for s in 1e-5 * np.eye(len(place))[rollout.free_indices(place, sigmas)]
             ]
             for j, slope in enumerate(truth):
                 # One moves by a finite width, the other by none.
@@ -213,7 +213,7 @@ def test_fit_beats_every_other_schedule_on_digits(solver, order):
     ("changed", "message"),
     [
         ({"stamps": 42}, "42 stamps with a reference of 41"),
-        ({"stamps": 1}, "wanted at least 2"),
+        ({"stamps": 1}, "expected at least 2"),
         ({"starts": 0}, "starts=0"),
         ({"reference": REFERENCE[::-1]}, "must decrease strictly"),
         ({"order": 0}, "ipndm of order 0"),

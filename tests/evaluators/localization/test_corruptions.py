@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import ArraySource
+from jaxkd.core.source import ArraySource
 from jaxkd.evaluators.localization import corruptions
 
 

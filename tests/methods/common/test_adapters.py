@@ -248,7 +248,7 @@ def test_ofd_refuses_a_teacher_without_norms_before_its_relus():
 
 
 def test_students_share_the_target_of_the_margins():
-    made = [make("ofd"), make("ofd", {"weight": 2.0}), make("kd+ofd")]
+    made = [make("ofd"), make("ofd", {"ofd_weight": 2.0}), make("kd+ofd")]
     assert len({method.targets["ofd_margins"] for method in made}) == 1
 
 
@@ -345,11 +345,11 @@ def test_wrong_options_are_refused(name):
 
 @pytest.mark.slow
 def test_a_sum_is_the_sum_of_its_parts():
-    options = {"rld": {"beta": 2.0}, "crd": {"weight": 2.0, **dict(ALL_OTHERS)}}
+    options = {"rld": {"beta": 2.0}, "crd": {"crd_weight": 2.0, **dict(ALL_OTHERS)}}
     both = Once(make("rld+crd+vid", options))()
     rld = Once(make("rld", {"beta": 2.0}))()
     term = once("crd", ALL_OTHERS)().metrics["crd"]
     vid = once("vid", (("official", False),))().metrics["vid"]
     np.testing.assert_allclose(both.total, rld.total + 2 * term + vid, rtol=1e-5)
     assert set(both.params) == {"student", "crd", "vid"}
-    assert both.extra["crd"]["memory"]["started"]
+    assert both.model_state["crd"]["memory"]["started"]

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from jaxkd.core.types import FrozenNetwork, Spec
-from jaxkd.methods.common import classification
+from jaxkd.methods.common import classification, terms
 from tests.fields import fields
 
 CLASSES, SHAPE = 7, (2, 2, 1)
@@ -129,7 +129,7 @@ def test_training_accuracy_and_cross_entropy():
 def test_ramp_is_constant_within_an_epoch(examples, batch, duration):
     per_unit = examples / batch
     steps = np.arange(int((duration + 2) * per_unit))
-    got = jax.device_get(classification.ramp(jnp.asarray(steps), duration, per_unit))
+    got = jax.device_get(terms.ramp(jnp.asarray(steps), duration, per_unit))
     first, last = steps * batch // examples, (steps * batch + batch - 1) // examples
     inside = first == last  # batches that straddle two epochs may count to either
     wanted = np.minimum((first + 1) / duration, 1)
@@ -141,17 +141,17 @@ def test_ramp_at_whole_epochs():
     for epoch in range(1, 25):
         step = (epoch - 1) * 1000
         for inside in (0, 1, 999):
-            got = classification.ramp(jnp.asarray(step + inside), 20.0, 1000.0)
+            got = terms.ramp(jnp.asarray(step + inside), 20.0, 1000.0)
             assert float(got) == pytest.approx(min(epoch / 20, 1), rel=1e-6)
 
 
 def test_ramp_counted_in_steps():
-    got = classification.ramp(jnp.arange(100), 80.0, 1.0)
+    got = terms.ramp(jnp.arange(100), 80.0, 1.0)
     np.testing.assert_allclose(got, np.minimum(np.arange(1, 101) / 80, 1), rtol=1e-6)
 
 
 def test_no_ramp():
-    assert float(classification.ramp(jnp.asarray(0), 0.0, 100.0)) == 1
+    assert float(terms.ramp(jnp.asarray(0), 0.0, 100.0)) == 1
 
 
 def spec_of(network, frozen=None):
@@ -168,12 +168,12 @@ def method():
 
 
 def test_forward_trains_and_predict_does_not(method):
-    params, extra = method.init(jax.random.key(0))
+    params, model_state = method.init(jax.random.key(0))
     params["beside"] = {"memory": jnp.ones(3)}
-    extra["beside"] = {"queue": jnp.ones(2)}
+    model_state["beside"] = {"queue": jnp.ones(2)}
     images = np.random.default_rng(0).normal(2, 3, (16, *SHAPE)).astype(np.float32)
     batch = {"image": jnp.asarray(images)}
-    outputs, changed = method.forward(params, extra, batch, jax.random.key(1))
+    outputs, changed = method.forward(params, model_state, batch, jax.random.key(1))
     flat = images.reshape(16, -1).astype(np.float64)
     normal = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
     kernel = np.asarray(params["student"]["fc"]["kernel"], np.float64)
@@ -181,9 +181,11 @@ def test_forward_trains_and_predict_does_not(method):
     np.testing.assert_allclose(outputs["features"]["flat"], normal, atol=1e-4)
     mean = changed["student"]["batch_stats"]["bn"]["mean"]
     np.testing.assert_allclose(mean, 0.25 * flat.mean(0), rtol=1e-5)
-    assert changed["beside"] is extra["beside"]  # what others remember is passed on
+    assert (
+        changed["beside"] is model_state["beside"]
+    )  # what others remember is passed on
     # Evaluation uses the statistics at hand: still mean 0 and variance 1.
-    predicted = method.predict(params, extra, batch)
+    predicted = method.predict(params, model_state, batch)
     wanted = flat / np.sqrt(1 + 1e-5) @ kernel
     np.testing.assert_allclose(predicted["logits"], wanted, atol=1e-4)
 

@@ -233,7 +233,7 @@ def test_kinds_of_masks():
             kind: np.asarray(apply(module(kind), variables, x)[1])
             for kind in ("mixed", "channel", "spatial")
         }
-        with pytest.raises(ValueError, match="kind is 'soft', wanted one of mixed"):
+        with pytest.raises(ValueError, match="kind is 'soft', expected one of mixed"):
             jax.eval_shape(module("soft").init, jax.random.key(0), x)
     before = np.log(masks["mixed"] / (1 - masks["mixed"]))
     length = np.sqrt((before**2).sum(-1, keepdims=True))

@@ -256,7 +256,7 @@ def test_gantry_tilt(damaged):
 def test_too_few_slices_and_odd_lengths(damaged, stored, tmp_path):
     for index in range(9, 24):
         (damaged / f"{index:04d}.dcm").unlink()
-    refused(damaged, "it has 9 slices, wanted at least 16")
+    refused(damaged, "it has 9 slices, expected at least 16")
     for index in range(1, 9):
         (damaged / f"{index:04d}.dcm").unlink()
     refused(damaged, "1 slices")
@@ -270,7 +270,7 @@ def test_too_few_slices_and_odd_lengths(damaged, stored, tmp_path):
 
 def test_not_ct(damaged):
     edit(damaged / "0002.dcm", Modality="MR")
-    refused(damaged, r"0002\.dcm has modality MR, wanted CT")
+    refused(damaged, r"0002\.dcm has modality MR, expected CT")
 
 
 def test_multi_frame(damaged):
@@ -339,7 +339,7 @@ def test_four_axes(stored, write_nifti):
     path = write_nifti(array[..., None])
     assert nifti.read(path).voxels.shape == (24, 48, 48)
     refused(
-        write_nifti(np.stack([array] * 2, -1)), r"48, 48, 24, 2\), wanted one volume"
+        write_nifti(np.stack([array] * 2, -1)), r"48, 48, 24, 2\), expected one volume"
     )
 
 
@@ -361,7 +361,7 @@ def test_not_in_hounsfield_units(scan, stored, write_nifti):
     volume = nifti.read(path, already_windowed=True)
     got = volumes.apply_window(jnp.asarray(volume.voxels))
     np.testing.assert_allclose(got, volumes.apply_window(scan), atol=0.003)
-    refused(write_nifti(stored[0]), "wanted 0 to 255", already_windowed=True)
+    refused(write_nifti(stored[0]), "expected 0 to 255", already_windowed=True)
 
 
 def test_orientation_of_nifti(scan, stored, write_nifti, tmp_path):
@@ -386,7 +386,7 @@ def test_zero_spacing(stored, tmp_path):
     image = nibabel.Nifti1Image(array, affine)
     image.set_sform(affine @ np.diag([1.0, 0, 1, 1]), 1)
     nibabel.save(image, tmp_path / "flat.nii")
-    refused(tmp_path / "flat.nii", "its voxels measure 2 x 0 x 5 mm, wanted above 0")
+    refused(tmp_path / "flat.nii", "its voxels measure 2 x 0 x 5 mm, expected above 0")
 
 
 def test_leaning_and_flat_voxels(stored, write_nifti):
@@ -395,12 +395,12 @@ def test_leaning_and_flat_voxels(stored, write_nifti):
     path = write_nifti(affine=affine)
     refused(path, r"miss a right angle by 8\.0 degrees.*--allow-tilt")
     assert nifti.read(path, allow_tilt=True).voxels.shape == (24, 48, 48)
-    with pytest.raises(ValueError, match="0 x 1 x 1 mm, wanted above 0"):
+    with pytest.raises(ValueError, match="0 x 1 x 1 mm, expected above 0"):
         volumes.to_frame(stored[0], np.diag([0.0, 1, 1, 1]))
 
 
 def test_one_slice(stored, write_nifti):
-    refused(write_nifti(stored[0][:, :, :1]), "1 slices, wanted at least 16")
+    refused(write_nifti(stored[0][:, :, :1]), "1 slices, expected at least 16")
 
 
 def test_wrong_paths(tmp_path):
@@ -468,5 +468,5 @@ def test_windows():
     np.testing.assert_allclose(volumes.apply_window(values), [0, 0, 0.5, 1, 1])
     lung = volumes.apply_window(jnp.array([-600]), "lung")
     np.testing.assert_allclose(lung, [0.5])
-    with pytest.raises(UserError, match="window is 'bone', wanted one of default"):
+    with pytest.raises(UserError, match="window is 'bone', expected one of default"):
         volumes.window_of("bone")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.source import (
+from jaxkd.core.source import (
     ArraySource,
     CheckedSource,
     Dataset,
@@ -39,8 +39,8 @@ def test_labels_become_int32():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.0, 1.0], "here: labels have dtype float64, wanted integers"),
-        ([0, 3, 5], r"example 1 has label 3, wanted 0 to 2 \(2 such labels\)"),
+        ([0.0, 1.0], "here: labels have dtype float64, expected integers"),
+        ([0, 3, 5], r"example 1 has label 3, expected 0 to 2 \(2 such labels\)"),
         ([0, 1, -1], "example 2 has label -1"),
     ],
 )

@@ -16,7 +16,8 @@ class Info(NamedTuple):
 
     Attributes:
       name: for people to read.
-      num_classes: number of labels; labels are ``0 .. num_classes - 1``.
+      num_classes: number of labels; labels are ``0 .. num_classes - 1``. 0 for data
+        without labels, or whose field ``label`` is no class: it is then not checked.
       image_shape: of an example's image, such as ``(height, width, channels)``.
       mean: of each channel, of images scaled to [0, 1].
       std: likewise the standard deviation.
@@ -32,10 +33,12 @@ class Info(NamedTuple):
 
 
 class Source(Protocol):
-    """Random access to examples.
+    """Random access to examples, dictionaries of arrays of equal shape.
 
-    Their fields: ``image``, mostly uint8 ``[h, w, c]``; ``label`` int32; any others,
-    such as a mask of the same size. The name ``mask`` is taken: it tells padding apart.
+    The names of the fields are conventions of the methods and views that use them:
+    ``image``, mostly uint8 ``[h, w, c]``; ``label`` int32; any others. Ragged fields
+    are padded by the data set, with a mask beside them. ``mask`` is reserved: it marks
+    the padding rows of evaluation.
     """
 
     def __len__(self) -> int: ...
@@ -47,17 +50,28 @@ class ArraySource:
     """A data set that fits in memory: arrays whose leading axis runs over examples."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
+        """Holds arrays.
+
+        Raises:
+          UserError: if there are none, or they differ in length.
+        """
         self.arrays = dict(arrays)
+        lengths = {name: len(array) for name, array in self.arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise UserError(
+                f"The fields of a data set have {lengths} examples, expected as many "
+                "in each, and at least one field."
+            )
 
     def __len__(self) -> int:
-        return len(self.arrays["label"])
+        return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index: int) -> Example:
         return {name: array[index] for name, array in self.arrays.items()}
 
 
 class CheckedSource:
-    """A source whose labels are checked as they are read.
+    """A source whose labels, if it has any, are checked as they are read.
 
     For data that cannot be checked as a whole, because it does not fit in memory.
     """
@@ -70,12 +84,14 @@ class CheckedSource:
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]
+        if "label" not in example or not self.info.num_classes:
+            return example
         label = np.asarray(example["label"])
         integer = label.ndim == 0 and np.issubdtype(label.dtype, np.integer)
         if not (integer and 0 <= label < self.info.num_classes):
             raise UserError(
                 f"{self.info.name}: example {index} has label {label} "
-                f"({label.dtype}), wanted an integer from 0 to "
+                f"({label.dtype}), expected an integer from 0 to "
                 f"{self.info.num_classes - 1}. Check the number of classes, and "
                 "whether labels start at 0."
             )
@@ -130,12 +146,14 @@ def check_labels(labels: np.ndarray, num_classes: int, origin: str) -> np.ndarra
     """
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{origin}: labels have dtype {labels.dtype}, wanted integers.")
+        raise UserError(
+            f"{origin}: labels have dtype {labels.dtype}, expected integers."
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:
         first = int(wrong[0])
         raise UserError(
-            f"{origin}: example {first} has label {labels[first]}, wanted 0 to "
+            f"{origin}: example {first} has label {labels[first]}, expected 0 to "
             f"{num_classes - 1} ({wrong.size} such labels). Check the number of "
             "classes, and whether labels start at 0."
         )

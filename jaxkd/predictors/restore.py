@@ -1,0 +1,94 @@
+"""Restores a trained student from its run's folder, as every predictor needs it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxkd.core import checkpoint
+from jaxkd.core.source import Info
+from jaxkd.report import statistics
+from jaxkd.training import build
+from jaxkd.training import workdir as workdirs
+from jaxkd.views.ops import View
+
+
+class Restored(NamedTuple):
+    """A trained student with all that is needed to apply it.
+
+    Attributes:
+      name: of the student, a row of the study.
+      results: content of the run's ``results.json``.
+      info: of the data set that the run was trained on.
+      config: of the student: the run's, with the student's overrides.
+      network: the Linen module.
+      variables: ``params`` and the other collections.
+      view: of the run.
+    """
+
+    name: str
+    results: Mapping[str, Any]
+    info: Info
+    config: ConfigDict
+    network: nn.Module
+    variables: Mapping[str, Any]
+    view: View
+
+    def see(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the field that the network reads of the evaluation view."""
+        seen = self.view.evaluate(dict(batch))
+        return seen[build.input_key(self.config, seen)]
+
+    def apply(self, batch: Mapping[str, jax.Array]) -> tuple[Any, Mapping[str, Any]]:
+        """Applies the network to the evaluation view: ``(outputs, features)``."""
+        return self.network.apply(self.variables, self.see(batch), train=False)  # type: ignore[return-value]
+
+
+def restore(
+    workdir: Path,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+) -> Restored:
+    """Restores one student of a finished run.
+
+    Args:
+      workdir: folder of the run; its data set is not needed.
+      student: row of the study; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+
+    Raises:
+      UserError: if the run is not finished, or the student or seed is unknown.
+    """
+    results = workdirs.read_results(workdir)
+    name = student or statistics.best_student(results)
+    info = workdirs.read_info(results)
+    config = workdirs.read_config(workdir)
+    variables = checkpoint.load_member(workdir / "checkpoints", use, name, seed)
+    own = build.student_config(config, name)
+    network = build.build_network(own, info.num_classes)
+    view = build.build_view(config, info)
+    return Restored(name, results, info, own, network, variables, view)
+
+
+def in_batches(
+    forward: Callable[[jax.Array], jax.Array], size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Pads every batch to ``size`` rows, so that ``forward`` is compiled once.
+
+    Args:
+      forward: ``[size, ...] -> [size, ...]``, a jitted function.
+      size: of a batch; those given may be smaller.
+    """
+
+    def call(batch: np.ndarray) -> np.ndarray:
+        padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+        padded[: len(batch)] = batch
+        return np.asarray(forward(padded))[: len(batch)]
+
+    return call
