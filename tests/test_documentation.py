@@ -15,6 +15,7 @@ import pytest
 
 import jaxkd
 from jaxkd.core import config as configs
+from jaxkd.core.types import FrozenNetwork, LossInputs, Method, Spec
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -95,6 +96,47 @@ def method_of_contributing():
     return names["make"]
 
 
+def test_method_of_contributing_is_its_formula():
+    fields = {
+        "image": jax.ShapeDtypeStruct((2, 2, 1), jnp.float32),
+        "label": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    spec = Spec(Linear(), {"teacher": FrozenNetwork(Linear())}, 3, fields, 1.0)
+    method = method_of_contributing()(spec, power=3.0, power_weight=0.5)
+    key = jax.random.key(0)
+    batch = {
+        "image": jax.random.normal(key, (4, 2, 2, 1)),
+        "label": jnp.array([0, 1, 2, 0]),
+    }
+    frozen = {"teacher": Linear().init(jax.random.key(7), batch["image"])}
+    targets = {name: f(frozen, batch, key) for name, f in method.targets.items()}
+    params, state = method.init(key)
+    outputs, state = method.forward(params, state, batch, key)
+    inputs = LossInputs(params, state, outputs, batch, targets, key, jnp.array(0))
+    loss = method.loss(inputs)
+
+    x = np.asarray(batch["image"], np.float64).reshape(4, 4)
+    student, teacher = (
+        x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
+        for layer in (
+            params["student"]["Dense_0"],
+            frozen["teacher"]["params"]["Dense_0"],
+        )
+    )
+    log_sum = np.log(np.exp(student).sum(axis=1))
+    cross_entropy = np.mean(log_sum - student[np.arange(4), batch["label"]])
+    power = np.mean(np.abs(student - teacher) ** 3)
+    assert power > 0.01
+    np.testing.assert_allclose(loss.metrics["power"], power, rtol=1e-5)
+    np.testing.assert_allclose(loss.value, cross_entropy + 0.5 * power, rtol=1e-5)
+
+
+def test_contract_of_contributing_names_every_function_of_a_method():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("### The contract of a method")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)", table, re.M)) == set(Method._fields)
+
+
 def test_readme_is_short_and_names_every_configuration():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 250
@@ -159,7 +201,9 @@ def test_schema_of_the_results_is_what_a_run_writes(finished_run):
     top, student = page.split("<!-- schema -->")[1].split("Of each student:")
     results = finished_run[1]
     assert set(re.findall(r"^\| `(\w+)` \|", top, re.M)) == set(results)
-    listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", student, re.M))))
+    listed = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", student, re.M)))
+    )
     written = results["students"]["ant"]
     assert listed <= set(written)
     further = {key for key in written if key not in listed}

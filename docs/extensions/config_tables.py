@@ -1,10 +1,10 @@
 """Tables of configuration keys and networks, read from the code at every build.
 
-``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default, and the
-comment that stands beside or above its assignment. ``{option-tables} methods`` (or
-``datasets``, ``views``) tabulates the options of everything that a room offers by name,
-which are the keyword arguments of one function each. Nothing is pasted, so that the
-tables cannot be older than the code.
+``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default, and
+the comment beside or above its assignment. ``{option-tables} methods`` (or ``datasets``,
+``views``) tabulates the options of everything that a room offers by name: the keyword
+arguments of one function each. Nothing is pasted, so that the tables cannot be older
+than the code.
 """
 
 import ast
@@ -74,9 +74,7 @@ def blocks(function: Any = configs.default) -> list[Block]:
             found[-1].keys.append(Key(name, _value(config, name), comment))
         previous = statement.end_lineno
     listed = {key.name for block in found for key in block.keys}
-    lost = [
-        name for name in _leaves(config) if not _is_listed(name, listed)
-    ]
+    lost = [name for name in _leaves(config) if not _is_listed(name, listed)]
     if lost:
         raise ValueError(f"no row for the configuration keys {', '.join(lost)}")
     return found

@@ -1,9 +1,9 @@
 """Links from the pages to files outside ``docs/``.
 
-The Markdown is read in two places: in the repository, where ``../launch/README.md`` and, in
-README.md, ``CONTRIBUTING.md`` open, and as this site. Here links to files that a page
-includes lead to that page; those to other files become plain text. If there is no such
-file, the build warns.
+The Markdown is read in two places: in the repository, where ``../launch/README.md``
+and, in README.md, ``CONTRIBUTING.md`` open, and as this site. Here links to files that a
+page includes lead to that page; those to other files become plain text. If there is no
+such file, the build warns.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ class OutsideLinks(SphinxPostTransform):
                 file, anchor = Path(f"{target}.md"), node.get("reftargetid") or ""
             else:
                 file = root / target
-                if not target or "/" not in target and "." not in target:
+                if not Path(target).suffix:
                     continue
             self._redirect(node, file, root, anchor)
 
