@@ -35,7 +35,7 @@ def module(package: str, name: str, attribute: str) -> ModuleType:
         if hasattr(found, attribute):
             return found
     modules = {each: importlib.import_module(f"{package}.{each}") for each in public}
-    wanted = [each for each, m in modules.items() if hasattr(m, attribute)]
+    expected = [each for each, m in modules.items() if hasattr(m, attribute)]
     raise UserError(f"{package} has no {name!r}, expected {_one_of(name, expected)}.")
 
 

@@ -60,13 +60,13 @@ def load(
 
 
 def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
-    wanted = [f"{split}_{part}" for split in splits for part in ("images", "labels")]
+    expected = [f"{split}_{part}" for split in splits for part in ("images", "labels")]
     try:
         # Opened here, because NumPy leaves the file open when it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            missing = [name for name in wanted if name not in content]
+            missing = [name for name in expected if name not in content]
             if not missing:
-                return {name: content[name] for name in wanted}
+                return {name: content[name] for name in expected}
             found = ", ".join(content) or "none"
     except READING_ERRORS as error:
         raise UserError(

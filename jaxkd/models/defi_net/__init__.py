@@ -184,8 +184,8 @@ class DefiNet(nn.Module):
             "fusion": ("adaptive", "sum"),
             "noise": NOISE,
         }
-        for name, wanted in choices.items():
-            if getattr(self, name) not in wanted:
+        for name, expected in choices.items():
+            if getattr(self, name) not in expected:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, expected one of "
                     f"{', '.join(expected)}."
