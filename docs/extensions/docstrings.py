@@ -1,7 +1,8 @@
-"""Reads two habits of plain docstrings as reStructuredText.
+"""Reads three habits of plain docstrings as reStructuredText.
 
 Docstrings are written to be read in an editor. An indented example after a line that
-ends with a colon becomes a literal block, and a Markdown table becomes a table.
+ends with a colon becomes a literal block, a Markdown table becomes a table, and the star
+of a pattern such as configs/*.py is no emphasis.
 """
 
 import re
@@ -56,7 +57,10 @@ def _indent(line: str) -> int:
 def process(app, what, name, obj, options, lines: list[str]) -> None:
     """Rewrites the lines of one docstring in place."""
     del app, what, name, obj, options
-    lines[:] = tables(literal_blocks(lines))
+    lines[:] = [
+        re.sub(r"(?<=/)\*(?=\.)", r"\\*", line)
+        for line in tables(literal_blocks(lines))
+    ]
 
 
 def setup(app) -> dict[str, bool]:
