@@ -1,10 +1,10 @@
 """Tables of configuration keys and networks, read from the code at every build.
 
-``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default, and
-the comment beside or above its assignment. ``{option-tables} methods`` (or ``datasets``,
-``views``) tabulates the options of everything that a room offers by name: the keyword
-arguments of one function each. Nothing is pasted, so that the tables cannot be older
-than the code.
+``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default,
+and the comment beside or above its assignment. ``{option-tables} methods`` (or
+``datasets``, ``views``) tabulates the options of all that a room offers by name: the
+keyword arguments of one function each. Nothing is pasted, so that the tables cannot be
+older than the code.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """Reads three habits of plain docstrings as reStructuredText.
 
 Docstrings are written to be read in an editor. An indented example after a line that
-ends with a colon becomes a literal block, a Markdown table becomes a table, and the star
-of a pattern such as configs/*.py is no emphasis.
+ends with a colon becomes a literal block, a Markdown table becomes a table, and the
+star of a pattern such as configs/*.py is no emphasis.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Links from the pages to files outside ``docs/``.
 
 The Markdown is read in two places: in the repository, where ``../launch/README.md``
-and, in README.md, ``CONTRIBUTING.md`` open, and as this site. Here links to files that a
-page includes lead to that page; those to other files become plain text. If there is no
+and, in README.md, ``CONTRIBUTING.md`` open, and as this site. Here links to files that
+a page includes lead to that page; others become plain text. If there is no
 such file, the build warns.
 """
 
