@@ -40,7 +40,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autosummary_generate = False
 python_maximum_signature_line_length = 78
-add_module_names = False
+add_module_names = True  # jaxkd.losses.kd: what to import
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
