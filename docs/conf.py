@@ -52,9 +52,13 @@ html_copy_source = False
 # Pages of the first page's other lists; every other page of docs/ is of a system.
 GUIDES = {
     *("index", "results", "data", "networks", "configuration", "workdir"),
-    *("scale", "official_code", "contributing", "changelog"),
+    *("api", "scale", "official_code", "contributing", "changelog"),
 }
-FIRST = ("recipes", "cross_resolution", "recognition", "forgery", "medical", "sampling")
+FIRST = (
+    *("recipes", "cross_resolution", "text", "detection", "restoration", "recognition"),
+    *("handwriting", "handwriting_vlm", "forgery", "face_forgery", "cross_modal"),
+    *("medical", "sampling", "editing"),
+)
 
 
 def list_systems(app, name: str, source: list[str]) -> None:

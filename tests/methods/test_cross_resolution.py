@@ -132,7 +132,7 @@ def test_errors_of_options():
         methods.make("crrcd", spec, {"negatives": 5})
     with pytest.raises(UserError, match="positive temperature"):
         methods.make("crrcd", SPEC, {"temperature": 0.0})
-    with pytest.raises(UserError, match=r"model\.view"):
+    with pytest.raises(UserError, match=r"model\.input"):
         methods.make("aird", SPEC._replace(input_key="image"), {})
     methods.make("aird", SPEC._replace(input_key="image"), {"adapt": False})
     with pytest.raises(UserError, match="one side less"):

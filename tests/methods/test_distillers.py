@@ -225,7 +225,6 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "options", "formula"), CASES)
 def test_loss_equals_the_formula(fixed, name, options, formula):
-    method = make(name, options)
     total, metrics = loss_of(name, options, fixed, LATE)
     np.testing.assert_allclose(total, formula(*fixed), rtol=1e-9)
     expected = {"ce", "top1"} | ({name} - {"supervised"})

@@ -1,0 +1,333 @@
+"""Talking-face clips of your own, real and forged.
+
+Which there are is told by csv files in the official columns, or by folders ``real/``
+and ``fake/<kind>/``; see ``jaxkd.readers.clips.lists``. ``python -m jaxkd.readers.clips
+audit`` shows whether trivial properties betray the fakes; do that first.
+
+What networks take of a clip is computed once and kept in the cache folder. Clips are
+padded to one length, with a mask; of longer ones training takes a random window.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.core.source import Dataset, Example, Info
+from jaxkd.datasets.talking_heads import CLASSES
+from jaxkd.readers import clips
+from jaxkd.readers.audio import CEPSTRA, ROWS_PER_FRAME
+from jaxkd.readers.clips import lists as clip_lists
+from jaxkd.readers.clips.lists import REAL, Row
+
+VERSION = 1  # of the preprocessing; part of the cached files' names
+POSTERIORS = ("audio_posteriors", "video_posteriors")
+
+
+class ClipFiles:
+    """Clips that are read when they are asked for.
+
+    Attributes:
+      rows: the clips; some more than once, where classes are balanced.
+      kind_names: of the field ``kind``.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], kind_names: Sequence[str], reader: "Reader"
+    ):
+        self.rows, self.kind_names = list(rows), tuple(kind_names)
+        self.reader = reader
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """The kind of every clip, ``[clips]``."""
+        return np.array([self.kind_names.index(row.kind) for row in self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        kind = np.asarray(self.kind_names.index(row.kind), np.int32)
+        label = np.asarray(row.fake, np.int32)
+        return self.reader(row) | {"label": label, "kind": kind}
+
+
+class Reader:
+    """Reads clips, or takes what is kept of them on disk.
+
+    Attributes:
+      options: of preprocessing.
+      posteriors: whether posteriors of recognisers lie beside the clips.
+    """
+
+    def __init__(
+        self, options: clips.Preprocessing, posteriors: bool, cache: str | None
+    ):
+        self.options, self.posteriors = options, posteriors
+        self.folder = Path(cache).expanduser() if cache else _cache_folder()
+
+    def __call__(self, row: Row) -> Example:
+        """Returns ``video`` and ``mfcc``, and posteriors where there are.
+
+        Raises:
+          UserError: if the clip cannot be used.
+        """
+        example = self._features(row)
+        if self.posteriors:
+            example |= read_posteriors(row.video, len(example["video"]))
+        return example
+
+    def _features(self, row: Row) -> Example:
+        path = self._place(row)
+        try:
+            with path.open("rb") as file, np.load(file) as content:
+                return dict(content)
+        except FileNotFoundError:
+            pass
+        except Exception:  # a damaged file is made again
+            path.unlink(missing_ok=True)
+        clip = clips.load(row.video, self.options, sound=row.audio)
+        if not clip.usable:
+            raise UserError(
+                f"{row.video} cannot be used ({clip.status}): {'; '.join(clip.notes)}. "
+                "Take it off the list, or set config.data.skip_bad = True."
+            )
+        made = clips.features(clip, "video", "mfcc")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Complete or not there: several threads and processes may make it.
+        part = path.with_name(f"{path.stem}.{os.getpid()}.{id(made)}.part")
+        with part.open("wb") as output:
+            np.savez(output, **made)  # type: ignore[arg-type]
+        part.replace(path)
+        return made
+
+    def _place(self, row: Row) -> Path:
+        """Names the kept file by all that its content depends on."""
+        parts: list[object] = [VERSION, self.options]
+        for path in (row.video, row.audio):
+            if path is not None and path.exists():
+                stat = path.stat()
+                parts += [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return self.folder / f"{digest}.npz"
+
+
+def load(
+    root: str,
+    frames: int = 150,
+    size: int = 112,
+    balanced: bool = True,
+    posteriors: bool = False,
+    test_share: float = 0.2,
+    evaluate_on: str = "test",
+    crop: str = "centre",
+    face_model: str = "",
+    min_frames: int = 5,
+    allow_silent: bool = False,
+    trim_leading_silence: bool = False,
+    skip_bad: bool = False,
+    cache: str | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Lists the clips; each is read when it is first needed, and then kept.
+
+    Examples hold ``video`` uint8 ``[frames, size, size]``, ``mfcc`` float32
+    ``[4 frames, 13]``, ``present`` bool ``[frames]``, ``label`` (1: fake), ``kind``,
+    and with ``posteriors`` those of two recognisers, ``[frames, classes]``.
+
+    Args:
+      root: see ``clip_lists.read``.
+      frames: length that clips are padded or cut to, at 25 a second.
+      size: of the pictures.
+      balanced: whether training sees as many real clips as fakes; the rarer ones are
+        repeated.
+      posteriors: whether ``<clip>.posteriors.npz`` lies beside each clip, with
+        ``audio`` and ``video`` ``[time, classes]``, probabilities at 25 a second.
+      test_share: of the clips, where the list names no split; clips whose names share
+        what comes before the last ``-`` (the face, officially) stay together.
+      evaluate_on: "test" or "val", a split of the list.
+      crop: see ``clips.Preprocessing``.
+      face_model: likewise.
+      min_frames: likewise.
+      allow_silent: likewise.
+      trim_leading_silence: likewise.
+      skip_bad: read all clips first, and leave out those that cannot be used, with a
+        line each. Otherwise the first of them ends the run.
+      cache: folder of what is kept; by default ``jaxkd`` in the user's cache folder.
+      seed: of the split.
+
+    Raises:
+      UserError: if the list, a split or an option is wrong.
+    """
+    options = clips.Preprocessing(
+        crop=crop,
+        face_model=face_model,
+        size=size,
+        min_frames=min_frames,
+        allow_silent=allow_silent,
+        trim_leading_silence=trim_leading_silence,
+    )
+    reader = Reader(options, posteriors, cache)
+    rows = clip_lists.read(Path(root))
+    if skip_bad:
+        rows = _usable(rows, reader)
+    rows = _split(rows, test_share, seed)
+    fakes = sorted({row.kind for row in rows} - {REAL})
+    names = (REAL, *fakes)
+    train, test = (
+        [row for row in rows if row.split == split] for split in ("train", evaluate_on)
+    )
+    for split, own in (("train", train), (evaluate_on, test)):
+        if len({row.fake for row in own}) < 2:
+            raise UserError(
+                f"{root}: split {split!r} has {sum(r.fake for r in own)} fakes of "
+                f"{len(own)} clips, expected real and forged ones."
+            )
+    if balanced:
+        train = _balance(train)
+    sources = [ClipFiles(own, names, reader) for own in (train, test)]
+    classes = _classes(train[0]) if posteriors else 0
+    info = Info(
+        Path(root).stem or "clips", 2, (frames, size, size), (0.0,), (1.0,), CLASSES
+    )
+    return Dataset(
+        info,
+        lambda seed: sources[0],
+        sources[1],
+        prepare_train=lambda example, rng: fit(example, frames, rng),
+        prepare_test=lambda example: fit(example, frames),
+        fields=_fields(frames, size, classes),
+    )
+
+
+def fit(
+    example: Example, frames: int, rng: np.random.Generator | None = None
+) -> Example:
+    """Pads an example to ``frames`` with zeros, or cuts a window out of it.
+
+    Args:
+      example: of the source.
+      frames: length of the result.
+      rng: chooses the window; None takes the first.
+    """
+    length = len(example["video"])
+    first = int(rng.integers(max(length - frames, 0) + 1)) if rng is not None else 0
+    kept = min(length - first, frames)
+    result = dict(example)
+    for name, factor in (
+        ("video", 1),
+        ("mfcc", ROWS_PER_FRAME),
+        *[(p, 1) for p in POSTERIORS],
+    ):
+        if name in example:
+            part = example[name][factor * first : factor * (first + kept)]
+            pad = [(0, factor * (frames - kept))] + [(0, 0)] * (part.ndim - 1)
+            result[name] = np.pad(part, pad)
+    result["present"] = np.arange(frames) < kept
+    return result
+
+
+def read_posteriors(path: Path, frames: int) -> Example:
+    """Reads the posteriors of two recognisers that lie beside a clip.
+
+    Args:
+      path: of the film; ``<stem>.posteriors.npz`` is read.
+      frames: of the film; posteriors up to three frames shorter repeat their last.
+
+    Raises:
+      UserError: if they are missing, of other lengths or no probabilities.
+    """
+    beside = path.with_name(f"{path.stem}{clips.POSTERIORS}")
+    try:
+        with np.load(beside, allow_pickle=False) as held:
+            found = [np.asarray(held[name], np.float32) for name in ("audio", "video")]
+    except Exception as error:  # missing, damaged, or without the names
+        raise UserError(
+            f"{beside} cannot be read: {error}. Expected an npz file with audio and "
+            "video [time, classes]."
+        ) from error
+    one, other = (array.shape for array in found)
+    sums = [array.sum(-1) for array in found]
+    fits = len(one) == len(other) == 2 and one[1] == other[1] and one[1] > 1
+    if not fits or any(np.abs(s - 1).max(initial=0) > 0.02 for s in sums):
+        raise UserError(
+            f"{beside} holds audio {one} and video {other}, expected probabilities "
+            "[time, classes] of the same classes, which add up to 1."
+        )
+    if min(one[0], other[0]) < frames - 3:
+        raise UserError(
+            f"{beside} has {one[0]} and {other[0]} rows, expected {frames}: one for "
+            "each frame at 25 a second."
+        )
+    index = np.arange(frames)
+    return {
+        name: array[np.minimum(index, len(array) - 1)]
+        for name, array in zip(POSTERIORS, found, strict=True)
+    }
+
+
+def _classes(row: Row) -> int:
+    return read_posteriors(row.video, 0)[POSTERIORS[0]].shape[-1]
+
+
+def _fields(frames: int, size: int, classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    fields = {
+        "video": jax.ShapeDtypeStruct((frames, size, size), np.uint8),
+        "mfcc": jax.ShapeDtypeStruct((ROWS_PER_FRAME * frames, CEPSTRA), np.float32),
+        "present": jax.ShapeDtypeStruct((frames,), np.bool_),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+        "kind": jax.ShapeDtypeStruct((), np.int32),
+    }
+    if classes:
+        shape = (frames, classes)
+        fields |= {name: jax.ShapeDtypeStruct(shape, np.float32) for name in POSTERIORS}
+    return fields
+
+
+def _usable(rows: Sequence[Row], reader: Reader) -> list[Row]:
+    import sys
+
+    good = []
+    for row in rows:
+        try:
+            reader(row)
+            good.append(row)
+        except UserError as error:
+            print(f"left out {row.name}: {error}", file=sys.stderr)
+    if not good:
+        raise UserError(f"None of the {len(rows)} clips can be used.")
+    return good
+
+
+def _split(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """Assigns clips without a split, those of one face to the same side."""
+    groups = sorted({_face(row) for row in rows if not row.split})
+    order = np.random.default_rng(seed).permutation(len(groups))
+    held_out = {groups[i] for i in order[: round(share * len(groups))]}
+    return [
+        row
+        if row.split
+        else row._replace(split="test" if _face(row) in held_out else "train")
+        for row in rows
+    ]
+
+
+def _face(row: Row) -> str:
+    return row.video.stem.rpartition("-")[0] or row.video.stem
+
+
+def _balance(rows: Sequence[Row]) -> list[Row]:
+    """Repeats the clips of the rarer class until both are as frequent."""
+    parts = [[row for row in rows if row.fake == fake] for fake in (0, 1)]
+    most = max(map(len, parts))
+    return [row for part in parts for row in (part * -(-most // len(part)))[:most]]
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "jaxkd" / "av_clips"

@@ -1,0 +1,145 @@
+"""Lists of labelled clips: the official csv columns, or folders real/ and fake/<kind>/.
+
+A kind is a way of forging, such as the official subsets; real clips have the kind
+``real``.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxkd.core.errors import UserError
+from jaxkd.readers import clips
+
+REAL = "real"
+SPLITS = ("train", "val", "test")
+
+
+class Row(NamedTuple):
+    """A labelled clip.
+
+    Attributes:
+      name: unique in its list.
+      video: the film.
+      audio: its sound, where that is a file of its own.
+      fake: 1 if anything is forged, 0 if it is real.
+      kind: the way of forging.
+      split: train, val or test; empty if the list does not say.
+      labels: the official Audio, Video, Identi and Sync labels, where given.
+    """
+
+    name: str
+    video: Path
+    audio: Path | None
+    fake: int
+    kind: str
+    split: str = ""
+    labels: Mapping[str, int] = {}
+
+
+def read(root: Path) -> list[Row]:
+    """Reads a manifest, or lists a folder.
+
+    Args:
+      root: a csv file in the official columns; a folder of such files; or a folder
+        with ``real/`` and ``fake/<kind>/``, or with these below ``train/`` and
+        ``test/``.
+
+    Raises:
+      UserError: if there is nothing, or a row is wrong.
+    """
+    root = Path(root).expanduser()
+    if root.suffix.lower() == ".csv":
+        return read_manifest(root)
+    if not root.is_dir():
+        raise UserError(f"There is no folder or csv file {root}.")
+    tables = sorted(root.glob("*.csv"))
+    if tables:
+        return [row for table in tables for row in read_manifest(table)]
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    rows = [row for split in splits or [""] for row in _folder(root, split)]
+    if not rows:
+        raise UserError(
+            f"{root} has no clips in real/ and fake/<kind>/, nor a csv manifest."
+        )
+    return rows
+
+
+def read_manifest(path: Path, root: Path | None = None) -> list[Row]:
+    """Reads a csv file in the official columns, whose case does not matter.
+
+    ``Video_Path`` and ``ENtire_Label`` (1: fake) must be there. ``Audio_Path``,
+    ``ID_Name``, ``Audio_Label``, ``Video_Label``, ``Identi_Label``, ``Sync_Label``, and
+    our own ``Kind`` and ``Split`` may be. Without ``Kind`` a fake's is the file's name.
+
+    Args:
+      path: of the csv file.
+      root: that relative paths begin at; None: the file's folder.
+
+    Raises:
+      UserError: if a column or a label is missing or wrong.
+    """
+    root = path.parent if root is None else root
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        names = {name.strip().lower(): name for name in table.fieldnames or ()}
+        missing = {"video_path", "entire_label"} - set(names)
+        if missing:
+            raise UserError(
+                f"{path} has no column {', '.join(sorted(missing))}; it has "
+                f"{', '.join(names) or 'none'}."
+            )
+        lines = [
+            {key: (line[name] or "").strip() for key, name in names.items()}
+            for line in table
+        ]
+    return [_row(path, root, number, line) for number, line in enumerate(lines, 2)]
+
+
+def _row(path: Path, root: Path, number: int, line: Mapping[str, str]) -> Row:
+    def label(name: str) -> int:
+        try:
+            value = float(line[name])
+        except ValueError:
+            value = -1.0
+        if value not in (0.0, 1.0):
+            raise UserError(
+                f"{path}, line {number}: {name} is {line[name]!r}, expected 0 or 1."
+            )
+        return int(value)
+
+    fake = label("entire_label")
+    film = root / line["video_path"]
+    sound = line.get("audio_path")
+    others = ("audio_label", "video_label", "identi_label", "sync_label")
+    split = line.get("split", "").lower()
+    if split not in ("", *SPLITS):
+        raise UserError(
+            f"{path}, line {number}: split is {split!r}, expected one of "
+            f"{', '.join(SPLITS)}, or nothing."
+        )
+    return Row(
+        line.get("id_name") or film.stem,
+        film,
+        root / sound if sound else None,
+        fake,
+        (line.get("kind") or path.stem) if fake else REAL,
+        split,
+        {name.split("_")[0]: label(name) for name in others if line.get(name)},
+    )
+
+
+def _folder(root: Path, split: str) -> list[Row]:
+    base = root / split
+    folders = {REAL: base / "real"}
+    fakes = base / "fake"
+    if fakes.is_dir():
+        folders |= {p.name: p for p in sorted(fakes.iterdir()) if p.is_dir()}
+    return [
+        Row(str(film.relative_to(root)), film, None, int(kind != REAL), kind, split)
+        for kind, folder in folders.items()
+        if folder.is_dir()
+        for film in sorted(folder.rglob("*"))
+        if clips.is_clip(film)
+    ]

@@ -1,0 +1,113 @@
+"""Clips of one's own as a data set: splits, balance, windows, posteriors, cache."""
+
+import numpy as np
+import pytest
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import av_clips, talking_heads
+from jaxkd.drawing import talking_heads as heads
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    for kind, count in (("real", 3), ("fake/swap", 9)):
+        for split in ("train", "test"):
+            below = root / split / kind
+            below.mkdir(parents=True)
+            for number in range(count):
+                head = heads.draw((number, len(kind)), frames=12, size=16)
+                frames = head.video[..., 0]
+                np.savez(below / f"{number}.npz", video=frames, audio=head.wave)
+                rows = RNG.dirichlet(np.ones(4), (2, 12))
+                path = below / f"{number}.posteriors.npz"
+                np.savez(path, audio=rows[0], video=rows[1])
+                path.rename(below / f"{number}.posteriors.npz")
+    return root
+
+
+def load(folder, tmp_path, **options):
+    # Posteriors are npz files too: only those that hold a film are clips.
+    return av_clips.load(
+        str(folder), **{"frames": 16, "size": 16, "cache": str(tmp_path), **options}
+    )
+
+
+def test_clips_are_split_balanced_padded_and_kept(folder, tmp_path):
+    data = load(folder, tmp_path, posteriors=True)
+    train, test = data.train(0), data.test
+    assert (len(train), len(test)) == (18, 12)
+    labels = [int(train[i]["label"]) for i in range(len(train))]
+    assert sum(labels) == 9
+    example = data.prepare_test(test[0])
+    for name, shape in data.fields.items():
+        assert example[name].shape == shape.shape
+        assert example[name].dtype == shape.dtype
+    assert example["present"].sum() == 12
+    assert not example["video"][12:].any()
+    np.testing.assert_allclose(example["audio_posteriors"][:12].sum(-1), 1, rtol=1e-5)
+    assert test.kind_names == ("real", "swap")
+    kept = list(tmp_path.glob("*.npz"))
+    assert len(kept) >= 12
+    kept[0].write_bytes(b"damaged")  # is made again
+    again = load(folder, tmp_path)
+    for i in range(len(again.test)):
+        np.testing.assert_array_equal(again.test[i]["video"], test[i]["video"])
+
+
+def test_windows_keep_sound_and_lips_together():
+    length = 10
+    example = {
+        "video": np.arange(length, dtype=np.uint8)[:, None, None]
+        * np.ones((2, 2), np.uint8),
+        "mfcc": np.repeat(np.arange(length), 4)[:, None] * np.ones(13, np.float32),
+    }
+    starts = set()
+    for seed in range(60):
+        cut = av_clips.fit(example, 6, np.random.default_rng(seed))
+        starts.add(int(cut["video"][0, 0, 0]))
+        np.testing.assert_array_equal(
+            np.repeat(cut["video"][:, 0, 0], 4), cut["mfcc"][:, 0]
+        )
+        assert cut["present"].all()
+    assert starts == set(range(5))
+    assert av_clips.fit(example, 6)["video"][0, 0, 0] == 0
+
+
+def test_what_is_wrong_is_said(folder, tmp_path):
+    with pytest.raises(UserError, match="has 0 fakes of 0 clips"):
+        load(folder, tmp_path, evaluate_on="val")
+    bad = folder / "test/real/bad.npz"
+    np.savez(bad, video=np.zeros((3, 16, 16), np.uint8), audio=np.zeros(1920, np.int16))
+    try:
+        data = load(folder, tmp_path)
+        index = [row.video.name for row in data.test.rows].index("bad.npz")
+        with pytest.raises(UserError, match=r"bad\.npz cannot be used \(too_short\)"):
+            data.test[index]
+        assert len(load(folder, tmp_path, skip_bad=True).test) == 12
+    finally:
+        bad.unlink()
+    path = folder / "train/real/0.npz"
+    with pytest.raises(UserError, match="has 12 and 12 rows, expected 30"):
+        av_clips.read_posteriors(path, 30)
+    with pytest.raises(UserError, match="cannot be read"):
+        av_clips.read_posteriors(folder / "none.npz", 3)
+
+
+def test_drawn_sets_are_kept_and_their_parts_differ(tmp_path):
+    options = {"frames": 8, "size": 12, "test": 1, "cache": str(tmp_path)}
+    data = talking_heads.load({"real": 2, "lipsync": 1}, **options)
+    train = data.train(0)
+    assert [int(train[i]["kind"]) for i in range(3)] == [0, 0, 2]
+    assert [int(train[i]["label"]) for i in range(3)] == [0, 0, 1]
+    assert len(data.test) == 6
+    again = talking_heads.load({"real": 2, "lipsync": 1}, **options).train(0)
+    np.testing.assert_array_equal(train.arrays["video"], again.arrays["video"])
+    assert not np.array_equal(train[0]["video"], data.test[0]["video"])
+    # A clip does not depend on how many there are.
+    more = talking_heads.load({"real": 3}, **options).train(0)
+    np.testing.assert_array_equal(more[1]["mfcc"], train[1]["mfcc"])
+    with pytest.raises(UserError, match="no kind 'dub'"):
+        talking_heads.load({"dub": 2}, **options)

@@ -1,0 +1,266 @@
+"""Clips written as films and read back: step, statuses, lists and the audit."""
+
+import struct
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from jaxkd.core.errors import UserError
+from jaxkd.drawing import films, talking_heads
+from jaxkd.readers import clips, video
+from jaxkd.readers.clips import __main__ as command
+from jaxkd.readers.clips import audit as clip_audit
+from jaxkd.readers.clips import lists as clip_lists
+
+pytest.importorskip("av")
+SIZE = 32
+HEAD = talking_heads.draw(1, frames=50, size=SIZE)
+OPTIONS = clips.Preprocessing(size=SIZE)
+
+
+def rotate(path):
+    """Writes a quarter turn into the header of an mp4's picture track."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    content[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(bytes(content))
+
+
+def grey(frames):
+    return frames @ np.array([0.299, 0.587, 0.114])
+
+
+def test_a_film_comes_back_in_step(tmp_path):
+    path = tmp_path / "clip.mp4"
+    films.write(path, HEAD.video, HEAD.wave)
+    clip = clips.load(path, OPTIONS)
+    assert (clip.status, clip.notes, clip.usable) == ("ok", (), True)
+    assert clip.video.shape == (50, SIZE, SIZE)
+    assert np.abs(clip.video - grey(HEAD.video)).mean() < 4
+    wave = HEAD.wave.astype(float)
+    lags = [
+        np.dot(clip.wave[100:-100], np.roll(wave, k)[100:-100]) for k in range(-50, 51)
+    ]
+    assert np.argmax(lags) == 50
+    assert np.corrcoef(clip.wave, wave)[0, 1] > 0.98
+    made = clips.features(clip, "video", "mfcc", "spectrogram")
+    assert made["mfcc"].shape == (200, 13)
+    assert made["spectrogram"].shape == (200, 321)
+    with pytest.raises(UserError, match="no features lips"):
+        clips.features(clip, "lips")
+
+
+@pytest.mark.parametrize("fps", [30, Fraction(30000, 1001), 50, "variable"])
+def test_other_rates_keep_their_time(tmp_path, fps):
+    """Each frame's brightness is its time: what is read at 25 fps shows the clock."""
+    path = tmp_path / "clip.mp4"
+    rate = 30 if fps == "variable" else float(fps)
+    times = np.arange(60) / rate
+    if fps == "variable":
+        times = (
+            np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.06], 60)) - 0.02
+        )
+    shade = np.rint(40 + 60 * times)
+    frames = np.broadcast_to(shade[:, None, None, None], (60, SIZE, SIZE, 3))
+    sound = np.repeat(HEAD.wave, 2)[: round(16000 * (times[-1] + 1 / rate))]
+    films.write(
+        path,
+        frames.astype(np.uint8),
+        sound,
+        fps=Fraction(fps) if fps != "variable" else 30,
+        times=times,
+    )
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "ok"
+    assert any("resampled to 25" in note for note in clip.notes)
+    assert any("varying" in note for note in clip.notes) == (fps == "variable")
+    shown = (clip.video.mean((1, 2)) - 40) / 60
+    late = shown - np.arange(len(shown)) / 25
+    gap = np.diff(times).max() / 2
+    assert np.abs(late - np.median(late)).max() < gap + 0.03
+    assert abs(len(clip.video) / 25 - (times[-1] - times[0])) < 0.1
+
+
+def test_stereo_at_another_rate_and_sound_beside_the_film(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    from jaxkd.readers.audio import resample
+
+    path = tmp_path / "clip.mp4"
+    high = resample(HEAD.wave.astype(np.float32), 16000, 44100).astype(np.int16)
+    films.write(path, HEAD.video, np.stack([high, high], 1), rate=44100)
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "ok"
+    assert np.corrcoef(clip.wave, HEAD.wave[: len(clip.wave)])[0, 1] > 0.98
+    films.write(path, HEAD.video)
+    assert clips.load(path, OPTIONS).status == "no_audio"
+    soundfile.write(tmp_path / "clip.wav", HEAD.wave, 16000)
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "ok"
+    np.testing.assert_allclose(clip.wave, HEAD.wave, atol=1)
+
+
+def test_faults_have_a_status_each(tmp_path):
+    def status(name, **options):
+        clip = clips.load(tmp_path / name, OPTIONS._replace(**options))
+        assert clip.usable == (clip.status in ("ok", "truncated"))
+        return clip.status
+
+    films.write(tmp_path / "silent.mp4", HEAD.video, 0 * HEAD.wave)
+    assert status("silent.mp4") == "silent"
+    allowed = clips.load(tmp_path / "silent.mp4", OPTIONS._replace(allow_silent=True))
+    assert (allowed.status, allowed.usable) == ("silent", True)
+    films.write(tmp_path / "short.mp4", HEAD.video[:4], HEAD.wave[:2560])
+    assert status("short.mp4") == "too_short"
+    assert status("short.mp4", min_frames=3) == "ok"
+    films.write(tmp_path / "odd.mp4", HEAD.video, HEAD.wave[:12000])
+    assert status("odd.mp4") == "length_mismatch"
+    films.write(tmp_path / "cut.mp4", HEAD.video, HEAD.wave[:25600])
+    clip = clips.load(tmp_path / "cut.mp4", OPTIONS)
+    assert clip.status == "ok"
+    assert "differ by" in clip.notes[0]
+    assert 38 <= len(clip.video) <= 42
+    (tmp_path / "text.mp4").write_text("no film")
+    assert status("text.mp4") == "unreadable"
+    assert status("absent.mp4") == "unreadable"
+
+
+def test_cut_files_are_read_as_far_as_they_go(tmp_path):
+    noisy = HEAD.video.astype(int) + np.random.default_rng(0).integers(
+        -20, 20, HEAD.video.shape
+    )
+    whole = tmp_path / "whole.mp4"
+    films.write(whole, noisy.clip(0, 255).astype(np.uint8), HEAD.wave, faststart=True)
+    content = whole.read_bytes()
+    (tmp_path / "most.mp4").write_bytes(content[: int(0.8 * len(content))])
+    clip = clips.load(tmp_path / "most.mp4", OPTIONS)
+    assert clip.status == "truncated"
+    assert clip.usable
+    assert 25 <= len(clip.video) < 50
+    (tmp_path / "little.mp4").write_bytes(content[: int(0.2 * len(content))])
+    assert clips.load(tmp_path / "little.mp4", OPTIONS).status == "unreadable"
+
+
+def test_ten_bits_and_a_quarter_turn(tmp_path):
+    path = tmp_path / "deep.mp4"
+    films.write(path, HEAD.video, HEAD.wave, pixel_format="yuv420p10le")
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "ok"
+    assert np.abs(clip.video - grey(HEAD.video)).mean() < 4
+    films.write(path, HEAD.video, HEAD.wave)
+    rotate(path)
+    turned = clips.load(path, OPTIONS)
+    # The matrix turns the picture by a quarter, clockwise.
+    upright = np.rot90(grey(HEAD.video), -1, axes=(1, 2))
+    assert np.abs(turned.video - upright).mean() < 4
+
+
+def test_arrays_are_clips_too(tmp_path):
+    frames = np.rint(grey(HEAD.video)).astype(np.uint8)
+    path = tmp_path / "clip.npz"
+    np.savez(path, video=frames, audio=HEAD.wave, fps=25.0, sr=16000)
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "ok"
+    np.testing.assert_allclose(clip.video, frames, atol=1)
+    np.savez(path, video=frames.astype(float), audio=HEAD.wave)
+    assert "expected uint8" in clips.load(path, OPTIONS).notes[0]
+
+
+def test_leading_silence_is_cut_from_both(tmp_path):
+    path = tmp_path / "clip.npz"
+    frames = np.rint(grey(HEAD.video)).astype(np.uint8)
+    late = np.concatenate([np.zeros(6400, np.int16), HEAD.wave])[:32000]
+    np.savez(path, video=frames, audio=late)
+    clip = clips.load(path, OPTIONS._replace(trim_leading_silence=True))
+    assert clip.leading_silence == pytest.approx(0.4, abs=0.02)
+    np.testing.assert_allclose(clip.video, frames[10:], atol=1)
+    np.testing.assert_allclose(clip.wave, late[6400:], atol=1)
+
+
+def test_the_largest_face_is_followed():
+    boxes = []
+    for frame in range(40):
+        large = [10 + frame, 20, 30, 30]
+        small = [80, 20, 12, 12]
+        boxes.append(np.array([small] if frame in (12, 13) else [small, large], float))
+    track, faces, found = video.follow(boxes)
+    assert faces == 2
+    assert found == pytest.approx(38 / 40)
+    # The middle of the large face, also where it was not found.
+    np.testing.assert_allclose(track[8:32, 0], np.arange(8, 32) + 25, atol=0.01)
+    np.testing.assert_allclose(track[:, 2], 15)
+    assert video.follow([np.zeros((0, 4))] * 3)[0] is None
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[40:60, 40:60] = 255
+    crop = video.around(image, np.array([50.0, 46.0, 10.0]), 28)
+    assert crop[:4].mean() < crop[4:24, 4:24].mean()
+    edge = video.around(image, np.array([0.0, 50.0, 20.0]), 28)
+    np.testing.assert_array_equal(edge[:, :10], video.PAD_GREY)
+
+
+def test_a_film_without_faces_has_its_status(tmp_path):
+    path = tmp_path / "clip.mp4"
+    films.write(path, HEAD.video, HEAD.wave)
+    film = video.read_film(path, size=SIZE, detect=lambda image: np.zeros((0, 4)))
+    sound = video.read_sound(path)
+    assert clips.assemble(path, film, sound, OPTIONS).status == "no_face"
+    film = video.read_film(
+        path, size=SIZE, detect=lambda image: np.array([[4.0, 4, 24, 24]])
+    )
+    clip = clips.assemble(path, film, sound, OPTIONS)
+    assert (clip.status, clip.faces, len(clip.video)) == ("ok", 1, 50)
+    with pytest.raises(UserError, match="no face model"):
+        clips.load(path, OPTIONS._replace(crop="detect", face_model="none.onnx"))
+    with pytest.raises(UserError, match="crop is 'face', expected one of"):
+        clips.load(path, OPTIONS._replace(crop="face"))
+
+
+def test_manifests_in_the_official_columns(tmp_path):
+    table = tmp_path / "FAKE_W2L.csv"
+    table.write_text(
+        "ID_Name,Audio_Path,Video_Path,ENtire_Label,Audio_Label,Video_Label,"
+        "Identi_Label,Sync_Label,Frame_Len,Audio_Len,FPS,AudioSamRate\n"
+        "a,a.wav,a.mp4,0,0,0,1,1,139.0,88960,25.0,16000\n"
+        "b,b.wav,sub/b.mp4,1,1,0,1,0,139.0,88960,25.0,16000\n"
+    )
+    first, second = clip_lists.read(tmp_path)
+    assert (first.name, first.fake, first.kind) == ("a", 0, "real")
+    assert second.video == tmp_path / "sub/b.mp4"
+    assert (second.fake, second.kind, second.audio) == (
+        1,
+        "FAKE_W2L",
+        tmp_path / "b.wav",
+    )
+    assert second.labels == {"audio": 1, "video": 0, "identi": 1, "sync": 0}
+    table.write_text("video_path,entire_label\na.mp4,2\n")
+    with pytest.raises(UserError, match="line 2: entire_label is '2', expected 0 or 1"):
+        clip_lists.read(table)
+    table.write_text("path,label\na.mp4,1\n")
+    with pytest.raises(UserError, match="no column entire_label, video_path"):
+        clip_lists.read(table)
+
+
+def test_folders_and_the_audit(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frames = np.rint(grey(HEAD.video)).astype(np.uint8)
+    for kind in ("real", "fake/tts"):
+        (tmp_path / kind).mkdir(parents=True)
+        for number in range(10):
+            wave = np.roll(HEAD.wave, int(rng.integers(16000)))
+            if kind != "real":  # the trap: fakes begin with silence
+                wave = np.concatenate([np.zeros(800, np.int16), wave])[:32000]
+            np.savez(tmp_path / kind / f"{number}.npz", video=frames, audio=wave)
+    rows = clip_lists.read(tmp_path)
+    assert [row.kind for row in rows] == ["real"] * 10 + ["tts"] * 10
+    assert command.main(["audit", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "WARNING: above 0.8: leading silence (all): 1.000" in text
+    _, leaks = clip_audit.audit(
+        tmp_path, clips.Preprocessing(trim_leading_silence=True)
+    )
+    assert not any(leak.startswith("leading silence") for leak in leaks)
+    assert command.main(["audit", str(tmp_path / "real")]) == 2
+    assert len(clips.find([tmp_path])) == 20
+    with pytest.raises(UserError, match="no file or folder"):
+        clips.find([tmp_path / "absent"])
