@@ -253,6 +253,8 @@ def _compile() -> None:
 def _export() -> None:
     from jaxkd import api
 
+    if not _OUTPUT.value:
+        raise UserError("--mode=export needs --output, the file to write.")
     text = api.export(
         _given_workdir(),
         _OUTPUT.value,

@@ -1,6 +1,7 @@
 """Recognises the package index's other library of the same import name."""
 
 import importlib.metadata
+from typing import Any
 
 _OURS = "jaxkd-vision"
 _SUMMARY = "Knowledge distillation"  # how ours begins, under its former name, too
@@ -12,6 +13,7 @@ def warning() -> str | None:
     Both bring a package ``jaxkd``: whichever was installed last has overwritten files
     of the other.
     """
+    found: Any
     try:
         found = importlib.metadata.metadata("jaxkd")
     except importlib.metadata.PackageNotFoundError:

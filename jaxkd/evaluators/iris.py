@@ -1,6 +1,7 @@
 """Iris recognition after super-resolution: equal error rates of iris codes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ def find(trained: TrainedStudy) -> EvaluationReport:
     for batch in trained.batches():
         mask = np.asarray(batch["mask"])
         scale = batch["image"].shape[1] // batch["low"].shape[1]
-        seen = {
+        seen: dict[object, Any] = {
             "bicubic": enlarged(jnp.asarray(batch["low"]), scale),
             "large images": batch["image"],
             **{

@@ -77,7 +77,8 @@ def predict(
         ):
             image = images.decode(file)
             found = to_image(detect(_square(image, side)), image.shape, side, threshold)
-            for box, label, score in zip(*found[:2], found.scores, strict=True):
+            scores = np.asarray(found.scores)
+            for box, label, score in zip(*found[:2], scores, strict=True):
                 title = restored.info.class_names[int(label)]
                 corners = (f"{value:.1f}" for value in box)
                 writer.writerow((str(file), title, f"{score:.4f}", *corners))
@@ -95,7 +96,8 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _detector(restored: Restored, num_boxes: int):
-    network, size = restored.network, restored.info.image_shape[:2]
+    network = restored.network
+    size = restored.info.image_shape[0], restored.info.image_shape[1]
     low = restored.config.model.get("input", "image") == "low"
 
     @jax.jit
@@ -126,8 +128,9 @@ def to_image(
       side: of the square, which the longer side was scaled to.
       threshold: score from which boxes are kept.
     """
-    kept = (found.classes >= 0) & (found.scores >= threshold)
+    kept = np.asarray((found.classes >= 0) & (found.scores >= threshold))
     scale = max(shape[:2]) / side
     limits = np.array([shape[1], shape[0]] * 2)
-    boxes = np.clip(found.boxes[kept] * scale, 0, limits)
-    return ImageBoxes(boxes, found.classes[kept], found.scores[kept])
+    boxes = np.clip(np.asarray(found.boxes)[kept] * scale, 0, limits)
+    classes, scores = np.asarray(found.classes), np.asarray(found.scores)
+    return ImageBoxes(boxes, classes[kept], scores[kept])

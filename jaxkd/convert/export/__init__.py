@@ -98,7 +98,7 @@ def outputs_of(
 ) -> tuple[tuple[str, ...], Callable[[jax.Array], tuple[jax.Array, ...]]]:
     """Returns the names of what is exported, logits first, and what computes it."""
 
-    def features_of(images: jax.Array) -> dict[str, jax.Array]:
+    def features_of(images: jax.Array) -> Any:
         return trained.network.apply(trained.variables, images, train=False)[1]
 
     images = jax.ShapeDtypeStruct((1, *trained.shape), jnp.float32)

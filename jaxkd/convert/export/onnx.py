@@ -49,7 +49,8 @@ def write(
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     # Traced here, since jax2onnx replaces functions of Flax by its own while it traces,
     # and these do not take all the arguments that Flax's take.
-    flat = primitives.inline(function, images, replace=_REPLACED)
+    replaced: Any = _REPLACED
+    flat = primitives.inline(function, images, replace=replaced)
     with _quiet():
         model = jax2onnx.to_onnx(
             lambda x: tuple(flat(x)),
@@ -94,7 +95,9 @@ def _max_pool(
     """
     if {*base_dilation, *window_dilation} != {1}:
         return None
-    (x,) = _pad(x, -jnp.inf, padding_config=[(*pair, 0) for pair in padding])
+    (x,) = _pad(
+        x, jnp.float32(-jnp.inf), padding_config=[(*pair, 0) for pair in padding]
+    )
     for axis, (window, stride) in enumerate(
         zip(window_dimensions, window_strides, strict=True)
     ):
