@@ -227,7 +227,9 @@ def test_the_cifar100_recipe(pair):
         assert run.steps == 187_500 and stage.batch_size == 64
         for student in run.students:
             rates = [
-                float(student.schedule(round((epoch - 0.5) * 781.25)))
+                float(
+                    student.optimizers["main"].schedule(round((epoch - 0.5) * 781.25))
+                )
                 for epoch in (1, 150, 151, 180, 181, 210, 211, 240)
             ]
             halves = (0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5)
@@ -248,7 +250,11 @@ def test_the_imagenet_recipe():
     per_epoch = 1_281_167 / 512
     assert run.steps == round(100 * per_epoch)
     rates = [
-        float(run.students[0].schedule(round((epoch - 0.5) * per_epoch)))
+        float(
+            run.students[0]
+            .optimizers["main"]
+            .schedule(round((epoch - 0.5) * per_epoch))
+        )
         for epoch in (1, 30, 31, 60, 61, 90, 91, 100)
     ]
     pairs = itertools.chain.from_iterable((0.2 * 0.1**n,) * 2 for n in range(4))

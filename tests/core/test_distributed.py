@@ -19,7 +19,7 @@ def updates(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("sizes", "wanted"),
     [((24, 100, 500), 4), ((6, 64), 2), ((9, 90), 3), ((1, 64), 1), ((7, 7), 1)],
 )
 def test_devices_divide_all_that_is_spread_over_them(updates, sizes, wanted):

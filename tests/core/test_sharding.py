@@ -32,7 +32,7 @@ def devices(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes", "expected"),
+    ("count", "sizes", "wanted"),
     [
         (1, (0, -1, 1), (1, 1, 1)),
         (1, (1, 1, 1), (1, 1, 1)),
@@ -65,7 +65,7 @@ def test_mesh_sizes(devices, count, sizes, wanted):
 
 
 @pytest.mark.parametrize(
-    ("members", "expected"), [((12, 6), 2), ((1,), 1), ((24,), 8), ((5,), 1)]
+    ("members", "wanted"), [((12, 6), 2), ((1,), 1), ((24,), 8), ((5,), 1)]
 )
 def test_a_cpu_spreads_nothing_but_members(devices, members, wanted):
     devices(8, "cpu")

@@ -116,10 +116,8 @@ def test_half_precision_stays_inside(name):
 def test_names_are_unique():
     names = [
         name
-        for info in pkgutil.iter_modules(models.__path__)
-        for name in getattr(
-            importlib.import_module(f"jaxkd.models.{info.name}"), "VARIANTS", {}
-        )
+        for info in pkgutil.walk_packages(models.__path__, "jaxkd.models.")
+        for name in getattr(importlib.import_module(info.name), "VARIANTS", {})
     ]
     assert len(names) == len(set(names)) == len(models.variants())
 

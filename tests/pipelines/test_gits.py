@@ -84,7 +84,7 @@ def test_all_cells_are_there_and_their_calls_counted(finished):
 
 def test_errors_are_those_of_direct_calls(finished):
     _, results = finished
-    denoise = models.ring().denoise
+    denoise = densities.ring().denoise
     exact_stamps = schedules.time_uniform(101, *ENDS, 2.0)
     sigmas = schedules.polynomial(5, *ENDS)
     ends = []
@@ -104,7 +104,7 @@ def test_errors_are_those_of_direct_calls(finished):
 
 def test_gits_is_the_best_of_its_coefficients(finished):
     _, results = finished
-    denoise, grid = models.ring().denoise, schedules.polynomial(13, *ENDS)
+    denoise, grid = densities.ring().denoise, schedules.polynomial(13, *ENDS)
     costs = []
     for start in (0, 16):
         x = samplers.latents(range(start, start + 16), (2,), 80.0)
@@ -242,7 +242,9 @@ def test_unknown_keys_and_pipelines():
         config.sovlers = ("ipndm",)
     with pytest.raises(UserError, match="config has no key sovlers"):
         pipelines.check(config)
-    with pytest.raises(UserError, match="no 'gist', expected one of gits"):
+    with pytest.raises(
+        UserError, match="no 'gist', expected one of chat_verification, dtiil, gits"
+    ):
         pipelines.check(small(pipeline="gist"))
 
 
@@ -269,10 +271,10 @@ def test_a_fit_is_worse_only_beyond_the_paired_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.DENSITIES)
+@pytest.mark.parametrize("name", densities.DENSITIES)
 def test_moments_of_a_density_are_those_of_its_denoiser(name):
     """Far away a denoiser tells the mean, and then the covariance."""
-    target = models.DENSITIES[name]()
+    target = densities.DENSITIES[name]()
     with jax.enable_x64(True):
         size, sigma = int(np.prod(target.shape)), 100.0
         rng = np.random.default_rng(0)
@@ -311,7 +313,7 @@ def test_samples_are_drawn_with_a_schedule(tmp_path):
     config.sample.schedule = str(tmp_path / "own.json")
     path = pipelines.sample(config, tmp_path, range(3, 9), tmp_path / "new" / "a.png")
     x = samplers.latents(range(3, 9), (8, 8, 1), 80.0)
-    ends = samplers.sample(models.digits().denoise, x, sigmas).x[-1]
+    ends = samplers.sample(densities.digits().denoise, x, sigmas).x[-1]
     pixels = np.clip(127.5 * np.asarray(ends) + 128, 0, 255)
     with Image.open(path) as image:
         page = np.asarray(image)

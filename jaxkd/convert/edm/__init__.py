@@ -16,10 +16,10 @@ import numpy as np
 from flax import traverse_util
 from jax.tree_util import Partial
 
-from jaxkd.convert.edm import names as edm_names
-from jaxkd.convert.edm import network_pickle
+from jaxkd.convert.edm import names, network_pickle
 from jaxkd.convert.edm.names import NETWORKS, PREFIX
-from jaxkd.convert.torch import names, weights
+from jaxkd.convert.torch import names as torch_names
+from jaxkd.convert.torch import weights
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.diffusion import denoisers, noise_schedules
@@ -83,7 +83,7 @@ def load(
     if path.suffix == ".pkl":
         return _from_pickle(network_pickle.read(path), path, precondition)
     state = _read_npz(path) if path.suffix == ".npz" else weights.read_state(path)
-    configuration = Configuration(*edm_names.infer(state, path), precondition)
+    configuration = Configuration(*names.infer(state, path), precondition)
     return configuration, to_variables(state, path, configuration)
 
 
@@ -159,19 +159,20 @@ def to_variables(
       UserError: if the dictionary is of another network; lists what is missing,
         unexpected or of another shape.
     """
-    saved = edm_names.bare(state)
+    saved = names.bare(state)
     network = build(configuration)
-    table, filters = edm_names.table(network), edm_names.filters(network)
+    table, filters = names.table(network), names.filters(network)
     wanted = {key: entry.theirs() for key, entry in table.items()}
     checkpoint.compare(origin, saved, wanted | filters)
     for key, kernel in filters.items():
         if not np.allclose(saved[key], kernel, atol=1e-6):
             raise UserError(
-                f"{origin}: {key} is not the filter {edm_names.taps(network)} that the "
+                f"{origin}: {key} is not the filter {names.taps(network)} that the "
                 "configuration gives. Give the filter that is in the file."
             )
     flat = {
-        path: names.from_torch(path, saved[key]) for key, (path, _) in table.items()
+        path: torch_names.from_torch(path, saved[key])
+        for key, (path, _) in table.items()
     }
     return traverse_util.unflatten_dict(flat)
 
@@ -188,15 +189,15 @@ def to_state(
       UserError: if the variables are of another network.
     """
     network = build(configuration)
-    table = edm_names.table(network)
+    table = names.table(network)
     flat = traverse_util.flatten_dict(dict(variables))
     wanted = {entry.path: entry.ours() for entry in table.values()}
     checkpoint.compare("in memory", variables, traverse_util.unflatten_dict(wanted))
     state = {
-        key: names.to_torch(path, np.asarray(flat[path], np.float32))
+        key: torch_names.to_torch(path, np.asarray(flat[path], np.float32))
         for key, (path, _) in table.items()
     }
-    whole = state | edm_names.filters(network)
+    whole = state | names.filters(network)
     return {PREFIX + key: np.ascontiguousarray(array) for key, array in whole.items()}
 
 
@@ -249,7 +250,7 @@ def _from_pickle(
         kind, given = _read_precondition(outer, path)
         # iDDPM's noise levels follow from their number.
         state = {key: state[key] for key in state if key.startswith(PREFIX)}
-    _, options = edm_names.infer(state, path)
+    _, options = names.infer(state, path)
     options |= _read_dropout(network, name, path)
     configuration = Configuration(name, options, kind, given)
     return configuration, to_variables(state, path, configuration)

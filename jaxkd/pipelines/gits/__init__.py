@@ -28,6 +28,7 @@ from jaxkd.pipelines.gits import cells as gits_cells
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models, report, trained_models
 from jaxkd.pipelines.gits.config import check, default
+from jaxkd.pipelines.gits.densities import SampledModel
 from jaxkd.pipelines.gits.results import Results, format_table, groups
 from jaxkd.report.image_grid import as_bytes, mosaic
 from jaxkd.training.workdir import CONFIG, RESULTS, read_json
@@ -229,7 +230,7 @@ def _chosen_schedule(
 
 def _draw(
     config: ConfigDict,
-    target: models.Target,
+    target: SampledModel,
     chosen: schedules.Schedule,
     seeds: Sequence[int],
 ) -> np.ndarray:

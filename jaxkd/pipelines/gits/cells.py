@@ -22,7 +22,7 @@ from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models, reference
-from jaxkd.pipelines.gits.models import Target
+from jaxkd.pipelines.gits.models import SampledModel
 from jaxkd.pipelines.gits.reference import Bench
 from jaxkd.training.workdir import read_json
 
@@ -250,7 +250,7 @@ def _tried(bench: Bench, schedule: schedules.Schedule, solver: str, order: int) 
     return _Try(schedule, errors, ends, min(seconds))
 
 
-def _record(target: Target, best: _Try) -> dict[str, Any]:
+def _record(target: SampledModel, best: _Try) -> dict[str, Any]:
     """Returns what is kept of a schedule, as plain data."""
     record = {
         "sigmas": best.schedule.sigmas.tolist(),

@@ -10,6 +10,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.diffusion import solvers
 from jaxkd.diffusion.search import gits
 from jaxkd.pipelines.gits import models, trained_models
+from jaxkd.pipelines.gits.densities import DENSITIES
 
 SCHEDULES = (
     "polynomial",
@@ -164,12 +165,12 @@ def _check_choices(given: Any, known: Any, key: str, empty: bool = False) -> Non
 
 
 def _check_targets(config: ConfigDict) -> None:
-    _check_choices(config.densities, models.DENSITIES, "densities", empty=True)
+    _check_choices(config.densities, DENSITIES, "densities", empty=True)
     path = config.edm.path
     if not (config.densities or path or config.needs):
         raise UserError(
             "config.densities, config.edm.path and config.needs are all empty; "
-            f"expected something to sample, such as {', '.join(models.DENSITIES)}."
+            f"expected something to sample, such as {', '.join(DENSITIES)}."
         )
     for name, need in config.needs.items():
         trained_models.check(name, need)

@@ -12,7 +12,7 @@ from jaxkd.diffusion.frechet import Moments
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Target(NamedTuple):
+class SampledModel(NamedTuple):
     """One thing to sample.
 
     Attributes:

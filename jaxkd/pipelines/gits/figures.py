@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.pipelines.gits.results import Group
+from jaxkd.pipelines.gits.results import CellGroup
 from jaxkd.report.style import (
     WIDTH,
     StudentOrder,
@@ -25,7 +25,7 @@ def by_schedule(
     path: Path,
     theme: Theme,
     *,
-    found: Mapping[tuple[str, int], Group],
+    found: Mapping[tuple[str, int], CellGroup],
     frechet: bool = False,
     floor: float | None = None,
 ) -> None:
@@ -57,7 +57,7 @@ def by_solver(
     path: Path,
     theme: Theme,
     *,
-    found: Mapping[str, Mapping[tuple[str, int], Group]],
+    found: Mapping[str, Mapping[tuple[str, int], CellGroup]],
     frechet: bool = False,
 ) -> None:
     """Draws the error of each solver on its best schedule: a panel for each target."""
@@ -82,7 +82,7 @@ def stamps(
     path: Path,
     theme: Theme,
     *,
-    found: Mapping[tuple[str, int], Group],
+    found: Mapping[tuple[str, int], CellGroup],
     solver: str,
 ) -> None:
     """Draws where schedules have their stamps, one row for each number of calls."""
@@ -167,7 +167,7 @@ def _panels(count: int) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def _value(group: Group, name: str, frechet: bool) -> float:
+def _value(group: CellGroup, name: str, frechet: bool) -> float:
     if not frechet:
         return group.score(name).mean
     distance = group.frechet(name)

@@ -12,7 +12,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.diffusion import frechet, noise_schedules
 from jaxkd.diffusion.frechet import Moments
 from jaxkd.pipelines.gits import trained_models
-from jaxkd.pipelines.gits.densities import DENSITIES, Denoiser, Target
+from jaxkd.pipelines.gits.densities import DENSITIES, Denoiser, SampledModel
 
 
 def names(config: ConfigDict) -> list[str]:
@@ -25,7 +25,7 @@ def names(config: ConfigDict) -> list[str]:
     return [*config.densities, *files, *config.needs]
 
 
-def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> Target:
+def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> SampledModel:
     """Loads one of the targets of a configuration.
 
     Args:
@@ -41,7 +41,7 @@ def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> Target:
     if name not in config.densities:
         return _load_edm(config, name)
     density = DENSITIES[name]()
-    return Target(
+    return SampledModel(
         name,
         density.about,
         lambda count: density.denoise,
@@ -52,7 +52,7 @@ def load(config: ConfigDict, name: str, workdir: str | Path = ".") -> Target:
     )
 
 
-def _load_edm(config: ConfigDict, name: str) -> Target:
+def _load_edm(config: ConfigDict, name: str) -> SampledModel:
     from jaxkd.convert import edm
 
     settings = config.edm
@@ -68,7 +68,7 @@ def _load_edm(config: ConfigDict, name: str) -> Target:
         labels = _labels(settings.label, network.label_dim, count)
         return edm.denoiser(configuration, variables, labels)
 
-    return Target(
+    return SampledModel(
         name,
         f"{configuration.network}, images of {'×'.join(map(str, shape))}",
         denoise,

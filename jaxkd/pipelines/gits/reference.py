@@ -11,7 +11,7 @@ from jaxkd.diffusion import frechet, samplers, schedules
 from jaxkd.diffusion.search import gits
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models
-from jaxkd.pipelines.gits.models import Denoiser, Target
+from jaxkd.pipelines.gits.models import Denoiser, SampledModel
 
 
 class Bench(NamedTuple):
@@ -29,7 +29,7 @@ class Bench(NamedTuple):
       summary: what is known of the target, plain data.
     """
 
-    target: Target
+    target: SampledModel
     seed: int
     denoise: Denoiser
     warm_up: list[jax.Array]
@@ -93,7 +93,7 @@ def end_error(ends: jax.Array, exact: jax.Array) -> float:
     return float(np.linalg.norm(apart, axis=1).mean() / np.sqrt(apart.shape[1]))
 
 
-def distance(target: Target, ends: list[jax.Array]) -> float | None:
+def distance(target: SampledModel, ends: list[jax.Array]) -> float | None:
     """Returns the Fréchet distance of samples to the data, on their raw values."""
     if target.moments is None:
         return None
@@ -102,7 +102,7 @@ def distance(target: Target, ends: list[jax.Array]) -> float | None:
 
 
 def _batches(
-    config: ConfigDict, target: Target, first: int, count: int
+    config: ConfigDict, target: SampledModel, first: int, count: int
 ) -> list[jax.Array]:
     starts = range(first, first + count * config.batch, config.batch)
     return [

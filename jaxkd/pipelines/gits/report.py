@@ -12,7 +12,8 @@ from jaxkd.diffusion.search import gits
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import figures, models, trajectories
 from jaxkd.pipelines.gits import results as gits_results
-from jaxkd.pipelines.gits.results import Group, Results
+from jaxkd.pipelines.gits.densities import SampledModel
+from jaxkd.pipelines.gits.results import CellGroup, Results
 from jaxkd.report import page as report
 
 # The solver whose schedules are drawn, where it is among those measured.
@@ -104,8 +105,8 @@ def _search(details: dict[str, Any]) -> tuple[str, str, str]:
 
 def _target_jobs(
     config: ConfigDict,
-    target: models.Target,
-    found: dict[tuple[str, int], Group],
+    target: SampledModel,
+    found: dict[tuple[str, int], CellGroup],
     summary: dict[str, Any],
 ) -> dict[str, Any]:
     name = summary["name"]
@@ -127,7 +128,7 @@ def _target_jobs(
     return {f"{kind}-{name}": job for kind, job in jobs.items()}
 
 
-def _costs(config: ConfigDict, target: models.Target) -> dict[str, Any]:
+def _costs(config: ConfigDict, target: SampledModel) -> dict[str, Any]:
     """Returns the cost matrix of a warm-up batch, and two paths through it."""
     config = gits_config.of_target(config, target.name)
     grid = schedules.polynomial(config.gits.grid, target.sigma_min, target.sigma_max)
@@ -150,7 +151,7 @@ def _costs(config: ConfigDict, target: models.Target) -> dict[str, Any]:
     }
 
 
-def _with_error(group: Group, name: str) -> str:
+def _with_error(group: CellGroup, name: str) -> str:
     found = group.score(name)
     text = f"{1000 * found.mean:.3g}"
     return text if found.error is None else f"{text} ± {1000 * found.error:.2g}"

@@ -22,7 +22,7 @@ FITTED = ("fit", "fit-offsets")
 COMPARED = range(5, 11)
 
 
-class Score(NamedTuple):
+class EndpointError(NamedTuple):
     """An end-point error: mean, its standard error (None of one block), its blocks."""
 
     mean: float
@@ -30,7 +30,7 @@ class Score(NamedTuple):
     blocks: np.ndarray
 
 
-class Group(NamedTuple):
+class CellGroup(NamedTuple):
     """All seeds of a target, a solver and a number of calls."""
 
     target: str
@@ -47,7 +47,7 @@ class Group(NamedTuple):
         """Returns one schedule's record of each seed."""
         return [cell["schedules"][name] for cell in self.cells]
 
-    def score(self, name: str) -> Score:
+    def score(self, name: str) -> EndpointError:
         """Returns one schedule's error over blocks and seeds."""
         return score([record["errors"] for record in self.records(name)])
 
@@ -72,10 +72,10 @@ class Comparison(NamedTuple):
       difference: of the errors, from the same latents, with its standard error.
     """
 
-    group: Group
+    group: CellGroup
     rival: str
     ratio: float
-    difference: Score
+    difference: EndpointError
 
     @property
     def worse(self) -> bool:
@@ -83,7 +83,7 @@ class Comparison(NamedTuple):
         return self.difference.mean > (self.difference.error or 0.0)
 
 
-def score(errors: Sequence[Sequence[float]]) -> Score:
+def score(errors: Sequence[Sequence[float]]) -> EndpointError:
     """Returns the mean of errors ``[seeds, blocks]``.
 
     Its standard error adds up what the latents' blocks and what the warm-up seeds
@@ -96,10 +96,10 @@ def score(errors: Sequence[Sequence[float]]) -> Score:
         if len(means) > 1
     ]
     error = math.sqrt(sum(parts)) if parts else None
-    return Score(float(values.mean()), error, values.mean(axis=0))
+    return EndpointError(float(values.mean()), error, values.mean(axis=0))
 
 
-def groups(results: Results) -> list[Group]:
+def groups(results: Results) -> list[CellGroup]:
     """Gathers the seeds of all cells, by target, solver and number of calls."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for cell in results["cells"]:
@@ -107,16 +107,16 @@ def groups(results: Results) -> list[Group]:
         found.setdefault(key, []).append(cell)
     order = solver_names(results)
     keys = sorted(found, key=lambda key: (key[0], order.index(key[1]), key[2]))
-    return [Group(*key, found[key]) for key in keys]
+    return [CellGroup(*key, found[key]) for key in keys]
 
 
-def of_target(results: Results, target: str) -> dict[tuple[str, int], Group]:
+def of_target(results: Results, target: str) -> dict[tuple[str, int], CellGroup]:
     """Returns the groups of a target by solver and number of calls."""
     chosen = [group for group in groups(results) if group.target == target]
     return {(group.solver, group.nfe): group for group in chosen}
 
 
-def winner(results: Results, target: str, nfe: int) -> Group | None:
+def winner(results: Results, target: str, nfe: int) -> CellGroup | None:
     """Returns the cells with the least error at a number of calls."""
     found = of_target(results, target)
     there = [group for (_, calls), group in found.items() if calls == nfe]
@@ -177,7 +177,7 @@ def table(results: Results, target: str) -> list[list[str]]:
     return [*lines, ["winner", *names, ""]]
 
 
-def _entry(group: Group) -> str:
+def _entry(group: CellGroup) -> str:
     name = group.best()
     return f"{1000 * group.score(name).mean:.3g} {LETTERS[name]}"
 

@@ -15,7 +15,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.core.source import Dataset
 from jaxkd.diffusion import frechet
-from jaxkd.pipelines.gits.densities import DENSITIES, Target
+from jaxkd.pipelines.gits.densities import DENSITIES, SampledModel
 from jaxkd.training import build
 
 METHOD = "edm"
@@ -49,7 +49,7 @@ def train(config: ConfigDict, workdir: Path, stop_requested: StopRequest) -> Non
             train(configs.standalone(need), workdir / name, stop_requested)
 
 
-def load(config: ConfigDict, name: str, workdir: Path) -> Target:
+def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
     """Loads the network of a needed run, its averaged parameters if it kept them.
 
     Raises:
@@ -73,7 +73,7 @@ def load(config: ConfigDict, name: str, workdir: Path) -> Target:
 
     shape = dataset.info.image_shape
     size = sum(one.size for one in jax.tree.leaves(variables["params"]))
-    return Target(
+    return SampledModel(
         name,
         f"{own.model.name} of {size:,} parameters trained on {dataset.info.name}",
         denoise,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.diffusion import geometry, samplers, schedules
 from jaxkd.pipelines.gits import config as gits_config
-from jaxkd.pipelines.gits.models import Target
+from jaxkd.pipelines.gits.models import SampledModel
 from jaxkd.report.style import WIDTH, Theme, canvas, logarithmic
 
 MOST_DRAWN = 24  # trajectories in one picture
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     torsion: np.ndarray | None
 
 
-def measure(config: ConfigDict, target: Target) -> Shape:
+def measure(config: ConfigDict, target: SampledModel) -> Shape:
     """Measures trajectories of held-out latents, finely solved.
 
     Curvature and torsion are those of the projected trajectories. Densities in closed
