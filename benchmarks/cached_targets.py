@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks import blank, measure
 from benchmarks.measure import Contestant, ratio, spread
 from jaxkd.core import config as configs
-from jaxkd.core import step
+from jaxkd.core.targets import collect_targets, evaluate_target
 from jaxkd.training import program
 from jaxkd.training.build import Run
 
@@ -73,7 +73,7 @@ def configure(batch: int, cache: bool) -> ConfigDict:
 
 def make_first_pass(run: Run) -> Callable[[int], None]:
     """Returns a function that computes the targets of some batches, and waits."""
-    (target,) = step.collect_targets(run.groups).values()
+    (target,) = collect_targets(run.groups).values()
     frozen = jax.tree.map(blank.zeros, program.abstract_inputs(run)[1])
     shape = (1, run.config.batch_size, *run.dataset.info.image_shape)
     images = np.zeros(shape, np.float32)
@@ -82,7 +82,7 @@ def make_first_pass(run: Run) -> Callable[[int], None]:
     def evaluate(frozen: Any, images: Any) -> Any:
         keys = jax.random.split(jax.random.key(0), 1)
         data = {"image": images}
-        return step.evaluate_target(target.function, frozen, data, keys)["logits"]
+        return evaluate_target(target.function, frozen, data, keys)["logits"]
 
     def passes(count: int) -> None:
         for _ in range(count):

@@ -20,7 +20,7 @@ from jaxkd import losses, models, views
 from jaxkd.core import optim, study
 from jaxkd.core.source import Info
 from jaxkd.core.step import Settings, make_train_call
-from jaxkd.core.types import Loss, LossInputs, Method
+from jaxkd.core.types import MAIN, Loss, LossInputs, Method
 from jaxkd.datasets import batching
 
 CIFAR100 = Info(
@@ -153,7 +153,6 @@ def _student(name, kind, network, init, forward, teach) -> study.Student:
         targets={"teacher": teach},
         forward=forward,
         loss=_make_loss(*LOSSES[kind]),
-        metrics=("ce", "kd", "top1"),
         predict=_not_timed,
         evaluate=_not_timed,
     )
@@ -163,10 +162,9 @@ def _student(name, kind, network, init, forward, teach) -> study.Student:
         network=network,
         input_key="image",
         steps=STEPS,
-        schedule=optim.schedule(OPTIMIZER, STEPS, TRAINING_IMAGES / BATCH),
-        weight_decay=OPTIMIZER["weight_decay"],
-        optimizer=optim.optimizer(OPTIMIZER),
-        optimizer_key="sgd",
+        optimizers=optim.optimizations(
+            OPTIMIZER, {}, {MAIN}, STEPS, TRAINING_IMAGES / BATCH
+        ),
     )
 
 
@@ -255,10 +253,10 @@ class Trainer:
     def __init__(self, pair: Pair, group: study.Group, feed: Feed, loop: str = "map"):
         self.group, self._feed, self._step = group, feed, 0
         self._frozen = pair.frozen()
-        self.state = jax.jit(lambda: {group.name: study.init_group(group, False)})()
+        self.state = jax.jit(lambda: {group.name: study.init_group(group, {}, False)})()
         batches = feed.next(0)
         (rates,) = batches["lr"].values()
-        self._chunk = len(rates)
+        self._chunk = len(rates[MAIN])
         call = make_train_call((group,), Settings(feed.view, (1,), loop=loop))
         began = time.perf_counter()
         arguments = (self.state, self._frozen, feed.table, batches, np.int32(1))

@@ -5,7 +5,7 @@
 draws faces, forges one attribute of half of them, and trains four heads on one network,
 five seeds each: real or fake, the method, independent labels, consistent labels. Tested
 on methods that were trained on and on others, and (``no_*``) on attributes that were
-left out of training. Minutes on two CPU cores, no download; what came out:
+left out of training. A quarter of an hour on two CPU cores, no download; results:
 docs/face_forgery.md. Variants:
 
     configs/face_forgery.py:weighting   fixed weights of the levels, by uncertainty, and
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 
-# A network of two million multiplications for an image of 32 pixels.
+# 20,020 parameters, for images of 32 pixels.
 MICRO: dict[str, Any] = {
     "name": "resnet8",
     "stem": 8,

@@ -5,7 +5,7 @@
 SRCNN and an auto-encoder of patches learn to enlarge drawn irises of 16 noisy pixels to
 64, on 60 irises of 6 photographs; iris codes of 20 other irises are then compared. The
 report shows equal error rates beside bicubic enlargement and the large images. Three
-seeds, minutes on two CPU cores, no download. docs/restoration.md has the figures.
+seeds, minutes on two CPU cores, no download. See docs/restoration.md.
 
     configs/iris.py:quick     few steps: a look at how it works
 """

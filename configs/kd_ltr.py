@@ -5,7 +5,7 @@
 A reader learns 4,000 drawn words of four characters at 16 x 64 pixels. Students see
 8 x 32: cross-entropy from scratch (``ce``), cross-entropy from the teacher's parameters
 (``ce_warm``), KD-LTR, and the teacher itself on lines enlarged again (``bicubic``),
-over three seeds. Minutes on two CPU cores, no download. docs/text.md has the figures.
+over three seeds. Minutes on two CPU cores, no download. See docs/text.md.
 
     configs/kd_ltr.py:quick       few steps: a look at how it works
     configs/kd_ltr.py:textzoom    ABINet's vision model on TextZoom (data/TextZoom),

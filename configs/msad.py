@@ -5,7 +5,7 @@
 A small FCOS learns 2,000 drawn scenes of 1 to 5 digits at 96 pixels, together with
 their halves and the fusion of both. Students see 48 pixels: from scratch (``low``),
 from the teacher's parameters (``low_warm``), and with MSAD, over three seeds. Minutes
-on two CPU cores, no download. docs/detection.md has the figures.
+on two CPU cores, no download. See docs/detection.md.
 
     configs/msad.py:quick      few steps: a look at how it works
     configs/msad.py:coco       FCOS with ResNet-50 on data/coco, padded squares of 1,024

@@ -6,10 +6,12 @@ Draws 200 writers of the word "and", pre-trains a small encoder on their words w
 labels by six methods (arXiv:2405.18320 compares thirteen), and verifies 60 other
 writers with a head trained on pairs of 20 labelled ones, beside an encoder trained from
 scratch on these and on the pairs of all 200 (in the folder all_writers), raw pixels,
-HOG and GSC-style bits. Three seeds, each with labelled writers of its own. About 15
-minutes on two CPU cores, no download. docs/handwriting.md says what came out.
+HOG and GSC-style bits. Three seeds, each with labelled writers of its own; made for
+about 15 minutes on two CPU cores, not timed yet. No download. docs/handwriting.md says
+what is known.
 
-    configs/ssl_hv.py:all          all thirteen methods; about 40 minutes
+    configs/ssl_hv.py:all          all thirteen methods
+    configs/ssl_hv.py:vicreg       VICReg alone beside the encoder from scratch
     configs/ssl_hv.py:quick        few steps: a look at how it works
     configs/ssl_hv.py:cedar        the AND images of CEDAR, or any folder of writers, in
                                    data/AND; ResNet-18, batch 256, 100 epochs, the heads
@@ -27,7 +29,7 @@ SIDE = 32
 LABELLED = 0.1  # of the writers
 CONV = {"name": "small_conv_flat"}
 VIT = {"name": "vit_micro4"}
-FLOW = {"name": "real_nvp", "couplings": (2, 2, 2), "width": 16, "depth": 1}
+FLOW = {"name": "real_nvp_small"}
 
 # Name of a pre-training -> method, its options, network, and what else differs.
 MAIN: dict[str, dict] = {
@@ -60,7 +62,7 @@ OTHERS: dict[str, dict] = {
     },
     "aim": {
         "loss": {"width": 128},
-        "model": {**VIT, "pool": "mean", "positions": "sincos"},
+        "model": {"name": "vit_micro4_aim"},
         "view": {"views": 0},
     },
     "bigan": {"loss": {"latents": 64, "widths": (64, 32, 16)}, "view": {"views": 0}},
@@ -73,6 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants = {
         "": lambda: compare(MAIN),
         "all": lambda: compare(MAIN | OTHERS),
+        "vicreg": lambda: compare({"vicreg": MAIN["vicreg"]}),
         "quick": quick,
         "cedar": cedar,
         "pretrain": full_pretraining,

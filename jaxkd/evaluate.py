@@ -12,7 +12,7 @@ from jaxkd.core import checkpoint, sharding, step
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import write_json
-from jaxkd.report import page, statistics
+from jaxkd.report import statistics
 from jaxkd.training import build, input_pipeline
 from jaxkd.training import workdir as workdirs
 
@@ -136,7 +136,7 @@ def _format(run: build.Run, scores: Mapping[str, Results], use: str) -> str:
     ]
     for name, values in scores.items():
         cells = (
-            page.percent(
+            statistics.format_estimate(
                 statistics.estimate(values[metric].tolist()),
                 2 if scale > 1 else 4,
                 scale=scale,

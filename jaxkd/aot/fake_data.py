@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Example, Info
-from jaxkd.datasets import boxes, ct, image_pairs, mask_images, text_lines
+from jaxkd.datasets import av_clips, boxes, ct, image_pairs, mask_images, text_lines
 from jaxkd.datasets.cifar import COUNTS, STATISTICS
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -16,6 +16,8 @@ _SCANS = (3_000, 1_000)
 _COCO = (118_287, 5_000)
 _TEXTZOOM = (17_367, 4_373)
 _DIV2K = (800, 100)
+_CLIPS = (15_000, 4_000)
+_CHARACTERS = 40  # that the published recognisers tell apart
 
 
 class _Unread:
@@ -35,9 +37,9 @@ def make(name: str, **options: Any) -> Dataset | None:
     """Returns what a data set is like, or None where only its files tell.
 
     Args:
-      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images" or "ct",
-        of which as many are assumed as a large set has; "boxes", "text_lines" or
-        "image_pairs", which are taken for COCO, TextZoom and DIV2K.
+      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images", "ct" or
+        "av_clips", of which as many are assumed as a large set has; "boxes",
+        "text_lines" or "image_pairs", which are taken for COCO, TextZoom and DIV2K.
       **options: as for loading it.
     """
     if name == "cifar":
@@ -48,6 +50,8 @@ def make(name: str, **options: Any) -> Dataset | None:
         return _mask_images(options.get("size", 352))
     if name == "ct":
         return _ct(**options)
+    if name == "av_clips":
+        return _av_clips(**options)
     return _of_photographs(name, options)
 
 
@@ -106,4 +110,13 @@ def _ct(
 ) -> Dataset:
     info, fields = ct.describe_examples("ct", classes, size)
     train, test = (_Unread(count) for count in _SCANS)
+    return Dataset(info, lambda seed: train, test, fields=fields)
+
+
+def _av_clips(
+    frames: int = 150, size: int = 112, posteriors: bool = False, **_: Any
+) -> Dataset:
+    classes = _CHARACTERS if posteriors else 0
+    info, fields = av_clips.describe_examples("av_clips", frames, size, classes)
+    train, test = (_Unread(count) for count in _CLIPS)
     return Dataset(info, lambda seed: train, test, fields=fields)

@@ -192,16 +192,14 @@ def load(
         train = _balance(train)
     sources = [ClipFiles(own, names, reader) for own in (train, test)]
     classes = _classes(train[0]) if posteriors else 0
-    info = Info(
-        Path(root).stem or "clips", 2, (frames, size, size), (0.0,), (1.0,), CLASSES
-    )
+    info, fields = describe_examples(Path(root).stem or "clips", frames, size, classes)
     return Dataset(
         info,
         lambda seed: sources[0],
         sources[1],
         prepare_train=lambda example, rng: fit(example, frames, rng),
         prepare_test=lambda example: fit(example, frames),
-        fields=_fields(frames, size, classes),
+        fields=fields,
     )
 
 
@@ -275,7 +273,18 @@ def _classes(row: Row) -> int:
     return read_posteriors(row.video, 0)[POSTERIORS[0]].shape[-1]
 
 
-def _fields(frames: int, size: int, classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+def describe_examples(
+    title: str, frames: int, size: int, classes: int = 0
+) -> tuple[Info, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns what a set of clips is like, and the fields of an example.
+
+    Args:
+      title: of the set.
+      frames: of a clip.
+      size: of its pictures.
+      classes: of posteriors; 0 without any.
+    """
+    info = Info(title, 2, (frames, size, size), (0.0,), (1.0,), CLASSES)
     fields = {
         "video": jax.ShapeDtypeStruct((frames, size, size), np.uint8),
         "mfcc": jax.ShapeDtypeStruct((ROWS_PER_FRAME * frames, CEPSTRA), np.float32),
@@ -286,7 +295,7 @@ def _fields(frames: int, size: int, classes: int) -> dict[str, jax.ShapeDtypeStr
     if classes:
         shape = (frames, classes)
         fields |= {name: jax.ShapeDtypeStruct(shape, np.float32) for name in POSTERIORS}
-    return fields
+    return info, fields
 
 
 def _usable(rows: Sequence[Row], reader: Reader) -> list[Row]:

@@ -9,7 +9,7 @@ image, make no forgery: the definition of arXiv:2405.08487.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +67,9 @@ class Plan(NamedTuple):
       weak: whether the change is too small to notice, which makes the image real.
     """
 
-    attribute: np.ndarray
-    method: np.ndarray
-    weak: np.ndarray
+    attribute: Any
+    method: Any
+    weak: Any
 
     @property
     def is_fake(self) -> np.ndarray:
@@ -297,8 +297,8 @@ class _Canvas(NamedTuple):
     def ellipse(self, x, y, width, height):
         return shapes.ellipse(self.x - x, self.y - y, width, height, self.pixel)
 
-    def stroke(self, *points_and_width):
-        return shapes.stroke(self.x, self.y, *points_and_width, self.pixel)
+    def stroke(self, start, control, end, width):
+        return shapes.stroke(self.x, self.y, start, control, end, width, self.pixel)
 
 
 def _head(canvas: _Canvas, turn, hard, wide):

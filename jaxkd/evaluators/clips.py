@@ -14,6 +14,7 @@ from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.metrics import clips
 from jaxkd.metrics.classification import auc
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
 
 FAR = 0.05  # false alarms at which thresholds are calibrated
@@ -134,14 +135,6 @@ def _aucs(
     return each | {name: float(np.mean(v)) for name, v in parts.items() if v}
 
 
-def mean_and_error(values: Sequence[float], places: int = 3) -> str:
-    """Formats mean and standard error over seeds; of one value, itself."""
-    text = f"{np.mean(values):.{places}f}"
-    if len(values) < 2:
-        return text
-    return f"{text} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{places}f}"
-
-
 def _auc_table(found, groups: Kinds, seen: set[str], members, labels) -> Table:
     columns = [
         *groups,
@@ -151,7 +144,7 @@ def _auc_table(found, groups: Kinds, seen: set[str], members, labels) -> Table:
     rows = [["", *heads, "unseen, every seed", "95 %"]]
     unseen = [kind for kind in groups if kind not in seen]
     for student, seeds in found.items():
-        cells = [mean_and_error([one[k] for one in seeds]) for k in columns]
+        cells = [format_mean([one[k] for one in seeds], 3) for k in columns]
         each, interval = "", ""
         if unseen:
             each = " ".join(f"{one[UNSEEN]:.2f}" for one in seeds)
@@ -188,7 +181,7 @@ def _baseline_table(members, labels, groups: Kinds, seen: set[str]) -> Table:
 
     def line(name: str, what: str, scores: Sequence[np.ndarray]) -> list[str]:
         each = [_aucs(one, labels, groups, seen) for one in scores]
-        return [name, what, *(mean_and_error([e[k] for e in each]) for k in columns)]
+        return [name, what, *(format_mean([e[k] for e in each], 3) for k in columns)]
 
     first = next(iter(members.values()))[0]
     if first.disagreement is not None:
@@ -234,7 +227,7 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
                 fakes = at[labels[at] == 1]
                 caught = float((one.head[fakes] > limit).mean())
                 cells.setdefault(kind, []).append(caught)
-        rows.append([student, *(mean_and_error(v, 2) for v in cells.values())])
+        rows.append([student, *(format_mean(v, 2) for v in cells.values())])
     note = (
         f"Thresholds that {100 * FAR:.0f} % of {len(tuning)} held-out real clips "
         f"exceed, applied to {len(held_out)} others and to the fakes."

@@ -16,6 +16,7 @@ from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.metrics import pairs, verdicts
 from jaxkd.report import explanations
 from jaxkd.report.items import Table
+from jaxkd.report.statistics import format_mean
 
 SHOWN = 24  # pairs on the page of explanations
 EXPLAINED = 300  # most pairs whose explanations are measured
@@ -104,7 +105,7 @@ def _told(texts: list[str], test: PromptedPairs) -> dict[str, float]:
 def _table(scores) -> Table:
     rows = [["%", *NAMES]]
     for student, found in scores.items():
-        cells = [_mean_error(found.get(name, ())) for name in NAMES]
+        cells = [format_mean(found.get(name, ()), 1) for name in NAMES]
         rows.append([student, *cells])
     note = (
         "Mean ± standard error over seeds, over all test pairs. Verdicts by "
@@ -113,15 +114,6 @@ def _table(scores) -> Table:
         "samples, that explanations tell rightly."
     )
     return Table("Verification with explanations", rows, note)
-
-
-def _mean_error(values) -> str:
-    if not len(values):
-        return ""
-    mean = f"{np.mean(values):.1f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
 def _compare(right: dict[str, np.ndarray]) -> list[Table]:

@@ -14,6 +14,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import standard_error
 from jaxkd.report.style import WIDTH, Theme, canvas, line_styles, printable, themes
 from jaxkd.views import degrade
 
@@ -72,7 +73,7 @@ def _curve(sides: tuple[int, ...], kernel: str, input_key: str, own: int):
         caption = (
             f"Test images reduced to each side ({kernel}) and brought to the "
             f"{own} pixels that the students read; means over seeds, bars: standard "
-            "deviation."
+            "errors."
         )
         figure = Figure(NAME, "Accuracy by resolution", caption)
         return EvaluationReport(scores, [figure], [_table(scores, sides, caption)])
@@ -120,7 +121,7 @@ def _draw(path, styles, theme: Theme, scores, sides: tuple[int, ...], own: int) 
             axes.errorbar(
                 sides,
                 values.mean(axis=1),
-                values.std(axis=1, ddof=1) if values.shape[1] > 1 else None,
+                [standard_error(row) for row in values],
                 color=look.color,
                 linestyle=look.dash,
                 linewidth=look.width,

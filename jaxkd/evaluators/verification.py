@@ -11,6 +11,7 @@ from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.metrics import descriptors, pairs, verification
 from jaxkd.readers.handwriting import PairedWords, Words
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
 
 TSNE_WRITERS = 10  # shown in the figure
@@ -87,7 +88,7 @@ def _table(scores, intervals) -> Table:
     rows = [["%", *names, "95 % over writers"]]
     for student, found in scores.items():
         low, high = intervals[student]
-        cells = [_mean_error(found[name]) for name in names]
+        cells = [format_mean(found[name], 1) for name in names]
         rows.append([student, *cells, f"{100 * low:.1f} to {100 * high:.1f}"])
     note = (
         "Mean ± standard error over seeds. Positive: one hand. cosine_auc: of the "
@@ -96,13 +97,6 @@ def _table(scores, intervals) -> Table:
         "drawn with replacement."
     )
     return Table("Verification of writers", rows, note)
-
-
-def _mean_error(values) -> str:
-    mean = f"{np.mean(values):.1f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
 def _baselines(trained: TrainedStudy, test: PairedWords, same) -> list[Table]:
@@ -120,7 +114,7 @@ def _baselines(trained: TrainedStudy, test: PairedWords, same) -> list[Table]:
             for found, kinds in fitted
         ]
         auc = f"{100 * roc_auc_score(same, similarity):.1f}"
-        rows.append([name, _mean_error(accuracies), auc])
+        rows.append([name, format_mean(accuracies, 1), auc])
     note = (
         "Similarity of two words: negative squared difference of pixels, cosine of "
         "HOG, correlation of GSC-style bits. The threshold is the best one of each "

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,11 @@ class LabelGraph:
     [[0, 0, 0], [1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
     """
 
-    nodes: Sequence[str]
-    levels: Sequence[Sequence[Node]]
-    edges: Sequence[tuple[Node, Node]]
-    exclusions: Sequence[tuple[Node, Node]] = ()
+    # Given as any sequences, by name or index; kept as tuples of indices.
+    nodes: Any
+    levels: Any
+    edges: Any
+    exclusions: Any = ()
 
     def __post_init__(self):
         nodes = tuple(self.nodes)
@@ -144,7 +146,7 @@ class LabelGraph:
         on = int(self.states[:, 0].sum())
         return float(np.log(len(self.states) - on) - np.log(on))
 
-    def check(self, code: str | Sequence[int]) -> np.ndarray:
+    def check(self, code: str | Sequence[int | str]) -> np.ndarray:
         """Checks a label code and returns it as an array.
 
         Args:

@@ -282,6 +282,7 @@ class _Levels(NamedTuple):
     def __call__(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """Returns ``[levels]``; what is held out does not dilute them."""
         found, kept = read_out(logits, self.head, self.graph), self.kept(batch)
+        assert found.log_p is not None and found.log_not_p is not None
         values = losses.level_losses_of_marginals(
             found.log_p,
             found.log_not_p,

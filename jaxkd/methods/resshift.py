@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
-    FROZEN,
     Batch,
     Loss,
     LossInputs,
@@ -26,7 +25,10 @@ from jaxkd.core.types import (
 )
 from jaxkd.diffusion import resshift
 from jaxkd.methods.common import super_resolution, warm_start
+from jaxkd.methods.common.untrained import untrained
 from jaxkd.models.swin_unet import pack
+
+PREDICTOR = "super_resolution"
 
 
 class Process(NamedTuple):
@@ -116,12 +118,8 @@ def make(
     if start_from:
         method = method._replace(warm_start=warm_start.from_needed_run(start_from))
     if frozen:
-        method = method._replace(trainable=_nothing)
+        method = untrained(method)
     return method
-
-
-def _nothing(params: Params) -> Any:
-    return dict.fromkeys(params, FROZEN)
 
 
 def check(spec: Spec) -> None:

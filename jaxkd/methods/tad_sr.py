@@ -37,6 +37,7 @@ from jaxkd.methods.common.terms import check_weights
 from jaxkd.models.latent_discriminator import Discriminator
 from jaxkd.models.swin_unet import pack
 
+PREDICTOR = "super_resolution"
 NAME = "discriminator"
 
 

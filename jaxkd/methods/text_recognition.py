@@ -1,8 +1,9 @@
 """Text recognition by cross-entropy: the teacher of KD-LTR, and its baselines."""
 
-from jaxkd.core.types import FROZEN, LossInputs, Method, Spec
+from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.methods.common import text, warm_start
 from jaxkd.methods.common.terms import Term, add_up
+from jaxkd.methods.common.untrained import untrained
 from jaxkd.methods.kd_ltr import from_teacher
 
 PREDICTOR = "text"
@@ -34,16 +35,5 @@ def make(
         begin = from_teacher if half else warm_start.from_needed_run
         method = method._replace(warm_start=begin(start_from))
     if frozen:
-        method = method._replace(
-            trainable=lambda params: dict.fromkeys(params, FROZEN),
-            forward=_without_training(method),
-        )
+        method = untrained(method)
     return method
-
-
-def _without_training(method: Method):
-    def forward(params, model_state, batch, key):
-        del key
-        return method.predict(params, model_state, batch), model_state
-
-    return forward

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
+
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
@@ -40,15 +42,16 @@ def average_precision(
 
     Raises:
       ValueError: if there are not as many predictions as truths.
-      ImportError: without pycocotools.
+      UserError: without pycocotools.
     """
     if len(predictions) != len(truths):
         raise ValueError(
             f"there are predictions of {len(predictions)} images and truths of "
             f"{len(truths)}, expected as many."
         )
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    library = {"extra": "detection", "purpose": "COCO's average precision"}
+    COCO = optional.load("pycocotools.coco", **library).COCO
+    COCOeval = optional.load("pycocotools.cocoeval", **library).COCOeval
 
     annotations = [row for row in _rows(truths)]
     if not annotations:

@@ -211,4 +211,5 @@ def unsqueeze(x: jax.Array) -> jax.Array:
 
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "real_nvp": (RealNVP, {}),
+    "real_nvp_small": (RealNVP, {"couplings": (2, 2, 2), "width": 16, "depth": 1}),
 }

@@ -277,4 +277,9 @@ VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     },
     "vit_micro4": (ViT, {"patch": 4, **_MICRO}),
     "vit_micro8": (ViT, {"patch": 8, **_MICRO}),
+    # Without class token and with fixed positions, as AIM reads images.
+    "vit_micro4_aim": (
+        ViT,
+        {"patch": 4, **_MICRO, "pool": "mean", "positions": "sincos"},
+    ),
 }

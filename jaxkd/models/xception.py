@@ -165,6 +165,7 @@ class Xception(nn.Module):
 
     def _blocks(self, train: bool) -> list[Block]:
         width = self.entry[-1]
+        shapes: list[tuple[tuple[int, ...], int]]
         shapes = [((out, out), 2) for out in self.entry]
         shapes += [((width,) * 3, 1)] * self.middle + [((width, self.exit[0]), 2)]
         return [

@@ -11,7 +11,7 @@ from jaxkd.core.errors import Interrupted
 from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
 from jaxkd.report.items import Figure, Table
-from jaxkd.report.statistics import estimate
+from jaxkd.report.statistics import estimate, format_estimate
 
 
 def stop_if_requested(stop_requested: StopRequest) -> None:
@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
 
 def cell(values: Sequence[float], *, scale: float = 100.0, places: int = 1) -> str:
     """Formats the mean over seeds with its standard error."""
-    return page.percent(estimate(list(values)), places, scale=int(scale))
+    return format_estimate(estimate(list(values)), places, scale=int(scale))
 
 
 def table_text(tables: Sequence[Mapping[str, Any]]) -> str:

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
-from jaxkd.predictors.restore import restore
+from jaxkd.diffusion import resshift as diffusion
+from jaxkd.methods import resshift
+from jaxkd.models.super_resolution import enlarged
+from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 
 
@@ -54,29 +58,54 @@ def predict(
             "folders one by one."
         )
     restored = restore(workdir, student, seed, use)
-    scale = getattr(restored.network, "scale", 0)
+    scale, run = _enlarger(restored)
     if not scale:
         raise UserError(
-            f"{workdir} holds no network that enlarges images, expected a run of mkd "
-            "or super_resolution. Choose another predictor with --predictor."
+            f"{workdir} holds no network that enlarges images, expected a run of mkd, "
+            "super_resolution, tad_sr or iris. Choose another one with --predictor."
         )
-
-    @jax.jit
-    def run(batch):
-        return restored.network.apply(restored.variables, batch, train=False)[0]
 
     def enlarge(patch: np.ndarray) -> np.ndarray:
         return np.asarray(run(patch[None]))[0]
 
+    grey = restored.info.image_shape[2] == 1
     output.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 
     for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
         pixels = images.decode(file).astype(np.float32) / 127.5 - 1
+        if grey:
+            pixels = pixels.mean(axis=-1, keepdims=True)
         large = in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
         levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
-        Image.fromarray(levels).save(output / name)
+        Image.fromarray(levels[..., 0] if grey else levels).save(output / name)
     return f"{len(files)} images enlarged {scale} times by {restored.name}, in {output}"
+
+
+def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:
+    """Returns a run's scale, 0 if it does not enlarge, and the compiled function."""
+    network, variables = restored.network, restored.variables
+    if hasattr(network, "scale"):
+
+        def run(batch):
+            return network.apply(variables, batch, train=False)[0]
+
+        return network.scale, jax.jit(run)
+    if not hasattr(network, "step_scale"):
+        return 0, jax.jit(lambda batch: batch)
+    loss, low = restored.config.loss, restored.config.view.base
+    scale = restored.info.image_shape[0] // low.side
+    process = resshift.process(network, loss.get("schedule", {}))
+    s = process.schedule()
+    once = restored.config.method == "tad_sr" or loss.get("one_step", False)
+
+    def run_diffusion(batch):
+        y = enlarged(batch, scale)
+        noise = jax.random.normal(jax.random.key(0), y.shape)  # alike in every tile
+        sample = diffusion.sample_once if once else diffusion.sample
+        return sample(process.denoiser(variables, y), s, y, noise)
+
+    return scale, jax.jit(run_diffusion)
 
 
 def in_tiles(

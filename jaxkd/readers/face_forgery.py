@@ -6,7 +6,7 @@ names the file, the line and the rule it breaks.
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,9 +291,9 @@ def _video_of_file(path: Path) -> str:
     return path.stem.split("_")[0]
 
 
-def _checked(code: Iterable[str] | str, graph: LabelGraph, origin: str) -> np.ndarray:
+def _checked(code: Sequence[str] | str, graph: LabelGraph, origin: str) -> np.ndarray:
     try:
-        return graph.check(code if isinstance(code, str) else list(code))
+        return graph.check(code)
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers.images import DECODING_ERRORS
 
@@ -81,13 +82,7 @@ class TextLmdb:
 
     def _get(self, key: bytes) -> bytes | None:
         if self._owner != os.getpid():
-            try:
-                import lmdb
-            except ImportError as error:
-                raise UserError(
-                    "LMDB folders of text need lmdb, which is not installed. Install "
-                    "it with: pip install -e '.[text]'"
-                ) from error
+            lmdb = optional.load("lmdb", extra="text", purpose="LMDB folders of text")
             if not (self.folder / "data.mdb").is_file():
                 raise UserError(
                     f"{self.folder.absolute()} has no data.mdb, expected an LMDB "

@@ -6,7 +6,6 @@ scores that are no percentages both are the same.
 
 import base64
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,11 +18,11 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.report import figures
 from jaxkd.report.statistics import (
-    Estimate,
     Results,
     Row,
     class_accuracies,
     estimate,
+    format_estimate,
     learning_curves,
     networks,
     score,
@@ -45,26 +44,6 @@ def digits(results: Results) -> int:
 
 def _scale(results: Results) -> int:
     return 100 if score(results).percent else 1
-
-
-def percent(
-    value: Estimate | float | None, places: int, sign: bool = False, scale: int = 100
-) -> str:
-    """Formats a fraction, or a mean with its standard error, in percent.
-
-    Args:
-      value: fraction; None and NaN give a dash.
-      places: decimals.
-      sign: whether to write a plus before positive numbers.
-      scale: 100, or 1 for what is no fraction.
-    """
-    mean = value.mean if isinstance(value, Estimate) else value
-    if mean is None or math.isnan(mean):
-        return "–"
-    text = f"{scale * mean:{'+' if sign else ''}.{places}f}".replace("-", "−")
-    if isinstance(value, Estimate) and value.error is not None:
-        text += f" ± {scale * value.error:.{places}f}"
-    return text
 
 
 def _label(results: Results) -> str:
@@ -101,7 +80,7 @@ def table(results: Results) -> list[list[str]]:
     Columns for which there is nothing to say are left out.
     """
     reference, by = results.get("reference"), score(results).name
-    show = partial(percent, places=digits(results), scale=_scale(results))
+    show = partial(format_estimate, places=digits(results), scale=_scale(results))
     heading = ["", "last", "best", f"last − {reference}", "wins", "steps", "parameters"]
     lines = [heading]
     for name, network in results["frozen"].items():
@@ -274,8 +253,8 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "best": best,
         "label": _label(results),
         "extreme": "lowest" if score(results).lower else "highest",
-        "show": partial(percent, places=places, scale=_scale(results)),
-        "percent": partial(percent, places=places),
+        "show": partial(format_estimate, places=places, scale=_scale(results)),
+        "percent": partial(format_estimate, places=places),
         "figures": [
             {**one, "picture": drawn(folder, one["name"])}
             for one in results.get("figures", ())

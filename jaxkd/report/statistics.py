@@ -64,6 +64,46 @@ def estimate(values: Sequence[float | None]) -> Estimate:
     return Estimate(float(np.mean(numbers)), error, tuple(numbers))
 
 
+def format_estimate(
+    value: Estimate | float | None, places: int, sign: bool = False, scale: float = 100
+) -> str:
+    """Formats a mean with its standard error, ``mean ± error``; fractions in percent.
+
+    Everywhere that a table or a figure prints ``±``, this is what prints it.
+
+    Args:
+      value: fraction; None and NaN give a dash.
+      places: decimals.
+      sign: whether to write a plus before positive numbers.
+      scale: 100 for percent, 1 for what is no fraction.
+    """
+    mean = value.mean if isinstance(value, Estimate) else value
+    if mean is None or math.isnan(mean):
+        return "–"
+    text = f"{scale * mean:{'+' if sign else ''}.{places}f}".replace("-", "−")
+    if isinstance(value, Estimate) and value.error is not None:
+        text += f" ± {scale * value.error:.{places}f}"
+    return text
+
+
+def format_mean(values: Sequence[float], places: int, scale: float = 1) -> str:
+    """Formats the mean of one value per seed with its standard error; no value as "".
+
+    Args:
+      values: one per seed.
+      places: decimals.
+      scale: 100 for fractions in percent.
+    """
+    if not len(values):
+        return ""
+    return format_estimate(estimate(list(values)), places, scale=scale)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of the mean of one value per seed; of one, 0."""
+    return estimate(list(values)).error or 0.0
+
+
 def study_rows(results: Results) -> list[Row]:
     """Computes the study table.
 

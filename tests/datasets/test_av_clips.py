@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import av_clips, talking_heads
 from jaxkd.drawing import talking_heads as heads
@@ -48,6 +49,8 @@ def test_clips_are_split_balanced_padded_and_kept(folder, tmp_path):
     assert example["present"].sum() == 12
     assert not example["video"][12:].any()
     np.testing.assert_allclose(example["audio_posteriors"][:12].sum(-1), 1, rtol=1e-5)
+    known = fake_data.make("av_clips", frames=16, size=16)
+    assert known.fields == load(folder, tmp_path).fields
     assert test.kind_names == ("real", "swap")
     kept = list(tmp_path.glob("*.npz"))
     assert len(kept) >= 12

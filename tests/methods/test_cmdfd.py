@@ -127,6 +127,7 @@ def test_a_control_starts_as_the_teachers_and_remembers_them():
     params, state = jax.jit(method.init)(jax.random.key(9))
     before = params["student"]["fc"]
     params, state = method.warm_start(params, state, variables)
+    assert set(state["teachers"]) == set(cmdfd.TEACHERS)
     for part, name in (("audio", "audio_teacher"), ("visual", "video_teacher")):
         own = {"params": params["student"], **state["student"]}
         for collection in ("params", "batch_stats"):
@@ -136,7 +137,9 @@ def test_a_control_starts_as_the_teachers_and_remembers_them():
     batch = {"clip": clip, "present": jnp.ones((1, T), bool)}
     outputs = jax.jit(method.predict)(params, state, batch)
     logs = [
-        jax.nn.log_softmax(frozen[name].network.apply(variables[name], clip)[0])
+        jax.nn.log_softmax(
+            jax.jit(frozen[name].network.apply)(variables[name], clip)[0]
+        )
         for name in cmdfd.TEACHERS
     ]
     p, q = (np.exp(np.float64(x)) for x in logs)

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxkd import losses
@@ -189,7 +188,8 @@ def test_auto_lambda_moves_weights_first_and_keeps_statistics_clean():
             return levels(virtual, slice(4, 8))[0]
 
         wanted = 1.0 - jax.jit(jax.grad(after_virtual_step))(jnp.ones(3))
-        np.testing.assert_allclose(result.params["task_weights"], wanted, 1e-7)
+        # Batch norm hands on float32, so this is as exact as float32 allows.
+        np.testing.assert_allclose(result.params["task_weights"], wanted, 2e-6)
         # The step itself: the whole batch, with the new weights.
         outputs, new_state = method.forward(params, state, data, jax.random.key(0))
         np.testing.assert_allclose(
@@ -201,7 +201,7 @@ def test_auto_lambda_moves_weights_first_and_keeps_statistics_clean():
             np.testing.assert_allclose(
                 result.model_state["student"]["batch_stats"]["bn"][name],
                 new_state["student"]["batch_stats"]["bn"][name],
-                1e-7,
+                1e-6,
             )
         assert set(result.metrics) >= {"weight1", "weight2", "weight3", "primary"}
 
@@ -215,8 +215,8 @@ def test_evaluation_counts_accuracy_and_ignores_padding():
     found = face_forgery.evaluate(outputs, rows).compute()
     assert float(found["accuracy"]) == pytest.approx(1 / 3)
     odds, fake = np.array([2.0, -1.0, 3.0]), np.array([1.0, 1.0, 0.0])
-    wanted = optax.sigmoid_binary_cross_entropy(odds, fake).mean()
-    assert float(found["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+    wanted = np.mean(np.logaddexp(0, odds) - fake * odds)
+    assert float(found["loss"]) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(

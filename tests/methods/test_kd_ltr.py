@@ -106,12 +106,25 @@ def test_a_frozen_reader_stays_as_it_is(made):
     params, model_state = method.warm_start(
         *jax.jit(method.init)(jax.random.key(3)), frozen
     )
-    assert set(method.trainable(params).values()) == {"frozen"}
+    assert method.trainable(params) == {"student": "frozen", "idle": "main"}
     outputs, after = method.forward(params, model_state, inputs.batch, None)
     np.testing.assert_allclose(
         outputs["logits"], inputs.targets["teacher"]["logits"], 1e-5, 1e-5
     )
     jax.tree.map(np.testing.assert_array_equal, after, model_state)
+
+    def value(params):
+        seen = inputs._replace(params=params, outputs=outputs, model_state=after)
+        return method.loss(seen).value
+
+    loss, slope = jax.value_and_grad(value)(params)
+    expected = losses.character_cross_entropy(
+        outputs["logits"],
+        inputs.batch["tokens"],
+        jnp.array([[True, True, True], [True, True, False]]),
+    )
+    np.testing.assert_allclose(loss, expected.mean(), 1e-5)
+    assert slope["idle"] == 0
 
 
 def test_what_does_not_fit():

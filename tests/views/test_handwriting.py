@@ -66,6 +66,7 @@ def test_poses_are_affine_maps():
     assert np.all((area > 0.6 / 1.1**2 - 1e-3) & (area < 1 / 0.9**2 + 1e-3))
 
 
+@pytest.mark.slow
 def test_writers_stay_nearer_than_by_natural_image_policies():
     """The share of words whose own view is the nearest picture."""
 
@@ -79,6 +80,7 @@ def test_writers_stay_nearer_than_by_natural_image_policies():
     assert gentle > harsh + 0.2
 
 
+@pytest.mark.slow
 def test_views_differ_and_repeat():
     first, again = see(), see()
     np.testing.assert_array_equal(first["views"], again["views"])
@@ -88,6 +90,7 @@ def test_views_differ_and_repeat():
     assert values.min() >= 0 and values.max() <= 1
 
 
+@pytest.mark.slow
 def test_local_views_pairs_and_labels():
     seen = see(local_views=3)
     assert seen["local_views"].shape == (12, 3, 16, 16, 1)
@@ -103,6 +106,7 @@ def test_local_views_pairs_and_labels():
     np.testing.assert_allclose(view.evaluate(batch)["pair"][:, 0], clean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lightly_flips():
     """A word and its mirror image are equally likely."""
     mirrored = []

@@ -18,6 +18,7 @@ from jaxkd.evaluators.ct import figures as nlran_figures
 from jaxkd.evaluators.ct.corruptions import DISTURBANCES, UNDISTURBED
 from jaxkd.metrics import classification, heatmaps
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 
 SCORES = ("auc", "accuracy", "precision", "recall", "f1", "ece")
 HEAT = ("auc", "auc_either", "pointing", "share", "iou", "sharpness")
@@ -171,12 +172,6 @@ def _mean_scores(maps: np.ndarray, fields) -> dict[str, float]:
     return result
 
 
-def spread(values: Sequence[float], places: int = 3) -> str:
-    """Formats mean and standard deviation over seeds; of one value, itself."""
-    text = f"{np.mean(values):.{places}f}"
-    return f"{text} ± {np.std(values, ddof=1):.{places}f}" if len(values) > 1 else text
-
-
 def _score_table(said, baselines, fields) -> Table:
     labels, groups = fields["label"], fields.get("patient")
     everyone = {name: p[None] for name, p in baselines.items()}
@@ -188,11 +183,11 @@ def _score_table(said, baselines, fields) -> Table:
         low, high = classification.bootstrap(
             *(_mean_auc, np.moveaxis(seeds, 0, 1), labels, groups), resamples=1000
         )
-        cells = [spread([one[key] for one in each]) for key in SCORES]
+        cells = [format_mean([one[key] for one in each], 3) for key in SCORES]
         rows.append([name, cells[0], f"{low:.3f} to {high:.3f}", *cells[1:]])
     note = (
         "AUC, precision, recall and F1: mean over classes, each against the rest. ±: "
-        "standard deviation over seeds. 95 %: percentile bootstrap of the seeds' mean "
+        "standard error over seeds. 95 %: percentile bootstrap of the seeds' mean "
         f"AUC over {'patients' if groups is not None else 'scans'}. The first rows are "
         "logistic regressions on plain intensities. "
         + _verdict(said, baselines, labels)
@@ -255,7 +250,7 @@ def _heat_tables(heat: Mapping[str, Mapping[str, list]]) -> list[Table]:
     for student, maps in heat.items():
         for name, seeds in maps.items():
             cells = [
-                spread([one[key] for one in seeds], 4 if key == "sharpness" else 3)
+                format_mean([one[key] for one in seeds], 4 if key == "sharpness" else 3)
                 for key in HEAT
             ]
             flat = sum(one["constant"] for one in seeds) / len(seeds)
@@ -277,7 +272,7 @@ def _heat_tables(heat: Mapping[str, Mapping[str, list]]) -> list[Table]:
 def _robust_table(robust: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
     rows = [["", *DISTURBANCES]]
     for student, found in robust.items():
-        rows.append([student, *(spread(found[name]) for name in DISTURBANCES)])
+        rows.append([student, *(format_mean(found[name], 3) for name in DISTURBANCES)])
     note = (
         "Macro AUC. Noise: its standard deviation. Slices: one in so many is kept, the "
         "others are interpolated. Offset: added to all Hounsfield units."

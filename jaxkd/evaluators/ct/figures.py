@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxkd.metrics import heatmaps
 from jaxkd.report.items import Figure
+from jaxkd.report.statistics import standard_error
 from jaxkd.report.style import (
     WIDTH,
     StudentOrder,
@@ -38,7 +39,7 @@ def robustness(
     for path, theme in themes(folder / "ct_robustness"):
         _draw_robustness(path, line_styles(student_order, theme), robust, theme)
     caption = (
-        f"Mean and standard deviation over seeds; the first place is for scans {plain}."
+        f"Mean and standard error over seeds; the first place is for scans {plain}."
     )
     return Figure("ct_robustness", "AUC on disturbed scans", caption)
 
@@ -53,7 +54,7 @@ def _draw_robustness(path: Path, styles, robust, theme: Theme) -> None:
             axes.errorbar(
                 np.arange(len(seeds)) + aside,
                 [np.mean(values) for values in seeds],
-                [np.std(values, ddof=1) if len(values) > 1 else 0 for values in seeds],
+                [standard_error(values) for values in seeds],
                 color=styles[name].color,
                 fmt="o",
                 label=printable(name),

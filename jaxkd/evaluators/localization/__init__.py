@@ -12,6 +12,7 @@ from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.evaluators.localization import corruptions, figures
 from jaxkd.metrics import localization
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.report.style import themes
 
 # Not learnt at small scale: reported beside the others, never averaged with them.
@@ -235,12 +236,6 @@ def _examples(groups: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _cell(values: Sequence[float]) -> str:
-    """Formats a mean with the standard deviation over seeds."""
-    text = f"{np.mean(values):.3f}"
-    return text + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
-
-
 def _method_table(scores, baseline: Rows, truth: Rows, groups) -> Table:
     heading = ["", "images", "", "IoU", "F1", "best F1", "AUC", "boundary F", "marked"]
     lines: list[list[str]] = [heading]
@@ -252,14 +247,14 @@ def _method_table(scores, baseline: Rows, truth: Rows, groups) -> Table:
             cells = []
             for metric in (*_SHOWN, "flagged"):
                 values = [localization.mean(rows[metric][at]) for rows in runs]
-                cells.append("–" if np.isnan(values).any() else _cell(values))
+                cells.append("–" if np.isnan(values).any() else format_mean(values, 3))
             first = system == next(iter(systems))
             count = str(len(at)) if first else ""
             lines.append([group if first else "", count, system, *cells])
     return Table(
         "By inpainting method",
         lines,
-        "Threshold 0.5, tampered class; mean ± standard deviation over seeds. marked: "
+        "Threshold 0.5, tampered class; mean ± standard error over seeds. marked: "
         "fraction of pixels marked. Laplacian: smoothed absolute Laplacian, width and "
         f"threshold chosen on training images. {_interval(scores, truth, groups)}",
     )
@@ -292,7 +287,7 @@ def _official_table(trained: TrainedStudy, truth: Rows, groups) -> Table:
             if group == inpainted.AUTHENTIC:
                 continue
             cells = [
-                _cell([localization.mean(run[metric][at]) for run in runs])
+                format_mean([localization.mean(run[metric][at]) for run in runs], 3)
                 for metric in ("iou", "f1", "auc")
             ]
             defined = int(np.isfinite(runs[0]["auc"][at]).sum())

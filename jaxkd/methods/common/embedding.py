@@ -23,6 +23,7 @@ from jaxkd.methods.common import classification
 from jaxkd.metrics import retrieval, verification
 from jaxkd.readers.identity_pairs import Pairs, pairs_of
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.report.style import (
     WIDTH,
     canvas,
@@ -307,19 +308,14 @@ def measure(
 def table(
     scores: dict[str, dict[str, list[float]]], title: str = "Recognition"
 ) -> Table:
-    """Makes a table of means over seeds, with their standard deviations."""
+    """Makes a table of means over seeds, with their standard errors."""
     names = [name for name in next(iter(scores.values())) if name != THRESHOLD]
     rows = [["%", *names]]
     for student, found in scores.items():
-        cells = [
-            f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}"
-            if len(v) > 1
-            else f"{v[0]:.1f}"
-            for v in (found[name] for name in names)
-        ]
+        cells = [format_mean(found[name], 1) for name in names]
         rows.append([student, *cells])
     note = (
-        "Mean and standard deviation over seeds. verification: accuracy over folds, "
+        "Mean and standard error over seeds. verification: accuracy over folds, "
         "the threshold chosen on the others; eer: equal error rate, lower is better."
     )
     return Table(title, rows, note)

@@ -102,7 +102,8 @@ class EffectiveRank(Moments):
         values = jnp.maximum(jnp.linalg.eigvalsh(self.covariance()), 0)
         share = values / jnp.maximum(values.sum(), 1e-12)
         entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(share + 1e-30), 0))
-        return jnp.where(values.sum() > 1e-12, jnp.exp(entropy), 0.0)
+        # What is below is rounding: all vectors are one.
+        return jnp.where(values.sum() > 1e-6, jnp.exp(entropy), 0.0)
 
 
 @flax.struct.dataclass

@@ -99,15 +99,16 @@ def measure(task: Task, images: np.ndarray) -> dict[str, np.ndarray]:
         "delete": match["present"][:, 1],
     }
     shares = [np.mean([hit[t][i] for t in row]) for i, row in enumerate(task.tasks)]
-    objects = np.clip(masks.sum(1) + new_masks.sum(1), 0, 1)
-    edited = np.zeros_like(objects)
+    # A pixel that objects cover in part shows the background too.
+    covered = np.minimum(masks.sum(1), new_masks.sum(1))
+    edited = np.zeros_like(covered)
     for i, row in enumerate(task.tasks):
         if "colour" in row:
             edited[i] = np.maximum(edited[i], masks[i, 0])
         if "shape" in row or "delete" in row:
             edited[i] = np.maximum(edited[i], np.maximum(masks[i, 1], new_masks[i, 1]))
         if "background" in row:
-            edited[i] = np.maximum(edited[i], 1 - objects[i])
+            edited[i] = np.maximum(edited[i], 1 - covered[i])
     keep = (edited == 0).astype(np.float64)
     squared = np.mean((images - source) ** 2, axis=-1)
     area = np.maximum(keep.sum((1, 2)), 1)

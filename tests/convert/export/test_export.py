@@ -168,7 +168,7 @@ def small():
 @pytest.mark.parametrize(
     ("format", "output", "message"),
     [
-        ("tflite", "a.tflite", r"--format is 'tflite', wanted one of stablehlo, torch"),
+        ("tflite", "a.tflite", r"--format is 'tflite', expected one of stablehlo"),
         ("onnx", "a.pth", r"--output is 'a.pth', expected a file that ends in \.onnx"),
         ("torch", None, r"--output is None, expected .*\.pth or \.pt or \.safetensors"),
         ("torch", "no/such/a.pth", r"the folder no/such does not exist"),

@@ -1,0 +1,133 @@
+"""Finds objects in people's own images with a trained detector, and draws boxes."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets.boxes import fit
+from jaxkd.evaluators.detection import draw
+from jaxkd.metrics.detection import ImageBoxes
+from jaxkd.models import fcos
+from jaxkd.predictors.restore import Restored, restore
+from jaxkd.readers import images
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    threshold: float = 0.3,
+    num_boxes: int = 100,
+) -> str:
+    """Detects objects and writes ``boxes.csv`` and a picture of each image.
+
+    Images are fitted into the square that the run was trained on, and boxes are brought
+    back to their pixels. Columns: ``file``, ``class``, ``score``, ``left``, ``top``,
+    ``right``, ``bottom``.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      threshold: score from which objects are written.
+      num_boxes: most objects of an image.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if an input is missing or no image, two have one name, or the run is
+        unknown or no detector.
+    """
+    files = list(images.find(inputs))
+    names = [f"{file.stem}.png" for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"Several inputs would be written to {output / twice[0]}. Predict their "
+            "folders one by one."
+        )
+    restored = restore(workdir, student, seed, use)
+    if not hasattr(restored.network, "first_level"):
+        raise UserError(
+            f"{workdir} holds no detector, expected a run of msad or detection. Choose "
+            "another predictor with --predictor."
+        )
+    detect, side = _detector(restored, num_boxes), restored.info.image_shape[0]
+    output.mkdir(parents=True, exist_ok=True)
+    total = 0
+    with (output / "boxes.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table)
+        writer.writerow(("file", "class", "score", "left", "top", "right", "bottom"))
+        for file, name in zip(
+            tqdm(files, unit="image", disable=None), names, strict=True
+        ):
+            image = images.decode(file)
+            found = to_image(detect(_square(image, side)), image.shape, side, threshold)
+            for box, label, score in zip(*found[:2], found.scores, strict=True):
+                title = restored.info.class_names[int(label)]
+                corners = (f"{value:.1f}" for value in box)
+                writer.writerow((str(file), title, f"{score:.4f}", *corners))
+            total += len(found.classes)
+            draw(image, found, restored.info.class_names, 0.0).save(output / name)
+    return (
+        f"{total} objects of score {threshold} and more in {len(files)} images, by "
+        f"{restored.name}, in {output / 'boxes.csv'}"
+    )
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    nothing = {"boxes": np.zeros((0, 4)), "classes": np.zeros(0)}
+    return fit({"image": image, **nothing}, side, 0)["image"]
+
+
+def _detector(restored: Restored, num_boxes: int):
+    network, size = restored.network, restored.info.image_shape[:2]
+    low = restored.config.model.get("input", "image") == "low"
+
+    @jax.jit
+    def run(batch):
+        seen = restored.see({"image": batch, **_no_boxes()})
+        head, _ = network.apply(
+            restored.variables, seen, train=False, first_level=2 if low else 3
+        )
+        return fcos.decode(
+            head, size, strides=fcos.STRIDES[: network.levels], num_boxes=num_boxes
+        )
+
+    return lambda image: jax.tree.map(lambda x: np.asarray(x)[0], run(image[None]))
+
+
+def _no_boxes() -> dict[str, jax.Array]:
+    return {"boxes": jnp.zeros((1, 1, 4)), "classes": jnp.full((1, 1), -1)}
+
+
+def to_image(
+    found: fcos.Detections, shape: Sequence[int], side: int, threshold: float
+) -> ImageBoxes:
+    """Brings boxes of a padded square back to the pixels of the image.
+
+    Args:
+      found: of one image.
+      shape: height and width of the image.
+      side: of the square, which the longer side was scaled to.
+      threshold: score from which boxes are kept.
+    """
+    kept = (found.classes >= 0) & (found.scores >= threshold)
+    scale = max(shape[:2]) / side
+    limits = np.array([shape[1], shape[0]] * 2)
+    boxes = np.clip(found.boxes[kept] * scale, 0, limits)
+    return ImageBoxes(boxes, found.classes[kept], found.scores[kept])

@@ -1,0 +1,74 @@
+"""The evaluator of verification on networks whose answers are known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxkd import datasets, views
+from jaxkd.evaluators import verification
+from jaxkd.evaluators.base import Member, TrainedStudy
+from jaxkd.report.style import order_students
+
+
+def _study(tmp_path, networks):
+    data = datasets.load(
+        "handwriting", task="pairs", size=16, writers=8, test_writers=4, samples=4
+    )
+
+    def network(answer):
+        def predict(batch):
+            ink = np.asarray(batch["pair"], float)
+            rows = ink.reshape(len(ink), 2, -1)
+            logits = answer(batch, rows)
+            features = {"pooled": rows}
+            return {"logits": np.stack([0 * logits, logits], 1), "features": features}
+
+        return predict
+
+    members = [
+        Member(name, seed, {}, {}, network(answer))
+        for name, answer in networks.items()
+        for seed in (0, 1)
+    ]
+    order = order_students(dict.fromkeys(networks, "handwriting_pairs"), None)
+    (tmp_path / "figures").mkdir()
+    return TrainedStudy(
+        SimpleNamespace(),
+        tuple(members),
+        (0, 1),
+        data,
+        views.build("handwriting", data.info, views=0),
+        16,
+        tmp_path / "figures",
+        order,
+    )
+
+
+def test_known_answers(tmp_path):
+    pytest.importorskip("skimage")
+
+    def all_seeing(batch, rows):
+        return np.where(np.asarray(batch["label"]) == 1, 3.0, -3.0)
+
+    def of_pixels(batch, rows):
+        return 0.1 - ((rows[:, 0] - rows[:, 1]) ** 2).mean(1)
+
+    study = _study(tmp_path, {"oracle": all_seeing, "pixels": of_pixels})
+    report = verification.assess(study)
+    oracle, pixels = report.scores["oracle"], report.scores["pixels"]
+    for name in ("accuracy", "precision", "recall", "f1", "auc"):
+        assert oracle[name] == [100, 100]
+    assert oracle["eer"] == [0, 0]
+    assert 50 < pixels["auc"][0] < 100
+    # The same pixels are both students' features.
+    assert oracle["gap"] == pixels["gap"] and oracle["gap"][0] > 0
+    verified, baselines = report.tables
+    assert [row[0] for row in verified.rows[1:]] == ["oracle", "pixels"]
+    assert "100.0 to 100.0" in verified.rows[1]
+    assert [row[0] for row in baselines.rows[1:]] == list(verification.HAND_CRAFTED)
+    # Raw pixels as a baseline rank pairs as the network of pixels does, but for
+    # the rounding of grey values.
+    assert abs(float(baselines.rows[1][2]) - pixels["auc"][0]) < 0.2
+    for figure in report.figures:
+        assert (study.folder / f"{figure.name}.png").stat().st_size > 1000
