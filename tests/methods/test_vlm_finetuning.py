@@ -3,13 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.core import lookup
+from jaxkd.core import checkpoint, lookup
+from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import EXPLAIN, FROZEN, MAIN, LossInputs, Spec
 from jaxkd.datasets import handwriting_prompts
 from jaxkd.methods import vlm_finetuning
 from jaxkd.models import paligemma
 from jaxkd.models.paligemma import PaliGemma, PaliGemmaNetwork, lora
+from jaxkd.train import train
+from tests.test_configs import MODULES
 
 NETWORK = PaliGemmaNetwork(
     image_shape=(16, 32),
@@ -186,3 +189,42 @@ def test_contradictory_options_are_refused(answers):
     with pytest.raises(UserError, match="no answers"):
         make(less)
     assert lookup.module("jaxkd.methods", "vlm_finetuning", "make") is vlm_finetuning
+
+
+@pytest.mark.slow
+def test_a_run_trains_adapters_beside_the_bits_of_its_needed_run(tmp_path):
+    config = MODULES["handwriting_vlm"].get_config("explain")
+    tiny = {
+        "image_shape": (16, 32),
+        "vision_width": 16,
+        "vision_depth": 1,
+        "vision_heads": 2,
+        "vision_mlp": 16,
+        "text_width": 16,
+        "text_depth": 1,
+        "text_heads": 2,
+        "text_head_dim": 8,
+        "text_mlp": 16,
+    }
+    loss = {"start_from": "captions", "lora": 2, "base_dtype": "bfloat16"}
+    config.students = configs.students(
+        {"lora": {"method": "vlm_finetuning", "loss": loss, "optim": {"lr": 0.1}}}
+    )
+    for part in (config, config.needs.captions):
+        part.model.update(tiny)
+        part.data.update({"size": 16, "writers": 4, "test_writers": 3, "samples": 3})
+        part.data.update({"test_pairs": 12, "described": ("slantness", "size")})
+        part.seeds, part.batch_size, part.eval_batch_size = (0,), 8, 12
+        part.duration = part.eval_every = part.checkpoint_every = 4.0
+    results = train(config, tmp_path)
+    base = checkpoint.load_member(tmp_path / "captions/checkpoints", "last")["params"]
+    tuned = checkpoint.load_member(tmp_path / "checkpoints", "last")["params"]
+    own, adapters = lora.split(tuned)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), own, base
+    )
+    assert min(float(np.abs(x).max()) for x in jax.tree.leaves(adapters)) > 0
+    scores = results["students"]["lora"]["last"]
+    assert {"accuracy", "auc", "feature_accuracy", "swap_consistency"} <= set(scores)
+    assert "<article>" in (tmp_path / "explanations-lora.html").read_text()
+    assert "Features in explanations" in (tmp_path / "report.html").read_text()
