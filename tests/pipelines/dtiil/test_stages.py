@@ -58,6 +58,7 @@ def test_difference_of_equal_texts_is_zero_and_order_does_not_matter(solver):
     np.testing.assert_array_equal(one, measure(first, second, solver=solver))
 
 
+@pytest.mark.slow
 def test_single_step_by_hand():
     first, second, _ = texts()
     backbone = tiny_scenes.backbone()
@@ -113,6 +114,7 @@ def test_alignment_lowers_the_loss_and_leaves_the_network_alone():
     jax.tree.map(np.testing.assert_array_equal, before, backbone.params)
 
 
+@pytest.mark.slow
 def test_alignment_scan_equals_a_loop_of_adam():
     backbone, (first, _, _) = tiny_scenes.backbone(), texts()
     lr, steps = 0.03, 3
@@ -232,6 +234,7 @@ def test_crop_around_the_largest_part():
     assert (gain == -claimed).all()
 
 
+@pytest.mark.slow
 def test_all_stages_and_their_errors():
     backbone = tiny_scenes.backbone()
     image, _ = scenes.draw(scenes.draw_scenes(np.random.default_rng(0), 2))

@@ -128,6 +128,7 @@ def test_scan_without_control_equals_a_loop_of_plain_calls():
     assert np.asarray(found.masks).all()
 
 
+@pytest.mark.slow
 def test_vmap_equals_one_by_one():
     made = planned().branches
     images = jnp.stack([tiny_scenes.image(), -tiny_scenes.image()])
@@ -141,6 +142,7 @@ def test_vmap_equals_one_by_one():
         np.testing.assert_allclose(together[i], alone.latents, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_unedited_words_leave_the_mask_empty():
     """With a threshold of one no pixel is edited, and targets follow their base."""
     made = planned().branches
@@ -148,6 +150,7 @@ def test_unedited_words_leave_the_mask_empty():
     assert not np.asarray(found.masks).any()
 
 
+@pytest.mark.slow
 def test_official_slips_change_chained_branches_only():
     made = planned((control.GLOBAL, control.GLOBAL)).branches
     right = run(made, SETTINGS)
@@ -162,6 +165,7 @@ def test_official_slips_change_chained_branches_only():
     )
 
 
+@pytest.mark.slow
 def test_grouping_pass_reads_words():
     backbone = tiny_scenes.backbone()
     made = plan.make(backbone, tiny_scenes.image(), SOURCE, edits(), jax.random.key(0))

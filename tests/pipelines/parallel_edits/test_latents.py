@@ -39,6 +39,7 @@ def test_a_picture_that_is_not_square():
     assert np.isfinite(found.images).all()
 
 
+@pytest.mark.slow
 def test_pieces_of_a_word_are_edited_together():
     model = backbone()
     edits = parallel_edits.aspects.between("a fox", "a qqq fox")

@@ -12,6 +12,7 @@ from tests.pipelines import tiny_scenes
 SETTINGS = Settings(steps=2)
 
 
+@pytest.mark.slow
 def test_a_picture_and_its_page(tmp_path):
     image = scenes.draw(scenes.draw_scenes(np.random.default_rng(3), 1))[0][0]
     actions = {"green": {"position": 1, "edit_type": 6, "action": "red"}}
