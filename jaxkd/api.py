@@ -233,7 +233,7 @@ class Model:
         }
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (1, *self.image_shape), np.uint8)
-        seen = np.asarray(see({"image": image}))
+        seen = np.asarray(see({"image": jnp.asarray(image)}))
         plain = (image / 255 - np.array(info.mean)) / np.array(info.std)
         if seen.shape == plain.shape and np.allclose(seen, plain, atol=1e-4):
             described["formula"] = "(image / 255 - mean) / std"

@@ -255,7 +255,7 @@ def _export() -> None:
 
     text = api.export(
         _given_workdir(),
-        _OUTPUT.value,
+        _OUTPUT.value or "",
         format=_FORMAT.value,
         student=_STUDENT.value,
         seed=_SEED.value,

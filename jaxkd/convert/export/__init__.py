@@ -99,7 +99,8 @@ def outputs_of(
     """Returns the names of what is exported, logits first, and what computes it."""
 
     def features_of(images: jax.Array) -> dict[str, jax.Array]:
-        return trained.network.apply(trained.variables, images, train=False)[1]
+        _, features = trained.network.apply(trained.variables, images, train=False)
+        return dict(features)
 
     images = jax.ShapeDtypeStruct((1, *trained.shape), jnp.float32)
     available = jax.eval_shape(features_of, images)
