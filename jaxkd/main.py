@@ -257,7 +257,7 @@ def _export() -> None:
         raise UserError("--mode=export needs --output, the file to write.")
     text = api.export(
         _given_workdir(),
-        _OUTPUT.value,
+        _OUTPUT.value or "",
         format=_FORMAT.value,
         student=_STUDENT.value,
         seed=_SEED.value,

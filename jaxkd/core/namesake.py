@@ -18,10 +18,10 @@ def warning() -> str | None:
         found = importlib.metadata.metadata("jaxkd")
     except importlib.metadata.PackageNotFoundError:
         return None
-    if (found.get("Summary") or "").startswith(_SUMMARY):
+    if "Summary" in found and found["Summary"].startswith(_SUMMARY):
         return None
     return (
-        f"another library called jaxkd ({found.get('Version')}) is installed, which "
+        f"another library called jaxkd ({found['Version']}) is installed, which "
         f"has the same import name and may have replaced files of this one ({_OURS}). "
         "Remove it with: pip uninstall jaxkd; then install this one again, from its "
         "clone: pip install -e ."

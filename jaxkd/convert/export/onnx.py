@@ -65,7 +65,7 @@ def write(
     part.replace(path)
 
 
-def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> Any:
+def _pad(x: jax.Array, value: Any, *, padding_config: Any) -> Any:
     """Pads by joining blocks: jax2onnx's Pad takes no batch of open size."""
     if any(interior or min(low, high) < 0 for low, high, interior in padding_config):
         return None
@@ -112,7 +112,7 @@ def _max_pool(
     return [x]
 
 
-_REPLACED = {"pad": _pad, "reduce_window_max": _max_pool}
+_REPLACED: dict[str, Callable[..., Any]] = {"pad": _pad, "reduce_window_max": _max_pool}
 
 
 @contextlib.contextmanager
