@@ -12,11 +12,7 @@ def enable() -> None:
     JAX_COMPILATION_CACHE_DIR, or ``jax_compilation_cache_dir`` if the program has set
     it, chooses the folder, which may be in a bucket.
     """
-<<<<<<< HEAD
-    if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009 (untyped)
-=======
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
->>>>>>> api
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxkd"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)

@@ -98,14 +98,9 @@ def outputs_of(
 ) -> tuple[tuple[str, ...], Callable[[jax.Array], tuple[jax.Array, ...]]]:
     """Returns the names of what is exported, logits first, and what computes it."""
 
-<<<<<<< HEAD
-    def features_of(images: jax.Array) -> Any:
-        return trained.network.apply(trained.variables, images, train=False)[1]
-=======
     def features_of(images: jax.Array) -> dict[str, jax.Array]:
         _, features = trained.network.apply(trained.variables, images, train=False)
         return dict(features)
->>>>>>> api
 
     images = jax.ShapeDtypeStruct((1, *trained.shape), jnp.float32)
     available = jax.eval_shape(features_of, images)
