@@ -1,23 +1,25 @@
-"""Train, evaluate and use the systems of jaxkd.
+"""Train, evaluate, use and export the systems of jaxkd.
 
 Train what a configuration describes (needed teachers first), and write a report:
 
-    python -m jaxkd.main --config=configs/rld.py
-    python -m jaxkd.main --config=configs/rld.py --config.seeds='(1,2)' --workdir=/tmp/a
+    jaxkd --config=rld
+    jaxkd --config=configs/rld.py --config.seeds='(1,2)' --workdir=/tmp/a
 
-The same command again resumes an interrupted run, or shows a finished one. Afterwards:
+``jaxkd`` is short for ``python -m jaxkd.main``, and ``--config=rld:digits`` for the
+shipped ``configs/rld.py:digits``. The same command again resumes an interrupted run, or
+shows a finished one. Afterwards:
 
-    python -m jaxkd.main --mode=eval --workdir=runs/rld
-    python -m jaxkd.main --mode=predict --workdir=runs/rld --inputs=photos/
-    python -m jaxkd.main --mode=predict --workdir=runs/defi --inputs=photos/ \\
-        --output=found/
+    jaxkd --mode=eval --workdir=runs/rld
+    jaxkd --mode=predict --workdir=runs/rld --inputs=photos/
+    jaxkd --mode=predict --workdir=runs/defi --inputs=photos/ --output=found/
+    jaxkd --mode=export --workdir=runs/rld --format=onnx --output=student.onnx
 
 A run that is sent SIGTERM, or Ctrl-C, saves and ends with exit status 75; the same
 command resumes it. Mistakes on the command line or in the configuration end with 2.
 
-What the training step would take on a TPU (pip install 'jaxkd[tpu_aot]'):
+What the training step would take on a TPU (pip install -e '.[tpu_aot]'):
 
-    python -m jaxkd.main --mode=compile --topology=v5e:2x4 --config=...
+    jaxkd --mode=compile --topology=v5e:2x4 --config=...
 
 configs/*.py say on top what they train, their variants (configs/rld.py:wrong_teacher)
 and how long it takes. Any key can be overridden: --config.batch_size=64.
@@ -38,10 +40,13 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxkd import __version__
+from jaxkd.core import config_file
 from jaxkd.core.errors import INTERRUPTED, Interrupted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, such as configs/rld.py or configs/rld.py:arg."
+    "config",
+    None,
+    "Configuration: a file, mine.py or mine.py:arg, or a shipped one, rld:digits.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/ and the configuration's name."
@@ -49,12 +54,20 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict", "sample", "compile"],
+    ["train", "eval", "predict", "sample", "compile", "export"],
     "train: train or resume what --config describes, or run the pipeline that it is. "
     "eval: evaluate a trained run on its data set, or on the "
     "one of --config. predict: classify image files. sample: draw images, "
     "one a seed, with what a pipeline has found. compile: tell what the training "
-    "step takes on the TPU of --topology, without one.",
+    "step takes on the TPU of --topology, without one. export: write a trained "
+    "network as a file of --format that is used without jaxkd.",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "stablehlo",
+    ["stablehlo", "torch", "onnx"],
+    "export: stablehlo (.stablehlo, for jax.export), torch (weights, .pth or "
+    ".safetensors) or onnx (.onnx).",
 )
 _TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:2x4", "compile: kind of TPU and its chips, such as v5p:2x2x1."
@@ -66,7 +79,7 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "predict: a .csv or .json file; default: print CSV; a folder for predictors that "
-    "write more. compile: a .json file. "
+    "write more. compile: a .json file. export: the file; a .json is put beside it. "
     "sample: a .png file; default: one in the workdir.",
 )
 _TOPK = flags.DEFINE_integer(
@@ -81,11 +94,13 @@ _PREDICTOR = flags.DEFINE_string(
 _OPTIONS = flags.DEFINE_multi_string(
     "option", [], "predict: name=value, of the predictor; may be given several times."
 )
-_STUDENT = flags.DEFINE_string("student", None, "predict: which; default: the best.")
-_SEED = flags.DEFINE_integer("seed", None, "predict: which of its seeds.")
+_STUDENT = flags.DEFINE_string(
+    "student", None, "predict, export: which; default: the best."
+)
+_SEED = flags.DEFINE_integer("seed", None, "predict, export: which of its seeds.")
 _SAMPLES = flags.DEFINE_string("seeds", "0-63", "sample: from the first to the last.")
 _USE = flags.DEFINE_enum(
-    "use", "last", ["last", "best"], "eval, predict: the last or best parameters."
+    "use", "last", ["last", "best"], "eval, predict, export: the last or best."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -108,7 +123,11 @@ def main(argv: list[str]) -> None:
     # Orbax tells of every file it writes and, when one fails, of every part of it.
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    _use_compile_cache()
+    from jaxkd.core import compile_cache, namesake
+
+    if message := namesake.warning():
+        print(f"jaxkd: {message}", file=sys.stderr)
+    compile_cache.enable()
     try:
         _run()
     except UserError as error:
@@ -143,6 +162,8 @@ def _run() -> None:
         _sample()
     elif _MODE.value == "compile":
         _compile()
+    elif _MODE.value == "export":
+        _export()
     elif _MODE.value == "eval":
         from jaxkd.evaluate import evaluate_run
 
@@ -154,10 +175,7 @@ def _run() -> None:
 def _train() -> None:
     config = _given_config()
     source = config_flags.get_config_filename(flags.FLAGS["config"])
-    stem = re.sub(r"[^\w.-]+", "-", Path(source.replace(".py", "")).name)
-    workdir = Path(_WORKDIR.value or Path("runs") / stem)
-    if not config.name:
-        config.name = stem
+    workdir = Path(_WORKDIR.value or Path("runs") / config_file.stem(source))
     import jax
 
     from jaxkd.core import preemption
@@ -232,26 +250,26 @@ def _compile() -> None:
         write_json(Path(_OUTPUT.value), plan)
 
 
+def _export() -> None:
+    from jaxkd import api
+
+    text = api.export(
+        _given_workdir(),
+        _OUTPUT.value,
+        format=_FORMAT.value,
+        student=_STUDENT.value,
+        seed=_SEED.value,
+        use=_USE.value,
+    )
+    print(text)
+
+
 def _sizes(config: ConfigDict) -> list[int]:
     """Lists what the devices have to divide: members and batches, of needs too."""
     members = len(config.students or [None]) * len(config.seeds)
     runs = [config, *config.needs.values()]
     micro = [run.batch_size // max(run.accumulate, 1) for run in runs]
     return [members, *micro]
-
-
-def _use_compile_cache() -> None:
-    """Keeps compiled programs, so that running again starts at once.
-
-    JAX_COMPILATION_CACHE_DIR chooses the folder, which may be in a bucket.
-    """
-    import jax
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxkd"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _given_config() -> ConfigDict:
@@ -270,7 +288,9 @@ def _given_workdir() -> Path:
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; mistakes end with one line and status 2."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_locate_config(argv))
+    except UserError as error:
+        _exit(str(error))
     except flags.Error as error:
         _exit(f"wrong command line: {_last_line(error)} (see --help).")
     except (AttributeError, KeyError, TypeError) as error:  # an override of --config
@@ -278,11 +298,29 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _exit(f"the configuration has no such key, or of another type: {key}")
 
 
+def _locate_config(argv: list[str]) -> list[str]:
+    """Replaces the name of a shipped configuration by its path."""
+    found = list(argv)
+    for place, argument in enumerate(argv):
+        flag, equals, source = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if equals:
+            found[place] = f"{flag}={config_file.locate(source)}"
+        elif place + 1 < len(argv):
+            found[place + 1] = config_file.locate(argv[place + 1])
+    return found
+
+
 def _load_config() -> ConfigDict | None:
     config = _CONFIG.value
     try:
         # A file that cannot be loaded is reported only when its content is asked for.
-        if config is None or hasattr(config, "seeds"):
+        if config is None:
+            return None
+        if hasattr(config, "seeds"):
+            source = config_flags.get_config_filename(flags.FLAGS["config"])
+            config_file.prepare(config, source)
             return config
         raise UserError(
             "--config: get_config() returned no configuration of jaxkd. Start from "

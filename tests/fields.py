@@ -13,7 +13,7 @@ def fields(shape, **more):
 
 
 def loss_of(method, *arguments) -> tuple[jax.Array, Loss]:
-    """Returns the value of a method's loss, and all of it; a key of None is some key."""
+    """Returns a loss's value, and all of it; a key of None is some key."""
     inputs = LossInputs(*arguments)
     if inputs.key is None:
         inputs = inputs._replace(key=jax.random.key(0))

@@ -15,7 +15,14 @@ from jaxkd.core.source import ArraySource
 from jaxkd.datasets import cifar, folder, glyph100
 from jaxkd.recipes import classification
 from jaxkd.training import build, program
-from tests import ct_blank, forgery_blank, recognition_blank
+from tests import (
+    ct_blank,
+    face_forgery_blank,
+    forgery_blank,
+    handwriting_blank,
+    recognition_blank,
+    restoration_blank,
+)
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -108,6 +115,9 @@ def no_data(monkeypatch):
     recognition_blank.replace(monkeypatch)
     ct_blank.replace(monkeypatch)
     forgery_blank.replace(monkeypatch)
+    handwriting_blank.replace(monkeypatch)
+    restoration_blank.replace(monkeypatch)
+    face_forgery_blank.replace(monkeypatch)
     names = [f"{i:04}" for i in range(1000)]
     monkeypatch.setattr(glyph100, "_draw", draw)
     monkeypatch.setattr(cifar, "read", read)

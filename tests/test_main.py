@@ -24,7 +24,10 @@ def call(*arguments):
         ([RLD, "--config.no_such_key=1"], "no such key"),
         ([RLD + ":no_such_variant"], "no variant 'no_such_variant'"),
         ([RLD, "surplus"], "unexpected argument 'surplus'"),
+        (["--config=rdl:digits"], "Did you mean 'rld:digits'?"),
         (["--mode=train"], "--config is missing"),
+        (["--mode=export"], "--mode=export needs --workdir"),
+        (["--mode=export", "--workdir=w", "--format=tflite"], "wrong command line"),
         ([RLD, "--mode=sample", "--workdir=w"], "wants a pipeline"),
         (
             ["--config=configs/gits.py", "--mode=sample", "--workdir=w", "--seeds=5-1"],
@@ -43,5 +46,5 @@ def test_mistakes(arguments, said):
 
 def test_help_names_the_modes():
     done = call("--help")
-    for mode in ("train", "eval", "predict", "sample", "compile"):
+    for mode in ("train", "eval", "predict", "sample", "compile", "export"):
         assert f"{mode}:" in done.stdout

@@ -6,13 +6,23 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Example, Info
-from jaxkd.datasets import av_clips, ct, mask_images
+from jaxkd.datasets import (
+    av_clips,
+    boxes,
+    ct,
+    image_pairs,
+    mask_images,
+    text_lines,
+)
 from jaxkd.datasets.cifar import COUNTS, STATISTICS
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
 _IMAGENET = (1_281_167, 50_000)
 _PHOTOGRAPHS = (25_000, 1_000)
 _SCANS = (3_000, 1_000)
+_COCO = (118_287, 5_000)
+_TEXTZOOM = (17_367, 4_373)
+_DIV2K = (800, 100)
 _CLIPS = (15_000, 4_000)
 _CHARACTERS = 40  # that the published recognisers tell apart
 
@@ -35,7 +45,8 @@ def make(name: str, **options: Any) -> Dataset | None:
 
     Args:
       name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images", "ct" or
-        "av_clips", of which as many are assumed as a large set has.
+        "av_clips", of which as many are assumed as a large set has; "boxes",
+        "text_lines" or "image_pairs", which are taken for COCO, TextZoom and DIV2K.
       **options: as for loading it.
     """
     if name == "cifar":
@@ -48,7 +59,28 @@ def make(name: str, **options: Any) -> Dataset | None:
         return _ct(**options)
     if name == "av_clips":
         return _av_clips(**options)
-    return None
+    return _of_photographs(name, options)
+
+
+def _of_photographs(name: str, options: dict[str, Any]) -> Dataset | None:
+    keys: tuple[str, ...]
+    if name == "boxes":
+        keys = ("size", "most")
+        sizes = {key: options[key] for key in keys if key in options}
+        classes = [str(number) for number in range(80)]
+        described, counts = boxes.describe_examples(name, classes, **sizes), _COCO
+    elif name == "text_lines":
+        keys = ("height", "width", "slots", "alphabet", "factor")
+        sizes = {key: options[key] for key in keys if key in options}
+        described, counts = text_lines.describe_examples(name, **sizes), _TEXTZOOM
+    elif name == "image_pairs":
+        keys = ("size", "scale", "low")
+        sizes = {key: options[key] for key in keys if key in options}
+        described, counts = image_pairs.describe_examples(name, **sizes), _DIV2K
+    else:
+        return None
+    (info, fields), (train, test) = described, (_Unread(count) for count in counts)
+    return Dataset(info, lambda seed: train, test, fields=fields)
 
 
 def _cifar(classes: int) -> Dataset:

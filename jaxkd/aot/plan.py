@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.aot import fake_data, flops, hlo
 from jaxkd.core import config as configs
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset
 from jaxkd.training import program, target_cache
@@ -78,7 +79,7 @@ def _devices(topology: str) -> Sequence[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "--mode=compile needs the TPU compiler, which is not installed: "
-            "pip install 'jaxkd[tpu_aot]'."
+            f"{optional.install('tpu_aot')}"
         )
     # No TPU is asked for its metadata, which would be waited for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

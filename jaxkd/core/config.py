@@ -19,6 +19,7 @@ from jaxkd.core.errors import UserError
 # other values than it was started with.
 RUNTIME_KEYS = (
     "checkpoint_every",
+    "code",
     "keep",
     "max_skipped",
     "mesh",
@@ -44,6 +45,10 @@ def default() -> ConfigDict:
     """Returns the default configuration: one supervised ResNet-20 on ``glyph100``."""
     config = ConfigDict()
     config.name = ""  # shown in tables; main.py fills in the name of the config file
+
+    # Folder of own code, which "file.py:function" and "package.module:function" name;
+    # main.py fills in that of the config file.
+    config.code = ""
 
     # What is trained. A student of ``students`` overrides the keys of STUDENT_KEYS;
     # without any, the run trains the one student that these describe.
@@ -181,7 +186,8 @@ def check(config: ConfigDict) -> None:
     for key, choices in CHOICES.items():
         if config[key] not in choices:
             raise UserError(
-                f"config.{key} is {config[key]!r}, expected one of {', '.join(choices)}."
+                f"config.{key} is {config[key]!r}, expected one of "
+                f"{', '.join(choices)}."
             )
     for key in (
         "batch_size",
@@ -206,8 +212,8 @@ def check(config: ConfigDict) -> None:
     fit = all(_is_whole(seed) and seed < 2**32 for seed in seeds)
     if not seeds or not fit or len(set(seeds)) < len(seeds):
         raise UserError(
-            f"config.seeds is {config.seeds}, expected one or more whole numbers from 0 "
-            "to 2**32 - 1, all different."
+            f"config.seeds is {config.seeds}, expected one or more whole numbers from "
+            "0 to 2**32 - 1, all different."
         )
     if config.batch_size % config.accumulate:
         raise UserError(
@@ -293,8 +299,8 @@ def _check_student(name: str, overrides: Any) -> None:
     where = f"config.students.{name}"
     if not re.fullmatch(r"[\w.+-]+", name):
         raise UserError(
-            f"{name!r} is no name for a student: metrics are recorded under it. Expected "
-            "letters, digits and . _ + - only."
+            f"{name!r} is no name for a student: metrics are recorded under it. "
+            "Expected letters, digits and . _ + - only."
         )
     _check_keys(overrides, STUDENT_KEYS, where)
     _check_training(overrides, where)

@@ -33,8 +33,8 @@ def start(
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
         raise UserError(
-            f"--coordinator, --num_processes and --process_id are {given}: expected all "
-            "three, or none to detect the cluster."
+            f"--coordinator, --num_processes and --process_id are {given}: expected "
+            "all three, or none to detect the cluster."
         )
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT)

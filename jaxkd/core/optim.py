@@ -59,8 +59,8 @@ def optimizations(
     labels = labels - {FROZEN}
     if unknown := by_label.keys() - labels:
         raise UserError(
-            f"config.optimizers.{sorted(unknown)[0]} is for parameters of that label, but "
-            f"the method's labels are {', '.join(sorted(labels))}."
+            f"config.optimizers.{sorted(unknown)[0]} is for parameters of that label, "
+            f"but the method's labels are {', '.join(sorted(labels))}."
         )
     return {
         label: _optimization(

@@ -239,8 +239,9 @@ class _Step:
             return micro.data, micro.targets
 
         size = jax.tree.leaves(data)[0].shape[1] // parts
-        found = jax.lax.map(one, (jnp.arange(parts), self._split(data)))
-        return Micro(*found, size)
+        inputs = (jnp.arange(parts), self._split(data))
+        examples, targets = jax.lax.map(one, inputs)
+        return Micro(examples, targets, size)
 
 
 def _trained(group: Group, state: TrainState) -> Any:

@@ -199,12 +199,13 @@ def own_update(
     )
     shared = (state.step, data, targets)
     moved, metrics = over_members(member, stacked, shared, loop=loop, mesh=mesh)
-    return Moved(*moved, changes=moved[0], loss=metrics["loss"]), metrics
+    params, model_state, opt_state = moved
+    return Moved(params, model_state, opt_state, params, metrics["loss"]), metrics
 
 
 def _differentiator(labels, whole, batch, targets, seed, step, parts: int) -> Callable:
     """Returns the ``Gradients`` of one member at one step."""
-    structure = jax.tree.structure(whole)
+    structure: Any = jax.tree.structure(whole)
 
     def gradients(function, params, model_state, *, label=None, salt=0):
         fits = labels is not None and jax.tree.structure(params) == structure

@@ -9,9 +9,14 @@ from jaxkd.core.source import Dataset
 def load(name: str, /, **options: Any) -> Dataset:
     """Loads the data set ``jaxkd.datasets.<name>`` with the options of its ``load``.
 
+    A name such as ``"shapes.py:load"`` is own code that returns a ``Dataset``.
+
     Raises:
       UserError: if there is no such data set, or it has no such option; the message
         lists those that there are.
     """
-    function = lookup.module(__name__, name, "load").load
+    if lookup.is_own_code(name):
+        function = lookup.own_code(name, what="config.data.name")
+    else:
+        function = lookup.module(__name__, name, "load").load
     return lookup.call(function, options, what=f"data set {name!r}")

@@ -1,7 +1,7 @@
 """Talking-face clips of your own, real and forged.
 
 Which there are is told by csv files in the official columns, or by folders ``real/``
-and ``fake/<kind>/``; see ``jaxkd.readers.clip_lists``. ``python -m jaxkd.readers.clips
+and ``fake/<kind>/``; see ``jaxkd.readers.clips.lists``. ``python -m jaxkd.readers.clips
 audit`` shows whether trivial properties betray the fakes; do that first.
 
 What networks take of a clip is computed once and kept in the cache folder. Clips are
@@ -19,9 +19,10 @@ import numpy as np
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.datasets.talking_heads import CLASSES
-from jaxkd.readers import clip_lists, clips
+from jaxkd.readers import clips
 from jaxkd.readers.audio import CEPSTRA, ROWS_PER_FRAME
-from jaxkd.readers.clip_lists import REAL, Row
+from jaxkd.readers.clips import lists as clip_lists
+from jaxkd.readers.clips.lists import REAL, Row
 
 VERSION = 1  # of the preprocessing; part of the cached files' names
 POSTERIORS = ("audio_posteriors", "video_posteriors")

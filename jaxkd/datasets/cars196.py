@@ -73,8 +73,8 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tuple[str, ...
     wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
     if wrong.size:
         raise UserError(
-            f"{file}: image {paths[wrong[0]]} has class {labels[wrong[0]] + 1}, expected "
-            f"1 to {CLASSES}. {_ADVICE}"
+            f"{file}: image {paths[wrong[0]]} has class {labels[wrong[0]] + 1}, "
+            f"expected 1 to {CLASSES}. {_ADVICE}"
         )
     check_files(paths, file, _ADVICE)
     names = tuple(str(_only(n, file)) for n in content["class_names"].reshape(-1))

@@ -118,7 +118,8 @@ def load(classes: int = 100, root: str = "data", coarse: bool = False) -> Datase
     mean, std = lookup.choose(classes, STATISTICS, what="classes")
     if coarse and classes == 10:
         raise UserError(
-            "coarse=True was given for CIFAR-10, expected False: it has no superclasses."
+            "coarse=True was given for CIFAR-10, expected False: it has no "
+            "superclasses."
         )
     train, test, names = read(Path(root).expanduser(), classes, coarse)
     name = f"cifar{classes}{'-coarse' if coarse else ''}"
@@ -238,8 +239,8 @@ def _from_records(data: bytes, labels: tuple[int, int], count: int, where: str):
     wanted = count * (label_bytes + PIXELS)
     if len(data) != wanted:
         raise UserError(
-            f"{where} has {len(data):,} bytes, expected {wanted:,} ({count:,} records of "
-            f"{label_bytes + PIXELS:,}). Download or unpack it again."
+            f"{where} has {len(data):,} bytes, expected {wanted:,} ({count:,} records "
+            f"of {label_bytes + PIXELS:,}). Download or unpack it again."
         )
     records = np.frombuffer(data, np.uint8).reshape(count, -1)
     return records[:, label_bytes:], records[:, column]

@@ -78,8 +78,8 @@ def _check_options(size: int, per_identity: int, spread: float) -> None:
         raise UserError(f"size is {size}, expected at least 8 pixels.")
     if per_identity < 2:
         raise UserError(
-            f"per_identity is {per_identity}, expected at least 2: images of one person "
-            "are compared."
+            f"per_identity is {per_identity}, expected at least 2: images of one "
+            "person are compared."
         )
     if spread <= 0:
         raise UserError(f"spread is {spread}, expected a positive number.")

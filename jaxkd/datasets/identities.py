@@ -120,8 +120,8 @@ def _check_options(split, test_share, min_images, pairs) -> None:
         raise UserError(f"test_share is {test_share}, expected between 0 and 1.")
     if min_images < 2:
         raise UserError(
-            f"min_images is {min_images}, expected at least 2: one image of an identity "
-            "must be compared with another."
+            f"min_images is {min_images}, expected at least 2: one image of an "
+            "identity must be compared with another."
         )
     if pairs and split != "identities":
         raise UserError(
@@ -142,9 +142,9 @@ def _select(files, folder: Path, top, min_images: int, leave_out_small: bool):
     small = sorted(name for name, paths in files.items() if len(paths) < min_images)
     if small and not leave_out_small:
         raise UserError(
-            f"{folder / small[0]} has {len(files[small[0]])} image(s), expected at least "
-            f"{min_images} of each identity ({len(small)} have fewer). Add images, "
-            "take those with the most by top=..., or set leave_out_small=True."
+            f"{folder / small[0]} has {len(files[small[0]])} image(s), expected at "
+            f"least {min_images} of each identity ({len(small)} have fewer). Add "
+            "images, take those with the most by top=..., or set leave_out_small=True."
         )
     kept = {name: paths for name, paths in files.items() if name not in set(small)}
     if len(kept) < 2:

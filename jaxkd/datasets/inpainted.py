@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 from jaxkd.readers.images import decode
@@ -75,7 +76,7 @@ def photographs(names: Sequence[str]) -> dict[str, np.ndarray]:
     if not found:
         raise UserError(
             f"None of the pictures {', '.join(names)} is installed. Expected the extra "
-            "forensics: pip install 'jaxkd[forensics]'."
+            f"forensics: {optional.install('forensics')}"
         )
     return found
 
@@ -238,29 +239,24 @@ def inpaint(
       UserError: if the extra ``forensics`` is not installed.
     """
     hole = mask > 0
-    try:
-        filled = _FILLERS[method](image, hole, rng)
-    except ImportError as error:
-        raise UserError(
-            f"Inpainting by {method} needs {error.name}: "
-            "pip install 'jaxkd[forensics]'."
-        ) from error
+    filled = _FILLERS[method](image, hole, rng)
     return np.where(hole[..., None], filled, image)
 
 
 def _opencv(flag: str) -> Callable:
     def fill(image: np.ndarray, hole: np.ndarray, rng) -> np.ndarray:
-        import cv2
-
+        cv2 = optional.load("cv2", extra="forensics", purpose="Inpainting")
         return cv2.inpaint(image, hole.astype(np.uint8), 3, getattr(cv2, flag))
 
     return fill
 
 
 def _biharmonic(image: np.ndarray, hole: np.ndarray, rng) -> np.ndarray:
-    from skimage.restoration import inpaint_biharmonic
+    restoration = optional.load(
+        "skimage.restoration", extra="forensics", purpose="Inpainting"
+    )
 
-    filled = inpaint_biharmonic(image / 255.0, hole, channel_axis=-1)
+    filled = restoration.inpaint_biharmonic(image / 255.0, hole, channel_axis=-1)
     return np.round(np.clip(filled, 0, 1) * 255).astype(np.uint8)
 
 

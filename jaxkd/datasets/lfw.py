@@ -142,7 +142,8 @@ def _training(folder: Path, listed: Listed, overlap: str) -> dict[str, list[str]
     if both and overlap == "refuse":
         raise UserError(
             f"{folder} has {len(both)} people of LFW's pairs, such as {both[0]}; "
-            "expected none: the test would know them. Remove them, or set overlap='drop'."
+            "expected none: the test would know them. Remove them, or set "
+            "overlap='drop'."
         )
     kept = {name: paths for name, paths in known.items() if name not in set(both)}
     if not kept:

@@ -186,7 +186,8 @@ def _split(top: Path, *names: str) -> Path:
             if path.exists():
                 return path
     raise UserError(
-        f"{top.absolute()} has no {' or '.join(names)}, expected folders or lists (.json,"
+        f"{top.absolute()} has no {' or '.join(names)}, expected folders or lists "
+        "(.json,"
         " .csv) of that name. Set config.data.root."
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import (
     ArraySource,
@@ -110,12 +111,9 @@ def load(
 
 
 def _open(dataset: str, data_dir: str):
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"tensorflow_datasets is not installed ({error}). Install jaxkd[tfds]."
-        ) from error
+    tfds = optional.load(
+        "tensorflow_datasets", extra="tfds", purpose="Data sets of TFDS"
+    )
     recipe = PREPARE.format(dataset=dataset, data_dir=data_dir)
     try:
         # From the files alone: the code of many data sets would import TensorFlow.

@@ -11,14 +11,24 @@
 - ``geometry``: the shape of trajectories.
 - ``frechet``: the distance between samples' moments and the data's.
 - ``noise_schedules``: clocks of variance-preserving models.
+- ``noise_tables``: signal levels of discrete-time models.
+- ``ddim``, ``consistency``, ``ddcm``, ``lms``: samplers of discrete-time models, as
+  steps and as one scan over a table.
+- ``attention_control``: attention of several prompts combined by pure functions.
 """
 
 from jaxkd.diffusion import (
+    attention_control,
+    consistency,
+    ddcm,
+    ddim,
     denoisers,
     densities,
     frechet,
     geometry,
+    lms,
     noise_schedules,
+    noise_tables,
     samplers,
     schedules,
     solvers,
@@ -31,6 +41,10 @@ from jaxkd.diffusion.search.least_squares import fit
 __all__ = (
     "Schedule",
     "Trajectory",
+    "attention_control",
+    "consistency",
+    "ddcm",
+    "ddim",
     "denoisers",
     "densities",
     "fit",
@@ -39,7 +53,9 @@ __all__ = (
     "gits",
     "integrate",
     "latents",
+    "lms",
     "noise_schedules",
+    "noise_tables",
     "sample",
     "samplers",
     "schedules",

@@ -92,8 +92,8 @@ def read(path: str | Path) -> Moments:
     with np.load(path, allow_pickle=False) as arrays:
         if not {"mu", "sigma"} <= set(arrays):
             raise ValueError(
-                f"{path} holds {', '.join(arrays) or 'nothing'}; expected the arrays mu "
-                "[d] and sigma [d, d]."
+                f"{path} holds {', '.join(arrays) or 'nothing'}; expected the arrays "
+                "mu [d] and sigma [d, d]."
             )
         return Moments(
             arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)

@@ -178,8 +178,8 @@ def frenet(x: np.ndarray | jax.Array, window: int = 101) -> Frenet:
     x = _flat(x)
     if not 5 <= window <= x.shape[1] or window % 2 == 0:
         raise ValueError(
-            f"A window of {window} for {x.shape[1]} stamps; expected an odd number from "
-            "5 to the number of stamps."
+            f"A window of {window} for {x.shape[1]} stamps; expected an odd number "
+            "from 5 to the number of stamps."
         )
     length = _arc_length(x)
     if not np.all(np.diff(length) > 0):

@@ -198,7 +198,8 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
     stamps = np.array(sigmas, np.float64)
     if stamps.ndim != 1 or len(stamps) < 2:
         raise ValueError(
-            f"A schedule of shape {stamps.shape}; expected a list of at least two sigmas."
+            f"A schedule of shape {stamps.shape}; expected a list of at least two "
+            "sigmas."
         )
     if not np.all(np.isfinite(stamps)):
         raise ValueError(f"A schedule must be finite, got {stamps.tolist()}.")

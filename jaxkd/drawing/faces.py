@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.drawing import shapes
+
 IDENTITY = 16  # numbers of an identity, see _features
 CHUNK = 100  # images drawn at once: bounds the memory
 UNIFORMS = 20  # uniform variables of one image
-STROKE = 6  # straight pieces of a quadratic stroke
 
 
 class Law(NamedTuple):
@@ -113,7 +114,7 @@ def _draw_image(key, row, size: int, law: Law) -> jax.Array:
     slope = law.light * jnp.stack([next(draws), next(draws)])
     shade = 1 + slope[0] * across + slope[1] * down
     image = image * (jnp.exp(law.exposure * next(draws)) * shade)[..., None]
-    image = _blur(image, law.blur * (next(draws) + 1) / 2 * size / 64)
+    image = shapes.blur(image, law.blur * (next(draws) + 1) / 2 * size / 64)
     grain = jax.random.normal(noise_key, image.shape, jnp.float32)
     image = image + law.noise * (next(draws) + 1) / 2 * grain
     return jnp.round(255 * jnp.clip(image, 0, 1)).astype(jnp.uint8)
@@ -181,36 +182,31 @@ def _features(row, smile, squint) -> _Face:
 def _paint_face(x, y, turn, face: _Face, backdrop, pixel: float) -> jax.Array:
     """Paints from back to front; inner parts shift by ``turn``, the nose by more."""
     image = jnp.broadcast_to(backdrop, (*x.shape, 3))
-    ellipse = functools.partial(_ellipse, pixel=pixel)
-    stroke = functools.partial(_stroke, x, y, pixel=pixel)
+    ellipse = functools.partial(shapes.ellipse, pixel=pixel)
+    stroke = functools.partial(shapes.stroke, x, y, pixel=pixel)
     around = ellipse(x, y + 0.06, face.width + 0.1, face.height + 0.08)
-    image = _paint(image, around, face.hair)
+    image = shapes.paint(image, around, face.hair)
     head = ellipse(x, y, face.width, face.height)
     forehead = jax.nn.sigmoid((y - face.hairline - 0.25 * x**2) / pixel)
-    image = _paint(image, head * forehead, face.skin)
+    image = shapes.paint(image, head * forehead, face.skin)
     for side in (-1.0, 1.0):
         eye = x - turn - side * face.eye_x
         image = _paint_eye(image, ellipse, eye, y, side, face)
-        image = _paint(image, _brow(stroke, turn, side, face), 0.8 * face.hair)
+        image = shapes.paint(image, _brow(stroke, turn, side, face), 0.8 * face.hair)
         spot = ellipse(
             x - turn - side * 0.3 - 0.08 * face.freckles[0],
             y - 0.18 - 0.14 * side * face.freckles[1],
             *(0.035, 0.035),
         )
-        image = _paint(image, 0.8 * spot, 0.5 * face.skin)
-    image = _paint(image, _nose(stroke, turn, face), 0.62 * face.skin)
+        image = shapes.paint(image, 0.8 * spot, 0.5 * face.skin)
+    image = shapes.paint(image, _nose(stroke, turn, face), 0.62 * face.skin)
     mouth = stroke(
         (turn - face.mouth_width, 0.4 - face.mouth_bend / 2),
         (turn, 0.4 + 1.5 * face.mouth_bend),
         (turn + face.mouth_width, 0.4 - face.mouth_bend / 2),
         0.075,
     )
-    return _paint(image, mouth, face.skin * jnp.array([0.8, 0.45, 0.45]))
-
-
-def _paint(image: jax.Array, cover: jax.Array, colour) -> jax.Array:
-    """Covers an image ``[h, w, 3]`` with a colour where ``cover`` is 1."""
-    return image + cover[..., None] * (colour - image)
+    return shapes.paint(image, mouth, face.skin * jnp.array([0.8, 0.45, 0.45]))
 
 
 def _brow(stroke, turn, side: float, face: _Face) -> jax.Array:
@@ -248,49 +244,6 @@ def _paint_eye(image, ellipse, x, y, side: float, face: _Face) -> jax.Array:
     along, over = cos * x - sin * y, sin * x + cos * y
     height = face.eye_size * face.eye_open
     white = ellipse(along, over, 1.25 * face.eye_size, height)
-    image = _paint(image, white, jnp.array([0.95, 0.95, 0.93]))
+    image = shapes.paint(image, white, jnp.array([0.95, 0.95, 0.93]))
     iris = ellipse(x, y, 0.62 * face.eye_size, 0.62 * face.eye_size)
-    return _paint(image, white * iris, jnp.array([0.12, 0.1, 0.1]))
-
-
-def _ellipse(x, y, width, height, pixel: float) -> jax.Array:
-    """Covers pixels inside an ellipse of given half axes about the origin.
-
-    The distance to the edge is that of the level's first-order expansion.
-    """
-    level = (x / width) ** 2 + (y / height) ** 2
-    slope = 2 * jnp.sqrt((x / width**2) ** 2 + (y / height**2) ** 2) + 1e-6
-    return jnp.clip(0.5 - (level - 1) / slope / pixel, 0, 1)
-
-
-def _stroke(x, y, start, control, end, width, pixel: float) -> jax.Array:
-    """Covers pixels within half of ``width`` of a quadratic Bézier curve."""
-    time = jnp.linspace(0, 1, STROKE + 1)[:, None]
-    points = [
-        jnp.stack([jnp.asarray(p, jnp.float32) for p in q])
-        for q in (start, control, end)
-    ]
-    curve = (
-        (1 - time) ** 2 * points[0]
-        + 2 * time * (1 - time) * points[1]
-        + time**2 * points[2]
-    )
-    # All pieces at once: unrolled, they would take most of the time to compile.
-    start, step = curve[:-1, :, None, None], jnp.diff(curve, axis=0)[..., None, None]
-    dx, dy = x - start[:, 0], y - start[:, 1]
-    part = (dx * step[:, 0] + dy * step[:, 1]) / (jnp.sum(step**2, axis=1) + 1e-9)
-    part = jnp.clip(part, 0, 1)
-    square = (dx - part * step[:, 0]) ** 2 + (dy - part * step[:, 1]) ** 2
-    distance = jnp.sqrt(jnp.min(square, axis=0))
-    return jnp.clip(0.5 - (distance - width / 2) / pixel, 0, 1)
-
-
-def _blur(image: jax.Array, sigma) -> jax.Array:
-    """Blurs by a Gaussian with seven taps along each axis; edges are replicated."""
-    taps = jnp.arange(-3.0, 4.0, dtype=jnp.float32)
-    weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)) ** 2)
-    weights = weights / weights.sum()
-    size = image.shape[0]
-    padded = jnp.pad(image, ((3, 3), (3, 3), (0, 0)), mode="edge")
-    rows = sum(w * padded[i : i + size] for i, w in enumerate(weights))
-    return sum(w * rows[:, i : i + size] for i, w in enumerate(weights))
+    return shapes.paint(image, white * iris, jnp.array([0.12, 0.1, 0.1]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxkd.core.source import ArraySource
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
-from jaxkd.metrics import forgery
+from jaxkd.metrics import clips
 from jaxkd.metrics.classification import auc
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
@@ -45,7 +45,7 @@ class Scores(NamedTuple):
 
 
 def evaluate(trained: TrainedStudy) -> EvaluationReport:
-    """Scores every member on every kind of forgery.
+    """Scores every member on every kind of clips.
 
     Args:
       trained: members whose outputs hold ``logits`` and ``correlation``. Test examples
@@ -206,11 +206,11 @@ def _baseline_table(members, labels, groups: Kinds, seen: set[str]) -> Table:
 
 
 def _official_table(members, labels, groups: Kinds) -> Table:
-    rows = [["", "kind", *forgery.OFFICIAL]]
+    rows = [["", "kind", *clips.OFFICIAL]]
     for student, own in members.items():
         for kind, at in groups.items():
-            each = [forgery.official(one.logits[at], labels[at]) for one in own]
-            cells = [f"{np.mean([e[k] for e in each]):.3f}" for k in forgery.OFFICIAL]
+            each = [clips.official(one.logits[at], labels[at]) for one in own]
+            cells = [f"{np.mean([e[k] for e in each]):.3f}" for k in clips.OFFICIAL]
             rows.append([student, kind, *cells])
     note = (
         "Means over seeds. Predictions are the larger mean logit; AUC and EER are of "
@@ -227,7 +227,7 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
     for student, own in members.items():
         cells: dict[str, list[float]] = {}
         for one in own:
-            limit = forgery.threshold(one.head[tuning], FAR)
+            limit = clips.threshold(one.head[tuning], FAR)
             alarms = one.head[held_out] > limit
             cells.setdefault("", []).append(float(alarms.mean()))
             for kind, at in groups.items():

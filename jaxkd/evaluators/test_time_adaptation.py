@@ -44,8 +44,8 @@ def make_adapted(
 ) -> Callable[..., tuple[Outputs, ModelState]]:
     """Returns ``(params, extra, batch) -> (outputs, extra)``, adapting on the way.
 
-    Every image of the batch counts, so it must not hold padding. ``model_state`` is to be
-    given back with the next batch in mode ``ema``; otherwise, the trained one each
+    Every image of the batch counts, so it must not hold padding. ``model_state`` is to
+    be given back with the next batch in mode ``ema``; otherwise, the trained one each
     time.
 
     The statistics are those of one pass that normalises each layer by its batch.

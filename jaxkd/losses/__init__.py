@@ -11,7 +11,8 @@ already mapped to the teacher's channels where that is needed, and return ``[bat
 Losses that relate the examples of a batch to each other (``pkt``, ``rkd_distance``,
 ``rkd_angle``, ``similarity_preserving``, ``second_order``, ``third_order``,
 ``correlation_congruence``, ``relation_contrast``, ``relative_error``, ``mlkd``,
-``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``) return a scalar.
+``mlkd_noaug``, ``distance_weighted_triplet``, ``root_mean_square``,
+``semantic_contrast``) return a scalar.
 Neither kind knows ``where``: give them the rows that count.
 
 Frame losses (``teacher_divergence``, ``audio_visual_correlation``,
@@ -37,6 +38,7 @@ from jaxkd.losses.correction import (
     revise_labels,
     swap_labels,
 )
+from jaxkd.losses.detection import focal, giou, iou_loss, overlap, pyramid_distance
 from jaxkd.losses.feature import (
     adaptive_average_pool,
     attention_transfer,
@@ -53,6 +55,21 @@ from jaxkd.losses.frame_correlation import (
     correlation_distillation,
     teacher_divergence,
 )
+from jaxkd.losses.generative import (
+    contrastive_margin,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    patch_error,
+)
+from jaxkd.losses.label_graph import (
+    LabelGraph,
+    given_fake,
+    level_losses,
+    level_losses_of_marginals,
+    log_marginals,
+    most_probable_state,
+)
+from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
     dkd,
@@ -78,61 +95,128 @@ from jaxkd.losses.orders import (
     second_order,
     third_order,
 )
-from jaxkd.losses.relation import (
-    pkt,
-    rkd_angle,
-    rkd_distance,
-    similarity_preserving,
-)
+from jaxkd.losses.relation import pkt, rkd_angle, rkd_distance, similarity_preserving
 from jaxkd.losses.relational_contrast import (
     instance_contrast,
     relation_contrast,
     relation_nce,
     relation_normalizer,
 )
+from jaxkd.losses.restoration import (
+    hinge_discriminator,
+    hinge_generator,
+    knowledge_distance,
+    score_distillation,
+)
+from jaxkd.losses.self_supervised import (
+    barlow_twins,
+    dino,
+    fast_siam,
+    moco,
+    negative_cosine,
+    nt_xent,
+    vicreg,
+    vicreg_terms,
+)
+from jaxkd.losses.self_supervised_state import (
+    centre_update,
+    cosine_momentum,
+    queue_init,
+    queue_update,
+)
 from jaxkd.losses.singular import kdsvd
+from jaxkd.losses.task_weighting import (
+    HyperGradient,
+    auto_lambda,
+    uncertainty_weighting,
+)
+from jaxkd.losses.text import (
+    best_paths,
+    character_cross_entropy,
+    character_focus,
+    focused_visual,
+    path_kd,
+    semantic_contrast,
+    soft_path_targets,
+)
 from jaxkd.losses.wavelet import haar, inverse_haar, wavelet_similarity
 
 __all__ = (
+    "HyperGradient",
+    "LabelGraph",
     "adaptive_average_pool",
     "arcface",
     "attention_plus",
     "attention_transfer",
     "audio_visual_correlation",
+    "auto_lambda",
+    "barlow_twins",
     "batch_correlation",
+    "best_paths",
     "boundary_loss",
     "branch_divergence",
+    "centre_update",
+    "character_cross_entropy",
+    "character_focus",
+    "chunked_cross_entropy",
     "class_attention",
     "class_correlation",
+    "contrastive_margin",
     "correlation_congruence",
     "correlation_contrastive",
     "correlation_distillation",
+    "cosine_momentum",
     "crd",
     "crd_normalizer",
     "crd_update",
     "darkrank",
+    "dino",
     "distance_weighted_triplet",
     "dkd",
     "edge_ring",
+    "fast_siam",
     "first_order",
+    "focal",
+    "focused_visual",
+    "gaussian_kl",
+    "gaussian_log_likelihood",
+    "giou",
+    "given_fake",
     "gradient_weights",
     "haar",
     "hierarchical_context",
+    "hinge_discriminator",
+    "hinge_generator",
     "hint",
     "instance_contrast",
     "inverse_haar",
+    "iou_loss",
     "kd",
     "kdsvd",
+    "knowledge_distance",
     "label_revision",
+    "level_losses",
+    "level_losses_of_marginals",
     "linear_head_weights",
+    "log_marginals",
     "masked_correlation",
     "mlkd",
     "mlkd_noaug",
+    "moco",
+    "most_probable_state",
+    "negative_cosine",
     "neuron_selectivity",
     "non_target_class_kd",
+    "nt_xent",
     "ofd",
     "ofd_margins",
+    "overlap",
+    "patch_error",
+    "path_kd",
     "pkt",
+    "pyramid_distance",
+    "queue_init",
+    "queue_update",
     "relation_contrast",
     "relation_nce",
     "relation_normalizer",
@@ -145,14 +229,20 @@ __all__ = (
     "root_mean_square",
     "sample_confidence",
     "scale_attention",
+    "score_distillation",
     "second_order",
+    "semantic_contrast",
     "similarity_preserving",
+    "soft_path_targets",
     "standardize",
     "structure_loss",
     "swap_labels",
     "target_class_kd",
     "teacher_divergence",
     "third_order",
+    "uncertainty_weighting",
+    "vicreg",
+    "vicreg_terms",
     "vid",
     "wavelet_similarity",
 )

@@ -299,6 +299,6 @@ def _check_channels(name: str, array, teacher) -> None:
     wanted = jnp.shape(teacher)[-1:]
     if jnp.shape(array) != wanted:
         raise ValueError(
-            f"{name} has shape {jnp.shape(array)}, expected {wanted}: one per channel of "
-            f"the teacher's features, which have shape {jnp.shape(teacher)}."
+            f"{name} has shape {jnp.shape(array)}, expected {wanted}: one per channel "
+            f"of the teacher's features, which have shape {jnp.shape(teacher)}."
         )

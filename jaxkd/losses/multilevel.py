@@ -218,6 +218,6 @@ def _check_matrix(student_logits, teacher_logits) -> None:
     check_shapes(student_logits, teacher_logits)
     if len(jnp.shape(student_logits)) != 2:
         raise ValueError(
-            f"logits have shape {jnp.shape(student_logits)}, expected [batch, classes]: "
-            "this loss relates the rows of one batch."
+            f"logits have shape {jnp.shape(student_logits)}, expected [batch, "
+            "classes]: this loss relates the rows of one batch."
         )

@@ -42,8 +42,8 @@ def check_maps(student, teacher, *, same_channels: bool) -> None:
         )
     if same_channels and got[-1] != wanted[-1]:
         raise ValueError(
-            f"student has {got[-1]} channels and teacher {wanted[-1]}, expected as many. "
-            "Map the student's features to the teacher's channels first."
+            f"student has {got[-1]} channels and teacher {wanted[-1]}, expected as "
+            "many. Map the student's features to the teacher's channels first."
         )
 
 

@@ -165,8 +165,8 @@ def darkrank(
     count = len(student)
     if not 2 <= neighbours < count:
         raise ValueError(
-            f"neighbours is {neighbours} in a batch of {count}, expected at least 2, and "
-            "fewer than the batch."
+            f"neighbours is {neighbours} in a batch of {count}, expected at least 2, "
+            "and fewer than the batch."
         )
     s, t = (_distances(x) for x in (student_side(student), teacher_side(teacher)))
     others = jnp.where(jnp.eye(count, dtype=bool), jnp.inf, t)

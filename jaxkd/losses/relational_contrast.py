@@ -91,8 +91,8 @@ def relation_contrast(
     count = len(student)
     if count < 3:
         raise ValueError(
-            f"The batch has {count} rows, expected three or more: an anchor, a positive "
-            "and a negative."
+            f"The batch has {count} rows, expected three or more: an anchor, a "
+            "positive and a negative."
         )
     s, t = student_side(student), teacher_side(teacher)
     asked = unit(s[None, :] - t[:, None])  # [anchor, b, features]
@@ -220,6 +220,6 @@ def _check_memory(embeddings, anchors, entries) -> None:
     if not fits or len({shape[-1] for shape in got}) > 1 or got[2][1] < 2:
         raise ValueError(
             f"embeddings have shape {got[0]}, anchors {got[1]} and entries {got[2]}, "
-            "expected [batch, features], [anchors, features] and [batch, 1 + negatives, "
-            "features] with at least one negative."
+            "expected [batch, features], [anchors, features] and [batch, 1 + "
+            "negatives, features] with at least one negative."
         )

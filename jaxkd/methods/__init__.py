@@ -2,11 +2,13 @@
 
 A file that defines ``make(spec, **options) -> Method`` is a method; its keyword
 arguments are the keys of ``config.loss``. Adding one needs no edit elsewhere.
-``"rld+crd"`` adds up methods, each with its own options: ``{"crd": {"weight": 0.8}}``.
+A name such as ``"sharp.py:make"`` or ``"project.losses:sharp"`` is own code of the same
+form, outside the library. ``"rld+crd"`` adds up methods, each with its own options:
+``{"crd": {"weight": 0.8}}``.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxkd.core import lookup
@@ -30,8 +32,13 @@ def make(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
 
 
 def _make_one(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
-    module = lookup.module(__name__, name, "make")
-    return lookup.call(module.make, options, what=f"method {name!r}", spec=spec)
+    return lookup.call(_find(name), options, what=f"method {name!r}", spec=spec)
+
+
+def _find(name: str) -> Callable[..., Method]:
+    if lookup.is_own_code(name):
+        return lookup.own_code(name, what="config.method")
+    return lookup.module(__name__, name, "make").make
 
 
 def _make_sum(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
@@ -46,8 +53,7 @@ def _make_sum(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
     parts: dict[str, Method] = {}
     for part in names:
         own = dict(options.get(part, {}))
-        make_part = lookup.module(__name__, part, "make").make
-        if parts and "ce_weight" in inspect.signature(make_part).parameters:
+        if parts and "ce_weight" in inspect.signature(_find(part)).parameters:
             own = {"ce_weight": 0.0, **own}
         parts[part] = _make_one(part, spec, own)
     return distillation.combine(parts)

@@ -34,8 +34,8 @@ def make(
 
     Args:
       spec: the run.
-      instance_weight: weight of one minus the cosine between the student's pooled features,
-        behind a linear map, and the teacher's.
+      instance_weight: weight of one minus the cosine between the student's pooled
+        features, behind a linear map, and the teacher's.
       relation_weight: weight of ``losses.instance_contrast`` of the same.
       distance_weight: weight of ``losses.second_order`` of the pooled features.
       kd_weight: weight of the divergence of the logits times the squared temperature.

@@ -34,9 +34,11 @@ def make(
         on the mean of their last stage, such as ``resnet8``.
       attention_weight: weight of ``losses.attention_plus`` on the last stage.
       features_weight: weight of ``losses.root_mean_square`` of the last stages.
-      kd_weight: weight of cross entropy with the teacher's probabilities at ``temperature``.
-      regression_weight: weight of the root mean squared difference between what the teacher's
-        last layer makes of the student's pooled features, and the teacher's logits.
+      kd_weight: weight of cross entropy with the teacher's probabilities at
+        ``temperature``.
+      regression_weight: weight of the root mean squared difference between what the
+        teacher's last layer makes of the student's pooled features, and the teacher's
+        logits.
       temperature: of the teacher's probabilities; the student's is 1, as published.
       ce_weight: of the cross entropy with the labels.
 

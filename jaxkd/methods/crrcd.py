@@ -171,6 +171,7 @@ def _check(spec: Spec, negatives, features, temperature, momentum) -> None:
     if negatives < 0 or features < 1 or temperature <= 0 or not 0 <= momentum < 1:
         raise UserError(
             f"Method 'crrcd' got negatives={negatives}, features={features}, "
-            f"temperature={temperature} and momentum={momentum}, expected whole numbers "
-            "of at least 0 and 1, a positive temperature, and a momentum in [0, 1)."
+            f"temperature={temperature} and momentum={momentum}, expected whole "
+            "numbers of at least 0 and 1, a positive temperature, and a momentum in "
+            "[0, 1)."
         )

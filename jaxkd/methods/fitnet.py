@@ -19,7 +19,8 @@ def make(
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + fitnet_weight * hint``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + fitnet_weight * hint``; see
+    ``distillation``.
 
     The paper trains the hint first and distils logits after it; here both terms are
     trained together, as in the benchmarks (arXiv:1910.10699).

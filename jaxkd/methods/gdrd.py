@@ -46,10 +46,10 @@ def make(
 ) -> Method:
     """Makes a student of one of the two stages.
 
-    The generative stage is ``losses.relative_error`` of the features of two layers, behind a
-    linear map of channels and with each channel centred over the batch (the generator's
-    scaled, too), so that a constant has an error of 1; it needs the run ``generator``.
-    The discriminative one is ``ce_weight * CE + kd_weight * KD +
+    The generative stage is ``losses.relative_error`` of the features of two layers,
+    behind a linear map of channels and with each channel centred over the batch (the
+    generator's scaled, too), so that a constant has an error of 1; it needs the run
+    ``generator``. The discriminative one is ``ce_weight * CE + kd_weight * KD +
     contrast_weight * L``; it needs the
     run ``teacher``.
 

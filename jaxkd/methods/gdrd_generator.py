@@ -42,7 +42,7 @@ def make(spec: Spec) -> Method:
     channels = spec.fields["image"].shape[-1]
     if spec.image_shape[-1] != 2 * channels + 1:
         raise UserError(
-            f"Method 'gdrd_generator' reads {spec.reads!r}, which has "
+            f"Method 'gdrd_generator' reads {spec.input_key!r}, which has "
             f"{spec.image_shape[-1]} channels. Expected {2 * channels + 1}: set "
             "config.model.input to 'noisy' and config.view.name to 'noisy'."
         )

@@ -44,10 +44,10 @@ def make(
     """Makes a student of CE and of what a teacher and an assistant say.
 
     ``ce_weight * CE + r * sum_n w_n * (kd_weight * KD + first_weight * L1 +
-    second_weight * L2 + third_weight * L3)``, where ``n`` is the teacher or the assistant, and ``r`` rises over
-    ``warmup`` and falls over ``fade``. Orders 2 and 3 relate the pooled features; order
-    1 compares their directions, the student's behind a linear map if its features are
-    not as many.
+    second_weight * L2 + third_weight * L3)``, where ``n`` is the teacher or the
+    assistant, and ``r`` rises over ``warmup`` and falls over ``fade``. Orders 2 and 3
+    relate the pooled features; order 1 compares their directions, the student's behind
+    a linear map if its features are not as many.
 
     The paper's weights are not public. 25 and 50 are those of the benchmarks of RKD for
     classification; for metric learning its authors take 1 and 2, without cross entropy.
@@ -58,10 +58,10 @@ def make(
       first_weight: weight of ``losses.first_order``.
       second_weight: weight of ``losses.second_order``.
       third_weight: weight of ``losses.third_order``.
-      extra_relations: weights of other relations of the same features: ``cc`` (behind the map
-        of order 1), ``darkrank``, ``pkt``, ``sp``.
-      teacher_weights: weight of each needed run that teaches; None is ``{"teacher": 1.0}``, and
-        usual with an assistant is ``{"teacher": 0.5, "assistant": 0.5}``.
+      extra_relations: weights of other relations of the same features: ``cc`` (behind
+        the map of order 1), ``darkrank``, ``pkt``, ``sp``.
+      teacher_weights: weight of each needed run that teaches; None is ``{"teacher":
+        1.0}``, and usual with an assistant is ``{"teacher": 0.5, "assistant": 0.5}``.
       ce_weight: of the cross entropy with the labels.
       temperature: of KD.
       form: of orders 2 and 3, ``"gram"`` or ``"direct"``.
@@ -69,8 +69,8 @@ def make(
       warmup: units over which the weight of both networks rises.
       fade: units between which it falls to 0, linearly; None keeps it.
       start_from: name of a needed run whose network the student starts from.
-      eval_sizes: sides to which test images are reduced after training, for the accuracy
-        by resolution; none leaves this out.
+      eval_sizes: sides to which test images are reduced after training, for the
+        accuracy by resolution; none leaves this out.
 
     Raises:
       UserError: if the run lacks a network that has a weight, or an option is out of

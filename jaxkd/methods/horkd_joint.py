@@ -44,10 +44,10 @@ def make(
 
     ``ce_weight * CE + r * (assistant_ce * CE_a + sum_k weight_k * (share_t * L_k(s, t)
     + share_a * L_k(s, a) + assistant_weight * L_k(a, t)))`` with ``s``, ``a`` and ``t``
-    of student, assistant and teacher, ``k`` one of ``kd_weight``, ``first_weight``, ``second_weight`` and
-    ``third_weight`` as in ``horkd``, and ``r`` as there. Where the student learns from the
-    assistant, no gradient enters the assistant; its own terms train the shared
-    parameters. It reads what the teacher reads.
+    of student, assistant and teacher, ``k`` one of ``kd_weight``, ``first_weight``,
+    ``second_weight`` and ``third_weight`` as in ``horkd``, and ``r`` as there. Where
+    the student learns from the assistant, no gradient enters the assistant; its own
+    terms train the shared parameters. It reads what the teacher reads.
 
     Args:
       spec: the run.
@@ -57,8 +57,8 @@ def make(
       first_weight: weight of ``losses.first_order``.
       second_weight: weight of ``losses.second_order``.
       third_weight: weight of ``losses.third_order``.
-      teacher_weights: of ``teacher`` and ``assistant`` in what the student learns; None is 0.5
-        for each.
+      teacher_weights: of ``teacher`` and ``assistant`` in what the student learns;
+        None is 0.5 for each.
       assistant_weight: of what the assistant learns from the teacher.
       assistant_ce_weight: weight of the assistant's cross entropy.
       ce_weight: of the student's cross entropy.

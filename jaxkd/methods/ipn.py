@@ -30,8 +30,8 @@ def make(
 ) -> Method:
     """Makes a student of ArcFace, of the teacher's embedding and of its maps.
 
-    ``ArcFace + direction_weight * (1 - cos(embeddings)) + wavelet_weight * W``, where ``W`` is the
-    mean over stages and examples of ``losses.wavelet_similarity``.
+    ``ArcFace + direction_weight * (1 - cos(embeddings)) + wavelet_weight * W``, where
+    ``W`` is the mean over stages and examples of ``losses.wavelet_similarity``.
 
     Args:
       spec: the run; it must need a teacher, and both networks embed, with stages of
@@ -82,8 +82,8 @@ def _maps_gap(student, teacher):
         if own.shape != other.shape:
             raise UserError(
                 f"IPN compares maps of the shapes {own.shape[1:]} (student) and "
-                f"{other.shape[1:]} (teacher), expected equal ones at every stage: give "
-                "both networks the same widths and strides, and the student images "
-                "enlarged to the teacher's size (view 'mixed_low')."
+                f"{other.shape[1:]} (teacher), expected equal ones at every stage: "
+                "give both networks the same widths and strides, and the student "
+                "images enlarged to the teacher's size (view 'mixed_low')."
             )
     return jnp.mean(jnp.stack([losses.wavelet_similarity(*pair) for pair in pairs]))

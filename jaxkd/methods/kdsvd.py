@@ -15,7 +15,8 @@ def make(
     ce_weight: float = 1.0,
     warmup: float = 0.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + kdsvd_weight * KDSVD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + kdsvd_weight * KDSVD``; see
+    ``distillation``.
 
     KDSVD is ``losses.kdsvd`` of the stages of both networks, paired from the deepest
     on; of maps that differ in size the larger is pooled to the smaller first.

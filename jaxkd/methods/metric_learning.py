@@ -45,8 +45,8 @@ def make(
         or of triplets in distance, 0.2 if not given.
       scale: of the cosines; 64 for many thousand classes.
       direction_weight: weight of one minus the cosine with the teacher's embedding.
-      distance_weight: weight of ``losses.rkd_distance`` of the embeddings. RKD takes 1, with
-        ``angle_weight=2`` and ``labels="none"``.
+      distance_weight: weight of ``losses.rkd_distance`` of the embeddings. RKD takes
+        1, with ``angle_weight=2`` and ``labels="none"``.
       angle_weight: weight of ``losses.rkd_angle`` of the embeddings.
       kd_weight: weight of ``losses.kd`` of the logits.
       temperature: of KD.

@@ -22,7 +22,8 @@ def make(
     warmup: float = 0.0,
     standardize: bool = False,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + mlkd_noaug_weight * MLKD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + mlkd_noaug_weight * MLKD``; see
+    ``distillation``.
 
     Args:
       spec: the run.

@@ -27,7 +27,8 @@ def make(
     ce_weight: float = 1.0,
     warmup: float = 20.0,
 ) -> Method:
-    """Makes a student of ``ce_weight * CE + reviewkd_weight * ReviewKD``; see ``distillation``.
+    """Makes a student of ``ce_weight * CE + reviewkd_weight * ReviewKD``; see
+    ``distillation``.
 
     ReviewKD is the sum of ``losses.hierarchical_context`` over the pooled features, as
     maps of one pixel, and the stages of both networks, paired from the deepest on; the
@@ -37,8 +38,8 @@ def make(
       spec: the run.
       student_preact: whether the student's stages are taken before their ReLU too, as
         in the ImageNet recipe.
-      reviewkd_weight: of the distillation. Published ones lie between 1 and 30; the default is
-        that of resnet32x4 and resnet8x4.
+      reviewkd_weight: of the distillation. Published ones lie between 1 and 30; the
+        default is that of resnet32x4 and resnet8x4.
       ce_weight: of the cross entropy with the labels.
       warmup: units over which the distillation's weight rises; 1 for ImageNet.
     """

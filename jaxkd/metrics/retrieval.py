@@ -33,8 +33,9 @@ def nearest(
     candidates = len(gallery) - (queries is None)
     if not 1 <= k <= candidates:
         raise ValueError(
-            f"{k} neighbours were asked for, expected 1 to {candidates}: the gallery has "
-            f"{len(gallery)} rows{', of which one asks' if queries is None else ''}."
+            f"{k} neighbours were asked for, expected 1 to {candidates}: the gallery "
+            f"has {len(gallery)} "
+            f"rows{', of which one asks' if queries is None else ''}."
         )
     if queries is not None:
         queries = _rows(queries, "queries")

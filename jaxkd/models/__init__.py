@@ -4,7 +4,6 @@ A file of this package that defines ``VARIANTS`` (name -> (module class, attribu
 adds its networks to ``build``; nothing else has to be edited.
 """
 
-import difflib
 import importlib
 import pkgutil
 from typing import Any
@@ -12,6 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxkd.core import lookup
+from jaxkd.core.errors import UserError
 
 
 def variants() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
@@ -27,7 +29,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Builds the network called ``name``.
 
     Args:
-      name: one of ``variants()``, such as ``"resnet8x4"``.
+      name: one of ``variants()``, such as ``"resnet8x4"``, or own code, such as
+        ``"network.py:PatchNet"``: a module, or a function that makes one.
       num_classes: number of logits.
       **options: attributes of the network's module to override, such as
         ``dtype=jnp.bfloat16`` or ``widths=(8, 16, 32)``.
@@ -37,11 +40,14 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
 
     Raises:
       ValueError: if there is no such network, or it has no such option.
+      UserError: the same of own code.
     """
+    if lookup.is_own_code(name):
+        return _build_own(name, num_classes, options)
     known = variants()
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        close = lookup.closest(name, known)
+        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(f"Unknown model {name!r}.{hint} Models: {', '.join(known)}.")
     module, attributes = known[name]
     allowed = [
@@ -56,6 +62,20 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
             f"Options: {', '.join(allowed)}."
         )
     return module(num_classes=num_classes, **{**attributes, **options})
+
+
+def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    factory = lookup.own_code(name, what="config.model.name")
+    network = lookup.call(
+        factory, options, what=f"model {name!r}", num_classes=num_classes
+    )
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"config.model.name is {name!r}, which makes a {type(network).__name__}, "
+            "expected a Linen module: apply(variables, images, train=False) -> "
+            "(logits, features)."
+        )
+    return network
 
 
 def feature_shapes(

@@ -22,7 +22,11 @@ def name_of(workdir: Path) -> str:
     """Returns the predictor of a run: its first student's method names it."""
     student = next(iter(workdirs.read_results(workdir)["students"].values()))
     method = student["method"].partition("+")[0]
-    module = importlib.import_module(f"jaxkd.methods.{method}")
+    if lookup.is_own_code(method):
+        config = workdirs.read_config(workdir)  # which finds own code
+        module = lookup.own_module(method, what=f"the method of {config.name}")
+    else:
+        module = importlib.import_module(f"jaxkd.methods.{method}")
     return getattr(module, "PREDICTOR", CLASSES)
 
 

@@ -1,7 +1,7 @@
 """Embeds people's own images: nearest neighbours, and verification of pairs."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def predict(
     most = len(files) - 1
     if not 0 <= neighbours <= most:
         raise UserError(
-            f"{neighbours} neighbours were asked for of {len(files)} images, expected 0 "
-            f"to {most}. Add images or ask for fewer."
+            f"{neighbours} neighbours were asked for of {len(files)} images, expected "
+            f"0 to {most}. Add images or ask for fewer."
         )
     restored = restore(workdir, student, seed, use)
     if asked is not None and threshold is None:
@@ -161,7 +161,7 @@ def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
     return found
 
 
-def _threshold(results: dict[str, Any], workdir: Path, student: str, seed) -> float:
+def _threshold(results: Mapping[str, Any], workdir: Path, student: str, seed) -> float:
     if student not in results["students"]:
         raise UserError(
             f"{workdir} has no student {student!r}, expected one of "

@@ -77,7 +77,7 @@ def restore(
 
 
 def in_batches(
-    forward: Callable[[jax.Array], jax.Array], size: int
+    forward: Callable[[Any], jax.Array], size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Pads every batch to ``size`` rows, so that ``forward`` is compiled once.
 

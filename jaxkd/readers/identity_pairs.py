@@ -102,7 +102,8 @@ def draw_pairs(labels: np.ndarray, count: int, folds: int, seed: int) -> Pairs:
     """
     if count <= 0 or count % (2 * folds):
         raise UserError(
-            f"{count} pairs were asked for, expected a positive multiple of {2 * folds}: "
+            f"{count} pairs were asked for, expected a positive multiple of "
+            f"{2 * folds}: "
             f"as many of one identity as of two, in each of {folds} folds."
         )
     rng = np.random.default_rng(seed)

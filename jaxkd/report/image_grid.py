@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 
-def mosaic(images: np.ndarray, gap: int = 1) -> Any:
+def mosaic(images: np.ndarray, gap: int = 1, columns: int | None = None) -> Any:
     """Returns a Pillow picture of images in rows, small ones enlarged.
 
     Args:
       images: uint8 ``[n, height, width, channels]`` of one or three channels.
       gap: pixels between two, before they are enlarged.
+      columns: images in a row; None makes the picture about square.
     """
     from PIL import Image
 
@@ -18,7 +19,7 @@ def mosaic(images: np.ndarray, gap: int = 1) -> Any:
     zoom = max(1, 64 // height)
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     gap, height, width = gap * max(2, zoom // 4), height * zoom, width * zoom
-    columns = int(np.ceil(np.sqrt(count)))
+    columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
     rows = -(-count // columns)
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
     page = np.full(shape, 255, np.uint8)

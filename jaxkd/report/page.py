@@ -140,14 +140,15 @@ def format_table(results: Results) -> str:
       A heading, aligned columns with the networks of earlier runs first, and notes.
     """
     heading = f"{results['name']}: {setting(results)}"
-    text = [heading, "", *_aligned(table(results)), "", *notes(results), ""]
+    text = [heading, "", *aligned(table(results)), "", *notes(results), ""]
     for one in results.get("tables", ()):
-        text += [one["title"], "", *_aligned(one["rows"]), ""]
+        text += [one["title"], "", *aligned(one["rows"]), ""]
         text += [one["note"], ""] if one["note"] else []
     return "\n".join(text)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Returns rows of text cells as lines of a table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for first, *rest in lines:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxkd import datasets, methods, models, views
 from jaxkd.core import config as configs
-from jaxkd.core import sharding
+from jaxkd.core import lookup, sharding
 from jaxkd.core.errors import UserError
 from jaxkd.core.optim import optimizations
 from jaxkd.core.partition import leaf_labels
@@ -93,6 +93,8 @@ def build(
       UserError: for whatever is wrong in the configuration or the data.
     """
     configs.check(config)
+    if config.code:
+        lookup.add_folder(config.code)
     if dataset is None:
         dataset = load_data(config)
     shared = config.batches == "shared"
@@ -118,7 +120,7 @@ def build(
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
-        for name in (config.students or [config.method])
+        for name in (config.students or [lookup.short_name(config.method)])
     )
     _check_scores(students)
     groups = make_groups(students, config.seeds, shared)
@@ -258,7 +260,8 @@ def build_network(config: ConfigDict, num_classes: int) -> nn.Module:
         raise UserError("config.model has no key dtype: set config.dtype instead.")
     try:
         dtype = jnp.dtype(config.dtype)
-        return models.build(name, num_classes, dtype=dtype, **options)
+        # Without classes one logit remains: arrays of size zero cannot be saved.
+        return models.build(name, max(num_classes, 1), dtype=dtype, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -47,9 +47,9 @@ def run_evaluators(
         predict = jax.jit(group.students[0].method.predict)
         for row, (student, seed) in enumerate(group.members):
             if evaluator := by_name[student].evaluator:
-                own = jax.tree.map(lambda x, row=row: x[row], (params, rest))
-                bound = functools.partial(predict, *own)
-                member = Member(student, seed, *own, bound)
+                own, state_ = jax.tree.map(lambda x, row=row: x[row], (params, rest))
+                bound = functools.partial(predict, own, state_)
+                member = Member(student, seed, own, state_, bound)
                 members.setdefault(evaluator, []).append(member)
                 methods.setdefault(evaluator, by_name[student])
     if jax.process_index() > 0 or not members:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, lookup
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import init_best
@@ -64,7 +64,9 @@ def write(
     state = {"group0": _state(dict(variables))}
     best = {group: init_best(one) for group, one in state.items()}
     # The one student of a run that names none is called as its method.
-    members = {"group0": [[config.method, seed] for seed in config.seeds]}
+    members = {
+        "group0": [[lookup.short_name(config.method), seed] for seed in config.seeds]
+    }
     meta = {"step": 0, "elapsed": 0.0, "members": members, "frozen": {}}
     with checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, state, best, meta)
@@ -97,7 +99,7 @@ def read(
       UserError: if there is no such run or member.
     """
     config = workdirs.read_config(directory)
-    student = student or next(iter(config.students), config.method)
+    student = student or next(iter(config.students), lookup.short_name(config.method))
     variables = checkpoint.load_member(directory / "checkpoints", use, student, seed)
     options = dict(student_config(config, student).model)
     return Network(options.pop("name"), options, variables)

@@ -50,7 +50,7 @@ def check(run: Run) -> None:
             f"config.targets.visits is {chosen.visits}, but the images of {info.name} "
             "are cropped as they are read from files. Expected data in memory, or 0."
         )
-    if chosen.top_k >= info.num_classes:
+    if chosen.top_k and chosen.top_k >= info.num_classes:
         raise UserError(
             f"config.targets.top_k is {chosen.top_k}, expected fewer than the "
             f"{info.num_classes} classes, or 0 to keep all."

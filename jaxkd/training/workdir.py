@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.writers import write_json
@@ -102,6 +103,8 @@ def read_info(results: dict[str, Any]) -> Info:
 def read_config(workdir: Path) -> ConfigDict:
     """Returns the configuration that a run was started with.
 
+    Own code that it names is searched in the folder that it had then, too.
+
     Raises:
       UserError: if the folder holds no run.
     """
@@ -111,4 +114,7 @@ def read_config(workdir: Path) -> ConfigDict:
             f"{workdir} holds no {CONFIG}. Expected the workdir of a run: check the "
             "path, or train it first with --mode=train."
         )
-    return configs.from_json(read_json(path))
+    config = configs.from_json(read_json(path))
+    if config.code:
+        lookup.add_folder(config.code)
+    return config

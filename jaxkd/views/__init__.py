@@ -32,19 +32,32 @@ VIEWS: dict[str, str] = {
     "ct": "jaxkd.views.ct:ct",
     "mask_dihedral": "jaxkd.views.masks:dihedral",
     "mask_crop_rotate": "jaxkd.views.masks:crop_rotate",
+    "face_quality": "jaxkd.views.face_quality:quality",
     "signed": "jaxkd.views.signed:signed",
+    "handwriting": "jaxkd.views.handwriting:handwriting",
+    "lightly": "jaxkd.views.handwriting:lightly",
     "clips": "jaxkd.views.clips:clips",
+    "detection": "jaxkd.views.detection:detection",
+    "noised": "jaxkd.views.resshift:noised",
+    "signed_dihedral": "jaxkd.views.restoration:signed_dihedral",
+    "text_line": "jaxkd.views.text:text_line",
 }
 
 
 def build(name: str, info: Info, **options: Any) -> View:
     """Makes the view ``name``, one of ``VIEWS``, for a data set.
 
+    A name such as ``"turns.py:quarter_turns"`` is own code, called as those of
+    ``VIEWS``: ``(info, **options) -> View``.
+
     Raises:
       UserError: if there is no such view, or it has no such option; the message lists
         those that there are.
     """
-    factory = lookup.choose(name, VIEWS, what="view")
-    module, _, function = factory.partition(":")
-    factory = getattr(importlib.import_module(module), function)
+    if lookup.is_own_code(name):
+        factory = lookup.own_code(name, what="config.view.name")
+    else:
+        place = lookup.choose(name, VIEWS, what="view")
+        module, _, function = place.partition(":")
+        factory = getattr(importlib.import_module(module), function)
     return lookup.call(factory, options, what=f"view {name!r}", info=info)

@@ -56,7 +56,7 @@ def test_the_compilers_refusal_is_read():
 
 def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'jaxkd\[tpu_aot\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tpu_aot\]'"):
         aot.plan(make_config(), "v5e:2x2")
 
 

@@ -172,7 +172,7 @@ def test_padding_is_never_used(study):
         batches = study.batches(0, 1, 4)
         batches["data"]["index"][1:] = 7
         for rates in batches["lr"].values():
-            rates[1:] = np.nan
+            rates["main"][1:] = np.nan
         state, _ = study.call(study.init(), study.frozen, study.table, batches, 1)
     assert_equal(state, seen[0][0])
 

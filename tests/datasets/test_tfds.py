@@ -160,5 +160,5 @@ def test_wrong_options(data_dir, options, message):
 
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"not installed .* Install jaxkd\[tfds\]"):
+    with pytest.raises(UserError, match=r"tensorflow_datasets is needed .*\.\[tfds\]"):
         reader.load("fixed", "anywhere")

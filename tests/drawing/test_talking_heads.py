@@ -90,7 +90,8 @@ def test_the_seed_decides():
 
 def test_the_demo_is_read_back(tmp_path, capsys):
     pytest.importorskip("av")
-    from jaxkd.readers import clip_lists, clips
+    from jaxkd.readers import clips
+    from jaxkd.readers.clips import lists as clip_lists
 
     arguments = ["--clips=1", "--frames=12", "--size=32"]
     assert heads.main([str(tmp_path), *arguments]) == 0

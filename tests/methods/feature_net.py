@@ -153,7 +153,7 @@ class Once:
     def __call__(self, seed=3, state=None) -> Seen:
         params, model_state = state or self.start
         result = self.loss(params, model_state, self.outputs, self.targets, seed)
-        total, (new, metrics) = jax.device_get(result)
+        total, (_, new, metrics) = jax.device_get(result)
         return Seen(
             params, model_state, self.outputs, self.targets, total, new, metrics
         )

@@ -64,7 +64,9 @@ def _run(batch, name, options, params=None, model_state=None):
 @pytest.mark.slow
 def test_crrcd_in_the_batch(batch):
     _, (params, _), outputs, targets, (value, aux, slope) = _run(
-        batch, "crrcd", {"features": 7, "temperature": 0.3, "kd": 2.0, "contrast": 0.5}
+        batch,
+        "crrcd",
+        {"features": 7, "temperature": 0.3, "kd_weight": 2.0, "contrast_weight": 0.5},
     )
     embedded = []
     for side, features in (
@@ -108,7 +110,9 @@ def test_crrcd_with_memory_remembers_the_batch_alone(batch):
 @pytest.mark.slow
 def test_aird_is_the_sum_of_its_terms(batch):
     _, (params, _), outputs, targets, (value, aux, _) = _run(
-        batch, "aird", {"instance": 2.0, "relation": 3.0, "distance": 4.0}
+        batch,
+        "aird",
+        {"instance_weight": 2.0, "relation_weight": 3.0, "distance_weight": 4.0},
     )
     rows, t = outputs["features"]["pooled"], targets["teacher"]["features"]["pooled"]
     s = rows @ params["maps"]["5"]
@@ -128,7 +132,7 @@ def test_errors_of_options():
         methods.make("crrcd", spec, {"negatives": 5})
     with pytest.raises(UserError, match="positive temperature"):
         methods.make("crrcd", SPEC, {"temperature": 0.0})
-    with pytest.raises(UserError, match=r"model\.view"):
+    with pytest.raises(UserError, match=r"model\.input"):
         methods.make("aird", SPEC._replace(input_key="image"), {})
     methods.make("aird", SPEC._replace(input_key="image"), {"adapt": False})
     with pytest.raises(UserError, match="one side less"):
@@ -234,7 +238,12 @@ def test_sftn_trains_teacher_and_branch(batch, teacher_gradient):
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", [True, False])
 def test_gdrd_trains_the_head_alone(batch, freeze):
-    options = {"head": ("stage2", "fc"), "freeze": freeze, "kd": 2.0, "contrast": 0.5}
+    options = {
+        "head": ("stage2", "fc"),
+        "freeze": freeze,
+        "kd_weight": 2.0,
+        "contrast_weight": 0.5,
+    }
     _, (params, _), outputs, targets, (value, aux, _) = _run(batch, "gdrd", options)
     kd = losses.kd(outputs["logits"], targets["teacher"]["logits"], temperature=4.0)
     rows = outputs["features"]["pooled"] @ params["maps"]["5"]

@@ -225,10 +225,10 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "options", "formula"), CASES)
 def test_loss_equals_the_formula(fixed, name, options, formula):
-    method = make(name, options)
     total, metrics = loss_of(name, options, fixed, LATE)
     np.testing.assert_allclose(total, formula(*fixed), rtol=1e-9)
-    assert set(metrics) == set(method.metrics)
+    expected = {"ce", "top1"} | ({name} - {"supervised"})
+    assert expected <= set(metrics)
     np.testing.assert_allclose(metrics["top1"], np.mean(fixed[0].argmax(1) == fixed[2]))
     if name in DISTILLERS:
         teacher = np.mean(fixed[1].argmax(1) == fixed[2])

@@ -125,8 +125,8 @@ def test_weights_are_options_and_warmup_scales_the_term_alone(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_wrong_options_and_a_missing_teacher_are_refused(name):
-    with pytest.raises(UserError, match=r"no option 'wieght'.*did you mean 'weight'"):
-        make(name, {"wieght": 1.0})
+    with pytest.raises(UserError, match=rf"no option '{name}_wieght'.*{name}_weight"):
+        make(name, {f"{name}_wieght": 1.0})
     alone = Spec(Net(), {}, CLASSES, fields(SHAPE), 10.0)
     with pytest.raises(UserError, match=r"config\.needs\.teacher"):
         methods.make(name, alone, {})

@@ -119,7 +119,11 @@ CASES = {
     "mlkd_noaug": [
         ({}, lambda s, t, _, __, y: 0.1 * ce(s, y) + 0.9 * noaug(s, t)),
         (
-            {"masked": "official", "weight": 2.0, "temperatures": (2.0, 3.0)},
+            {
+                "masked": "official",
+                "mlkd_noaug_weight": 2.0,
+                "temperatures": (2.0, 3.0),
+            },
             lambda s, t, _, __, y: (
                 0.1 * ce(s, y) + 2 * noaug(s, t, "official", (2.0, 3.0))
             ),
@@ -139,7 +143,7 @@ CASES = {
             ),
         ),
         (
-            {"masked": "official", "weight": 2.0, "ce_weight": 0.5},
+            {"masked": "official", "mlkd_weight": 2.0, "ce_weight": 0.5},
             lambda s, t, ss, ts, y: (
                 0.5 * (ce(s, y) + ce(ss, y)) + 2 * two_views(s, t, ss, ts, "official")
             ),
@@ -163,7 +167,7 @@ def test_loss_equals_the_formula(fixed, name, case):
     (total, metrics), gradients = loss_of(method, *fixed)
     np.testing.assert_allclose(total, formula(*fixed), rtol=1e-9)
     s, t, _, _, y = fixed
-    assert set(metrics) == set(method.metrics) == {"ce", "top1", "teacher_top1", name}
+    assert {"ce", "top1", "teacher_top1", name} <= set(metrics)
     np.testing.assert_allclose(metrics["ce"], ce(s, y), rtol=1e-9)
     np.testing.assert_allclose(metrics["top1"], (s.argmax(1) == y).mean())
     np.testing.assert_allclose(metrics["teacher_top1"], (t.argmax(1) == y).mean())
@@ -308,4 +312,4 @@ def test_other_mistakes_are_refused(name):
 def test_sums_of_methods():
     with pytest.raises(UserError, match="run the student in different ways"):
         make("mlkd+kd")
-    assert "mlkd_noaug" in make("kd+mlkd_noaug").metrics
+    assert make("kd+mlkd_noaug").targets.keys() == {"teacher"}

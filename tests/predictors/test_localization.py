@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
@@ -70,9 +71,9 @@ def run(monkeypatch):
         "score": IOU._asdict(),
         "students": {"a": {"last": {"iou": [0.1]}}},
     }
-    monkeypatch.setattr(localization.workdirs, "read_results", lambda w: results)
-    monkeypatch.setattr(localization.workdirs, "read_info", lambda r: INFO)
-    monkeypatch.setattr(localization, "_classifier", lambda *a: brightness)
+    restored = types.SimpleNamespace(name="a", results=results, info=INFO, apply=None)
+    monkeypatch.setattr(localization, "restore", lambda *a: restored)
+    monkeypatch.setattr(localization, "in_batches", lambda forward, size: brightness)
 
 
 def test_what_is_written(tmp_path, run):

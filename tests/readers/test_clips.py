@@ -8,7 +8,10 @@ import pytest
 
 from jaxkd.core.errors import UserError
 from jaxkd.drawing import films, talking_heads
-from jaxkd.readers import clip_audit, clip_lists, clips, video
+from jaxkd.readers import clips, video
+from jaxkd.readers.clips import __main__ as command
+from jaxkd.readers.clips import audit as clip_audit
+from jaxkd.readers.clips import lists as clip_lists
 
 pytest.importorskip("av")
 SIZE = 32
@@ -250,14 +253,14 @@ def test_folders_and_the_audit(tmp_path, capsys):
             np.savez(tmp_path / kind / f"{number}.npz", video=frames, audio=wave)
     rows = clip_lists.read(tmp_path)
     assert [row.kind for row in rows] == ["real"] * 10 + ["tts"] * 10
-    assert clips.main(["audit", str(tmp_path)]) == 1
+    assert command.main(["audit", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "WARNING: above 0.8: leading silence (all): 1.000" in text
     _, leaks = clip_audit.audit(
         tmp_path, clips.Preprocessing(trim_leading_silence=True)
     )
     assert not any(leak.startswith("leading silence") for leak in leaks)
-    assert clips.main(["audit", str(tmp_path / "real")]) == 2
+    assert command.main(["audit", str(tmp_path / "real")]) == 2
     assert len(clips.find([tmp_path])) == 20
     with pytest.raises(UserError, match="no file or folder"):
         clips.find([tmp_path / "absent"])

@@ -14,6 +14,7 @@ from jaxkd.models.resnet import ResNet
 from jaxkd.report.style import StudentOrder
 from jaxkd.train import train
 from jaxkd.training import build
+from jaxkd.training.evaluation import student_order
 from tests.conftest import squares_config
 
 
@@ -38,13 +39,17 @@ def test_steps_and_students(squares_run):
     }
     assert run.steps == round(10 * per_epoch)
     assert [s.name for s in run.students] == ["zebra", "ant", "mole"]
-    assert [s.weight_decay for s in run.students] == [5e-4, 0.25, 5e-4]
+    assert [s.optimizers["main"].weight_decay for s in run.students] == [
+        5e-4,
+        0.25,
+        5e-4,
+    ]
     assert run.in_steps(1.5) == 4 and run.in_steps(1e-9) == 1
     assert run.draw_seeds == (5,) and len(run.draws) == 1
     # Each student's cosine ends with the student, not with the study.
     zebra, ant, _ = run.students
-    assert float(ant.schedule(8)) == pytest.approx(0, abs=1e-9)
-    assert float(zebra.schedule(13)) > 0.04
+    assert float(ant.optimizers["main"].schedule(8)) == pytest.approx(0, abs=1e-9)
+    assert float(zebra.optimizers["main"].schedule(13)) > 0.04
 
 
 def test_each_seed_draws_its_own_batches_when_asked(squares_run):
@@ -58,14 +63,14 @@ def test_each_seed_draws_its_own_batches_when_asked(squares_run):
 def test_the_students_have_their_parts_in_figures(squares_run):
     rows = {"b": {}, "a": {}, "c": {}}
     squares_run.students, squares_run.reference = configs.students(rows), "a"
-    assert build.build(squares_run).student_order == StudentOrder(
+    assert student_order(build.build(squares_run)) == StudentOrder(
         ["b", "a", "c"], "a", "b"
     )
 
 
 def test_without_students_the_run_trains_its_own_method(squares_run):
     run = build.build(squares_run)
-    assert run.student_order == StudentOrder(["supervised"], None, None)
+    assert student_order(run) == StudentOrder(["supervised"], None, None)
     assert [student.name for student in run.students] == ["supervised"]
     assert run.steps == 9 and run.steps_per_unit == 1
 

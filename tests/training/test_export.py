@@ -179,7 +179,8 @@ def test_folders_are_not_overwritten(converted, capsys):
 def test_help_needs_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None;"
-        "from jaxkd.convert import __main__ as command, weights, workdir;"
+        "from jaxkd.convert import __main__ as command;from jaxkd.convert.torch import "
+        "weights; from jaxkd.training import export;"
         "command.main(['--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

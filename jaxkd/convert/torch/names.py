@@ -65,6 +65,13 @@ _MOBILENET_V1: Rules = (
     (r"\.conv$", ".0"),
     (r"\.bn$", ".1"),
 )
+# The trunk has torchvision's names; no published names exist for the head.
+_EMBEDDING: Rules = (
+    (r"^trunk/stage(\d+)_block(\d+)", r"trunk.layer\1.\2"),
+    ("shortcut_conv", "downsample.0"),
+    ("shortcut_bn", "downsample.1"),
+)
+_XCEPTION: Rules = ((r"rep_(\d+)", r"rep.\1"),)
 _SHUFFLENET: Rules = (_STAGES, ("^fc$", "linear"))
 
 # Pattern of a network's name -> rules.
@@ -76,10 +83,19 @@ FAMILIES: Mapping[str, Rules] = {
     r"MobileNetV2": _MOBILENET_V2,
     r"MobileNetV1": _MOBILENET_V1,
     r"ShuffleV[12]": _SHUFFLENET,
+    r"embed8|embed_resnet\d+|embed_face18": _EMBEDDING,
+    r"xception(_tiny)?": _XCEPTION,
     r"defi_net(_\w+)?": defi_names.RULES,
 }
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "directions": "directions",  # of classes: a matrix of the network itself
+}
+# Matrices and kernels, whose outputs come last in Flax and first in torch.
+_TRANSPOSED = ("kernel", "directions")
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
 # Torch counts the training steps of each batch norm; it uses the count for nothing
 # unless asked to average over all of training.
@@ -120,14 +136,14 @@ def leaves(name: str, network: nn.Module, channels: int = 3) -> list[Leaf]:
 
 def to_torch(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
     """Returns a variable as torch lays it out: outputs before inputs before pixels."""
-    if path[-1] != "kernel":
+    if path[-1] not in _TRANSPOSED:
         return value
     return np.transpose(value, (3, 2, 0, 1) if value.ndim == 4 else (1, 0))
 
 
 def from_torch(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
     """Undoes ``to_torch``; the result is float32."""
-    if path[-1] == "kernel":
+    if path[-1] in _TRANSPOSED:
         value = np.transpose(value, (2, 3, 1, 0) if value.ndim == 4 else (1, 0))
     return np.ascontiguousarray(value, np.float32)
 
@@ -168,6 +184,7 @@ def _module(module: tuple[str, ...], rules: Rules, shapes) -> Iterator[Leaf]:
             path = (collection, *module, leaf)
             if path in shapes:
                 shape = to_torch(path, np.empty(shapes[path], np.bool_)).shape
-                yield Leaf(f"{prefix}.{name}", path, shape)
+                key = f"{prefix}.{name}" if prefix else name
+                yield Leaf(key, path, shape)
     if ("batch_stats", *module, "mean") in shapes:
         yield Leaf(f"{prefix}.{COUNTER}", None, ())

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from jaxkd import models
 from jaxkd.convert.torch import names, reading, writing
@@ -97,6 +98,13 @@ def to_variables(
         for leaf in table
         if leaf.path
     }
+    # A 1x1 convolution may lack its axes of pixels: the published Xception does.
+    saved = {
+        key: array[..., None, None]
+        if key in wanted and wanted[key].shape == (*np.shape(array), 1, 1)
+        else array
+        for key, array in saved.items()
+    }
     checkpoint.compare(origin, saved, wanted)
     return traverse_util.unflatten_dict(
         {
@@ -116,11 +124,12 @@ def save_torch(
 ) -> None:
     """Saves a network's weights for PyTorch, in the names of published checkpoints.
 
-    There, ``model.load_state_dict(torch.load(path)["model"])`` takes them up. The
-    counters of steps, which torch's batch norms have and Flax's have not, are 0.
+    There, ``model.load_state_dict(torch.load(path)["model"])`` takes them up, or, of a
+    ``.safetensors`` file, ``model.load_state_dict(load_file(path))``. The counters of
+    steps, which torch's batch norms have and Flax's have not, are 0.
 
     Args:
-      path: of the file, which is replaced if it exists.
+      path: of the file, which is replaced if it exists; its ending tells the format.
       variables: of the network: ``params`` and ``batch_stats``.
       name: of the network, such as ``"resnet8x4"``.
       options: options of the network, as in ``models.build``.
@@ -145,7 +154,10 @@ def save_torch(
         else counter
         for leaf in table
     }
-    writing.write(Path(path), state)
+    if Path(path).suffix == ".safetensors":
+        save_file({key: np.ascontiguousarray(x) for key, x in state.items()}, path)
+    else:
+        writing.write(Path(path), state)
 
 
 def _build(name: str, num_classes: int, options: Mapping[str, Any] | None) -> nn.Module:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxkd.diffusion import schedules, solvers
 from jaxkd.diffusion.schedules import Schedule
 from jaxkd.diffusion.search import gits
-from jaxkd.diffusion.search.rollout import Student, free_indices, read
+from jaxkd.diffusion.search.rollout import Rollout, free_indices, jacobian, unpack
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
@@ -89,7 +89,7 @@ def fit(
     _check(x_fit, x_valid, stamps, reference, starts)
     solvers.make(solver, reference, order)  # To refuse it before the teacher runs.
     fitted, valid = (
-        Student(denoise, x, solver, order, reference, forward) for x in (x_fit, x_valid)
+        Rollout(denoise, x, solver, order, reference, forward) for x in (x_fit, x_valid)
     )
     candidates = _candidates(fitted, reference, stamps)
     ranked = sorted(candidates, key=lambda k: _mean_norm(fitted(candidates[k])))
@@ -151,7 +151,7 @@ def add_offsets(
     reference = schedules.explicit(reference)
     _check(x_fit, x_valid, len(schedule.sigmas), reference, 1)
     fitted, valid = (
-        Student(denoise, x, solver, order, reference, forward) for x in (x_fit, x_valid)
+        Rollout(denoise, x, solver, order, reference, forward) for x in (x_fit, x_valid)
     )
     found = _with_offsets(schedule, fitted, valid)
     before = schedule.details.get("calls", 0)
@@ -206,35 +206,35 @@ def _best_of(student, sigmas: dict[Any, np.ndarray], count: int) -> list[Any]:
 
 
 def _descend(
-    student: Student, sigmas: np.ndarray, offsets: bool = False
+    student: Rollout, sigmas: np.ndarray, offsets: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yields stamps, and offsets if asked for, of ever smaller error."""
     # Logarithms of the stamps, the ends too, and then the offsets.
-    place = np.append(np.log(sigmas), np.zeros(len(sigmas) - 1 if offsets else 0))
-    residual = student(*read(place, sigmas))
+    theta = np.append(np.log(sigmas), np.zeros(len(sigmas) - 1 if offsets else 0))
+    residual = student(*unpack(theta, sigmas))
     error, damping, small, age = _mean_norm(residual), 0.01, 0, 0
-    jacobian = None
-    for _ in range(STEPS if len(place) > 2 else 0):
+    matrix = None
+    for _ in range(STEPS if len(theta) > 2 else 0):
         if error <= student.rounding or small == 2:
             return
         for attempt in range(TRIES):
             # Between, updates of rank one do; a failure asks for the truth.
-            if jacobian is None or age == 3 or (attempt == 2 and age):
-                jacobian, age = jacobian(student, place, residual, sigmas), 0
-            move = _bounded(_step(jacobian, residual, damping), place, len(sigmas))
-            trial = place.copy()
-            trial[free_indices(place, sigmas)] += move
-            reached = student(*read(trial, sigmas))
+            if matrix is None or age == 3 or (attempt == 2 and age):
+                matrix, age = jacobian(student, theta, residual, sigmas), 0
+            move = _bounded(_step(matrix, residual, damping), theta, len(sigmas))
+            trial = theta.copy()
+            trial[free_indices(theta, sigmas)] += move
+            reached = student(*unpack(trial, sigmas))
             if _mean_norm(reached) < error:
                 break
             damping = 6 * max(damping, 1e-3)
         else:
             return
         damping, age = max(damping / 6, 1e-5), age + 1
-        jacobian = _updated(jacobian, reached - residual, move)
+        matrix = _updated(matrix, reached - residual, move)
         small = small + 1 if _mean_norm(reached) > 0.997 * error else 0
-        place, residual, error = trial, reached, _mean_norm(reached)
-        yield read(place, sigmas)
+        theta, residual, error = trial, reached, _mean_norm(reached)
+        yield unpack(theta, sigmas)
 
 
 def _step(jacobian, residual, damping) -> np.ndarray:
@@ -250,9 +250,9 @@ def _step(jacobian, residual, damping) -> np.ndarray:
     return -np.linalg.lstsq(damped, slope, rcond=None)[0]
 
 
-def _bounded(move: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+def _bounded(move: np.ndarray, theta: np.ndarray, count: int) -> np.ndarray:
     """Returns a step that uses up no more than 0.4 of any gap from either side."""
-    gaps, offsets = -np.diff(place[:count]), place[count:]
+    gaps, offsets = -np.diff(theta[:count]), theta[count:]
     inner = np.clip(move[: count - 2], -0.4 * gaps[1:], 0.4 * gaps[:-1])
     low = np.maximum(-MOST, -FARTHEST - offsets)
     high = np.minimum(MOST, FARTHEST - offsets)
@@ -278,8 +278,8 @@ def _check(x_fit, x_valid, stamps, reference, starts):
         )
     if not 2 <= stamps <= len(reference):
         raise ValueError(
-            f"{stamps} stamps with a reference of {len(reference)}; expected at least 2 "
-            "and no more than the reference has."
+            f"{stamps} stamps with a reference of {len(reference)}; expected at least "
+            "2 and no more than the reference has."
         )
     if starts < 1:
         raise ValueError(f"starts={starts}; expected at least 1.")

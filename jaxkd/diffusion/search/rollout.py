@@ -17,7 +17,7 @@ from jaxkd.diffusion.solvers.recurrence import Recurrence
 WIDTH = 0.02  # By which an unknown is moved, at most.
 
 
-class Student:
+class Rollout:
     """Rolls schedules out on fixed latents, and counts the model calls.
 
     Attributes:
@@ -43,22 +43,22 @@ class Student:
         self.calls += run.nfe * x.shape[1]
         return np.asarray(run.x[-1] - x[-1], np.float64).reshape(x.shape[1], -1)
 
-    def differentiate(self, place: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    def differentiate(self, theta: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
         """Returns ``[batch, d, unknowns]`` by forward mode, all columns at once."""
         denoise, solver, order = self.arguments
         x = self.teacher.x[0]
 
-        def recurrence(place: np.ndarray) -> Recurrence:
-            stamps, offsets = read(place, sigmas)
+        def recurrence(theta: np.ndarray) -> Recurrence:
+            stamps, offsets = unpack(theta, sigmas)
             made = solvers.make(solver, stamps, order)
             return made if offsets is None else samplers.shifted(made, offsets)
 
-        here = recurrence(place)
+        here = recurrence(theta)
         rows = samplers.coefficients(here, x.dtype)
         # The coefficients are float64 NumPy, so that differences of them are exact.
         tangents = [
-            samplers.coefficients(_slope(recurrence, place, j), x.dtype)
-            for j in free_indices(place, sigmas)
+            samplers.coefficients(_slope(recurrence, theta, j), x.dtype)
+            for j in free_indices(theta, sigmas)
         ]
         stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *tangents)
         bound = denoise if isinstance(denoise, Partial) else Partial(denoise)
@@ -76,45 +76,47 @@ class Student:
         return 10 * float(jnp.finfo(x.dtype).eps) * float(jnp.std(x[0]))
 
 
-def read(place: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def unpack(
+    theta: np.ndarray, sigmas: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns stamps, the ends exactly those of ``sigmas``, and offsets if any."""
     count = len(sigmas)
-    stamps = [sigmas[:1], np.exp(place[1 : count - 1]), sigmas[-1:]]
-    return np.concatenate(stamps), place[count:] if len(place) > count else None
+    stamps = [sigmas[:1], np.exp(theta[1 : count - 1]), sigmas[-1:]]
+    return np.concatenate(stamps), theta[count:] if len(theta) > count else None
 
 
-def free_indices(place: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+def free_indices(theta: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     """Returns which entries are unknowns: all but the ends."""
-    return np.delete(np.arange(len(place)), [0, len(sigmas) - 1])
+    return np.delete(np.arange(len(theta)), [0, len(sigmas) - 1])
 
 
 def jacobian(
-    student: Student, place: np.ndarray, residual: np.ndarray, sigmas: np.ndarray
+    student: Rollout, theta: np.ndarray, residual: np.ndarray, sigmas: np.ndarray
 ) -> np.ndarray:
     """Returns the Jacobian of the student's end, ``[batch, d, unknowns]``.
 
     Args:
       student: to differentiate, in forward mode or by moving one unknown at a time.
-      place: the unknowns.
+      theta: the unknowns.
       residual: the student's there.
       sigmas: whose ends stay.
     """
     if student.forward:
-        return student.differentiate(place, sigmas)
-    columns, gaps = [], -np.diff(place[: len(sigmas)])
-    for j in free_indices(place, sigmas):
-        moved, width = place.copy(), WIDTH
+        return student.differentiate(theta, sigmas)
+    columns, gaps = [], -np.diff(theta[: len(sigmas)])
+    for j in free_indices(theta, sigmas):
+        moved, width = theta.copy(), WIDTH
         if j < len(sigmas):
             width = min(width, 0.2 * min(gaps[j - 1 : j + 1]))
         moved[j] += width
-        columns.append((student(*read(moved, sigmas)) - residual) / width)
+        columns.append((student(*unpack(moved, sigmas)) - residual) / width)
     return np.stack(columns, axis=-1)
 
 
-def _slope(recurrence, place: np.ndarray, j: int, width: float = 1e-5) -> Recurrence:
+def _slope(recurrence, theta: np.ndarray, j: int, width: float = 1e-5) -> Recurrence:
     """Returns the derivative of a recurrence's coefficients by one unknown."""
-    step = width * np.eye(len(place))[j]
-    up, down = recurrence(place + step), recurrence(place - step)
+    step = width * np.eye(len(theta))[j]
+    up, down = recurrence(theta + step), recurrence(theta - step)
     slopes = {
         name: (getattr(up, name) - getattr(down, name)) / (2 * width)
         for name in ("sigmas", "times", "scale", "weights", "correction")

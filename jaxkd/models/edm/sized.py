@@ -63,7 +63,8 @@ class SizedUNet(nn.Module):
         """
         if len(shape) != 3 or shape[0] != shape[1]:
             raise ValueError(
-                f"Images of shape {shape}; expected square ones, [side, side, channels]."
+                f"Images of shape {shape}; expected square ones, [side, side, "
+                "channels]."
             )
         return SongUNet(
             img_resolution=shape[0],

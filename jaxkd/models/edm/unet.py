@@ -81,7 +81,8 @@ class UNet(nn.Module):
         side, levels = self.img_resolution, len(self.channel_mult)
         if side % 2 ** (levels - 1):
             raise ValueError(
-                f"img_resolution is {side}; expected a multiple of {2 ** (levels - 1)}, "
+                f"img_resolution is {side}; expected a multiple of "
+                f"{2 ** (levels - 1)}, "
                 f"because channel_mult has {levels} levels."
             )
         batch = images.shape[:1]

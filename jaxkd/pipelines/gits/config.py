@@ -168,15 +168,15 @@ def _check_targets(config: ConfigDict) -> None:
     path = config.edm.path
     if not (config.densities or path or config.needs):
         raise UserError(
-            "config.densities, config.edm.path and config.needs are all empty; expected "
-            f"something to sample, such as {', '.join(models.DENSITIES)}."
+            "config.densities, config.edm.path and config.needs are all empty; "
+            f"expected something to sample, such as {', '.join(models.DENSITIES)}."
         )
     for name, need in config.needs.items():
         trained_models.check(name, need)
     if path and not Path(path).is_file():
         raise UserError(
-            f"config.edm.path: there is no file {path}; expected an EDM model, such as a "
-            ".pkl, .npz or .safetensors."
+            f"config.edm.path: there is no file {path}; expected an EDM model, such as "
+            "a .pkl, .npz or .safetensors."
         )
 
 
@@ -219,7 +219,8 @@ def _check_numbers(config: ConfigDict) -> None:
     coeffs = config.gits.coeffs
     if not _is_tuple_of(coeffs, lambda c: _is_number(c) and c > 0):
         raise UserError(
-            f"config.gits.coeffs is {coeffs!r}, expected positive numbers such as (1.1,)."
+            f"config.gits.coeffs is {coeffs!r}, expected positive numbers such as "
+            "(1.1,)."
         )
     low, high = config.sigma_min, config.sigma_max
     if not (_is_number(low) and _is_number(high) and 0 < low < high):
@@ -234,8 +235,8 @@ def _check_nfe(config: ConfigDict) -> None:
     most = min(config.gits.grid, config.fit.reference) - 1
     if not _is_tuple_of(config.nfe, lambda n: _is_whole(n) and 1 <= n <= most):
         raise UserError(
-            f"config.nfe is {config.nfe!r}, expected whole numbers from 1 to {most}, one "
-            "less than config.gits.grid and config.fit.reference."
+            f"config.nfe is {config.nfe!r}, expected whole numbers from 1 to {most}, "
+            "one less than config.gits.grid and config.fit.reference."
         )
     if len(set(config.nfe)) < len(config.nfe):
         raise UserError(f"config.nfe is {config.nfe!r}, expected different numbers.")
@@ -253,8 +254,8 @@ def _check_seeds(config: ConfigDict) -> None:
     fit = _is_tuple_of(config.seeds, lambda s: _is_whole(s) and 0 <= s < most)
     if not fit or len(set(config.seeds)) < len(config.seeds):
         raise UserError(
-            f"config.seeds is {config.seeds!r}, expected different whole numbers from 0 "
-            f"to {most - 1}."
+            f"config.seeds is {config.seeds!r}, expected different whole numbers from "
+            f"0 to {most - 1}."
         )
 
 

@@ -15,7 +15,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.core.source import Dataset
 from jaxkd.diffusion import frechet
-from jaxkd.pipelines.gits.models import DENSITIES, Target
+from jaxkd.pipelines.gits.densities import DENSITIES, Target
 from jaxkd.training import build
 
 METHOD = "edm"

@@ -144,8 +144,8 @@ def _folders(root: Path) -> list[Case]:
             for scan in _visible(patient):
                 if scan.is_file() and not scan.name.lower().endswith(nifti.SUFFIXES):
                     raise UserError(
-                        f"{scan} is a file, expected a folder of slices or a NIfTI file: "
-                        f"{root}/<class>/<patient>/<scan>."
+                        f"{scan} is a file, expected a folder of slices or a NIfTI "
+                        f"file: {root}/<class>/<patient>/<scan>."
                     )
                 name = f"{label.name}/{patient.name}/{scan.name}"
                 cases.append(Case(name, scan, label.name, patient.name))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers.ct import volumes
 from jaxkd.readers.ct.volumes import AIR, Volume
@@ -62,14 +63,7 @@ def library() -> Any:
     Raises:
       UserError: if it is not installed.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError(
-            "DICOM files are read with pydicom, which is not installed. Install it "
-            "with: pip install 'jaxkd[medical]'"
-        ) from error
-    return pydicom
+    return optional.load("pydicom", extra="medical", purpose="DICOM files")
 
 
 def read(
@@ -195,9 +189,9 @@ def _choose(headers: list[Slice], pick_largest: bool, notes: list[str]) -> list[
     listed = "; ".join(map(_describe, groups.values()))
     if not pick_largest:
         raise ValueError(
-            f"it holds {len(groups)} series or mixed slices ({listed}), expected slices "
-            "of one series, size, spacing and orientation; separate them, or say "
-            "--pick-largest"
+            f"it holds {len(groups)} series or mixed slices ({listed}), expected "
+            "slices of one series, size, spacing and orientation; separate them, or "
+            "say --pick-largest"
         )
     axial = [group for group in groups.values() if _plane(group[0]) == "axial"]
     if not axial:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers.ct import volumes
 from jaxkd.readers.ct.volumes import AIR, Volume
@@ -19,14 +20,7 @@ def library() -> Any:
     Raises:
       UserError: if it is not installed.
     """
-    try:
-        import nibabel
-    except ImportError as error:
-        raise UserError(
-            "NIfTI files are read with nibabel, which is not installed. Install it "
-            "with: pip install 'jaxkd[medical]'"
-        ) from error
-    return nibabel
+    return optional.load("nibabel", extra="medical", purpose="NIfTI files")
 
 
 def read(
@@ -172,8 +166,8 @@ def spread(shades: np.ndarray) -> np.ndarray:
     lowest, highest = float(shades.min()), float(shades.max())
     if lowest < 0 or highest > 255:
         raise ValueError(
-            f"its values are {lowest:.0f} to {highest:.0f}, expected 0 to 255 because of "
-            "--already-windowed"
+            f"its values are {lowest:.0f} to {highest:.0f}, expected 0 to 255 because "
+            "of --already-windowed"
         )
     low, high = volumes.WINDOWS["default"]
     return low + np.asarray(shades, np.float32) * ((high - low) / 255)

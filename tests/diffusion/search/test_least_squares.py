@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from jaxkd.diffusion import denoisers, densities, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares, rollout
-from jaxkd.diffusion.search.rollout import Student
+from jaxkd.diffusion.search.rollout import Rollout
 
 REFERENCE = schedules.polynomial(41, 0.01, 40.0)
 RNG = np.random.default_rng(0)
@@ -113,14 +113,14 @@ def test_columns_of_the_jacobian_are_the_slopes_of_the_ends(solver, shifted):
         place = np.append(np.log(sigmas), np.full(4 if shifted else 0, 0.1))
         truth = []
         for forward in (False, True):
-            student = Student(model, x, solver, 3, REFERENCE, forward)
-            residual = student(*rollout.read(place, sigmas))
+            student = Rollout(model, x, solver, 3, REFERENCE, forward)
+            residual = student(*rollout.unpack(place, sigmas))
             columns = rollout.jacobian(student, place, residual, sigmas)
             assert columns.shape == (3, 16, 7 if shifted else 3)
             truth = truth or [
                 (
-                    student(*rollout.read(place + s, sigmas))
-                    - student(*rollout.read(place - s, sigmas))
+                    student(*rollout.unpack(place + s, sigmas))
+                    - student(*rollout.unpack(place - s, sigmas))
                 )
                 / 2e-5
                 for s in 1e-5 * np.eye(len(place))[rollout.free_indices(place, sigmas)]

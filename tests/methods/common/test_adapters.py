@@ -339,8 +339,8 @@ def test_targets_pass_no_gradient_to_the_teacher(name):
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_wrong_options_are_refused(name):
-    with pytest.raises(UserError, match=r"no option 'wieght'.*did you mean 'weight'"):
-        make(name, {"wieght": 1.0})
+    with pytest.raises(UserError, match=rf"no option '{name}_wieght'.*{name}_weight"):
+        make(name, {f"{name}_wieght": 1.0})
 
 
 @pytest.mark.slow

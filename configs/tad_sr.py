@@ -1,0 +1,85 @@
+"""TAD-SR: one step of diffusion for super-resolution (arXiv:2408.07476).
+
+    python -m jaxkd.main --config=configs/tad_sr.py
+
+A ResShift of 8 steps learns to enlarge drawn characters of 8 pixels to 32. Measured
+beside it on three seeds: the teacher in all its steps (``all_steps``), the teacher cut
+to one (``one_step``), a student of the mean squared error alone (``mse``), and TAD-SR.
+Minutes on two CPU cores, no download.
+
+    configs/tad_sr.py:quick     few steps: a look at how it works
+"""
+
+from ml_collections import ConfigDict
+
+from jaxkd.core import config as configs
+
+SCHEDULE = {"num_steps": 8, "kappa": 1.0, "least": 0.04}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the configuration of a variant; see above."""
+    variants = {"": glyphs, "quick": quick}
+    if arg not in variants:
+        raise ValueError(
+            f"configs/tad_sr.py has no variant {arg!r}, expected one of "
+            f"{', '.join(repr(name) for name in variants)}."
+        )
+    return variants[arg]()
+
+
+def glyphs() -> ConfigDict:
+    """Drawn characters, 8 to 32 pixels."""
+    config = configs.default()
+    config.name, config.method = "teacher", "resshift"
+    config.loss = ConfigDict({"schedule": SCHEDULE})
+    config.data = ConfigDict(
+        {"name": "glyph100", "size": 32, "train": 4_000, "test": 500}
+    )
+    low = {"name": "low", "base": {"name": "signed"}, "side": 8}
+    low["kernel"] = "bicubic_aa"
+    config.view = ConfigDict({"name": "noised", "base": low, "schedule": SCHEDULE})
+    config.model = ConfigDict({"name": "resshift_small", "input": "packed"})
+    config.unit, config.batch_size, config.eval_batch_size = "steps", 16, 100
+    config.duration = config.eval_every = config.checkpoint_every = 1_000.0
+    config.optim.update(
+        {"name": "adam", "lr": 1e-3, "weight_decay": 0.0, "clip_norm": 1.0}
+    )
+    need = configs.needed(config)
+    config.name, config.seeds = "tad_sr", (1, 2, 3)
+    config.needs = ConfigDict({"teacher": need})
+    config.duration = config.eval_every = config.checkpoint_every = 200.0
+    config.optim.lr = 1e-4
+    config.loss = ConfigDict()
+    config.reference = "mse"
+    still = {"schedule": SCHEDULE, "start_from": "teacher", "frozen": True}
+    player = {"discriminator": {"lr": 1e-4, "momentum": 0.0, "beta2": 0.99}}
+    none = {"hsd_weight": 0.0, "adversarial_weight": 0.0}
+    config.students = configs.students(
+        {
+            "all_steps": {"method": "resshift", "loss": still},
+            "one_step": {"method": "resshift", "loss": {**still, "one_step": True}},
+            "mse": {"method": "tad_sr", "loss": {"schedule": SCHEDULE, **none}},
+            "tad_sr": {
+                "method": "tad_sr",
+                "loss": {"schedule": SCHEDULE},
+                "optimizers": player,
+            },
+        }
+    )
+    return config
+
+
+def quick() -> ConfigDict:
+    """All of it in a minute; its figures mean nothing."""
+    config = glyphs()
+    config.seeds = (1,)
+    small = {"width": 8, "multipliers": (1, 1, 1), "groups": 4, "embed": 8}
+    for part in (config, config.needs.teacher):
+        part.data.update({"train": 100, "test": 100})
+        part.duration = part.eval_every = part.checkpoint_every = 4.0
+        part.eval_batch_size = 50
+        part.model.update(small)
+    for name in ("mse", "tad_sr"):
+        config.students[name].loss.update({"groups": 4, "width": 8})
+    return config

@@ -1,0 +1,199 @@
+"""Evaluates verifiers of handwriting: metrics over the whole test, curves, baselines.
+
+The data set's pairs come from ``jaxkd.datasets.handwriting`` with ``task="pairs"``,
+which also keeps the words that they were made of.
+"""
+
+import numpy as np
+
+from jaxkd.core.source import ArraySource
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.metrics import descriptors, pairs, verification
+from jaxkd.readers.handwriting import PairedWords, Words
+from jaxkd.report.items import Figure, Table
+from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
+
+TSNE_WRITERS = 10  # shown in the figure
+NAMES = ("accuracy", "precision", "recall", "f1", "auc", "eer")
+HAND_CRAFTED = ("raw pixels", "HOG", "GSC-style")
+
+
+def assess(trained: TrainedStudy) -> EvaluationReport:
+    """Verifies the test's pairs, compares cosines, and fits the baselines."""
+    test: PairedWords = trained.dataset.test  # type: ignore[assignment]
+    same, writers = test.arrays["label"] == 1, test.arrays["writers"]
+    scores: dict[str, dict[str, list[float]]] = {}
+    probabilities, intervals, features = {}, {}, {}
+    for student, members in trained.by_student().items():
+        scores[student] = {}
+        for member in members:
+            probability = _probabilities(trained, member)
+            rows = _encode(trained, member, test.words)
+            found = pairs.decisions(probability, same) | _cosines(rows, test, same)
+            for name, value in found.items():
+                scores[student].setdefault(name, []).append(100 * value)
+            if member is members[0]:
+                probabilities[student], features[student] = probability, rows
+                right = (probability > 0.5) == same
+                intervals[student] = pairs.bootstrap_accuracy(right, writers)
+    _draw_curves(trained, probabilities, same)
+    figures = [
+        Figure(
+            "verification",
+            "Verification",
+            "Share of pairs of one hand accepted, by that of two hands; first seed.",
+        )
+    ]
+    drawn = _draw_tsne(trained, features, test.words)
+    if drawn:
+        figures.append(Figure("writers", "Words by writer", drawn))
+    tables = [_table(scores, intervals), *_baselines(trained, test, same)]
+    return EvaluationReport(scores, figures, tables)
+
+
+def _probabilities(trained: TrainedStudy, member: Member) -> np.ndarray:
+    """Returns the probability of one hand of every test pair."""
+    found = []
+    for batch in trained.batches():
+        logits = np.asarray(member.predict(batch)["logits"], np.float64)
+        probability = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+        found.append(probability[np.asarray(batch["mask"])])
+    return np.concatenate(found)
+
+
+def _encode(trained: TrainedStudy, member: Member, words: Words) -> np.ndarray:
+    """Returns the encoder's features of all test words."""
+    none = np.zeros(len(words.image), np.int32)
+    source = ArraySource({"image": words.image, "other": words.image, "label": none})
+    found = []
+    for batch in trained.batches(source):
+        rows = member.predict(batch)["features"]["pooled"][:, 0]
+        found.append(np.asarray(rows)[np.asarray(batch["mask"])])
+    return np.concatenate(found)
+
+
+def _cosines(features: np.ndarray, test: PairedWords, same) -> dict[str, float]:
+    """Compares cosines of the centred features, without a head."""
+    from sklearn.metrics import roc_auc_score
+
+    gap = pairs.cosine_gap(features, test.words.writer)
+    centred = features - features.mean(axis=0)
+    cosine = verification.cosine_scores(centred, test.table.first, test.table.second)
+    return gap | {"cosine_auc": float(roc_auc_score(same, cosine))}
+
+
+def _table(scores, intervals) -> Table:
+    names = (*NAMES, "cosine_auc", "intra", "inter", "gap")
+    rows = [["%", *names, "95 % over writers"]]
+    for student, found in scores.items():
+        low, high = intervals[student]
+        cells = [_mean_error(found[name]) for name in names]
+        rows.append([student, *cells, f"{100 * low:.1f} to {100 * high:.1f}"])
+    note = (
+        "Mean ± standard error over seeds. Positive: one hand. cosine_auc: of the "
+        "encoder's centred features, without a head; intra, inter: their mean cosines "
+        "of one hand and of two. The last column: accuracy of the first seed, writers "
+        "drawn with replacement."
+    )
+    return Table("Verification of writers", rows, note)
+
+
+def _mean_error(values) -> str:
+    mean = f"{np.mean(values):.1f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
+
+
+def _baselines(trained: TrainedStudy, test: PairedWords, same) -> list[Table]:
+    """Decides by hand-crafted similarities; thresholds from the training pairs."""
+    tested = _similarities(test)
+    rows = [["%", "accuracy", "auc"]]
+    trains = [trained.dataset.train(seed) for seed in trained.seeds]
+    fitted = [(_similarities(source), source.arrays["label"] == 1) for source in trains]  # type: ignore[attr-defined,arg-type]
+    from sklearn.metrics import roc_auc_score
+
+    for name, similarity in tested.items():
+        accuracies = [
+            100
+            * np.mean((similarity > pairs.best_threshold(found[name], kinds)) == same)
+            for found, kinds in fitted
+        ]
+        auc = f"{100 * roc_auc_score(same, similarity):.1f}"
+        rows.append([name, _mean_error(accuracies), auc])
+    note = (
+        "Similarity of two words: negative squared difference of pixels, cosine of "
+        "HOG, correlation of GSC-style bits. The threshold is the best one of each "
+        "seed's training pairs."
+    )
+    return [Table("Hand-crafted descriptors", rows, note)]
+
+
+def _similarities(source: PairedWords) -> dict[str, np.ndarray]:
+    ink = descriptors.ink_of(source.words.image)
+    first, second = source.table.first, source.table.second
+    raw = -np.mean((ink[first] - ink[second]) ** 2, axis=(1, 2))
+    hog = descriptors.hog(ink, cell=max(ink.shape[1] // 8, 2))
+    hog = hog / np.maximum(np.linalg.norm(hog, axis=1, keepdims=True), 1e-9)
+    bits = descriptors.gsc_style(ink)
+    return dict(
+        zip(
+            HAND_CRAFTED,
+            (
+                raw,
+                np.sum(hog[first] * hog[second], axis=1),
+                descriptors.binary_similarity(bits[first], bits[second]),
+            ),
+            strict=True,
+        )
+    )
+
+
+def _draw_curves(trained: TrainedStudy, probabilities, same) -> None:
+    curves = {
+        student: verification.roc(probability, same)[:2]
+        for student, probability in probabilities.items()
+    }
+    for path, theme in themes(trained.folder / "verification"):
+        styles = line_styles(trained.student_order, theme)
+        with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
+            axes = figure.subplots()
+            for student, (accepted, found) in curves.items():
+                look = styles[student]
+                axes.plot(
+                    accepted,
+                    found,
+                    color=look.color,
+                    linestyle=look.dash,
+                    label=printable(student),
+                )
+            axes.set_xlabel("pairs of two hands accepted")
+            axes.set_ylabel("pairs of one hand accepted")
+            axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_tsne(trained: TrainedStudy, features, words: Words) -> str:
+    """Draws words of a few writers as t-SNE lays them out; returns the caption."""
+    from sklearn.manifold import TSNE
+
+    student = max(features, key=lambda name: list(features).index(name))
+    shown = np.unique(words.writer)[:TSNE_WRITERS]
+    rows = np.flatnonzero(np.isin(words.writer, shown))
+    if len(rows) < 8:
+        return ""
+    layout = TSNE(
+        perplexity=min(30.0, (len(rows) - 1) / 3),
+        learning_rate=200.0,
+        init="pca",
+        random_state=0,
+    ).fit_transform(features[student][rows])
+    for path, theme in themes(trained.folder / "writers"):
+        with canvas(path, (WIDTH, 4.5), theme, layout="constrained") as figure:
+            axes = figure.subplots()
+            axes.scatter(*layout.T, c=words.writer[rows], cmap="tab10", s=14)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return (
+        f"The encoder's features of {printable(student)}, first seed, by t-SNE: words "
+        f"of {len(shown)} test writers, a colour each."
+    )

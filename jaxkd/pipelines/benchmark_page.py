@@ -1,0 +1,80 @@
+"""Results of a benchmark of a pipeline as text and as a page."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxkd.core.errors import Interrupted
+from jaxkd.core.preemption import StopRequest
+from jaxkd.report import page
+from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import estimate
+
+
+def stop_if_requested(stop_requested: StopRequest) -> None:
+    """Ends a benchmark between two of its parts, if it is asked to stop.
+
+    Raises:
+      Interrupted: then; nothing of the benchmark itself is kept.
+    """
+    who = stop_requested()
+    if who is not None:
+        raise Interrupted(f"Stopped by {who}. The same command starts it again.")
+
+
+def environment() -> dict[str, str]:
+    """Describes what a benchmark ran on."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+    }
+
+
+def cell(values: Sequence[float], *, scale: float = 100.0, places: int = 1) -> str:
+    """Formats the mean over seeds with its standard error."""
+    return page.percent(estimate(list(values)), places, scale=int(scale))
+
+
+def table_text(tables: Sequence[Mapping[str, Any]]) -> str:
+    """Formats tables for the terminal."""
+    lines: list[str] = []
+    for one in tables:
+        lines += [one["title"], "", *page.aligned(one["rows"]), "", one["note"], ""]
+    return "\n".join(lines).rstrip()
+
+
+def write(
+    workdir: Path, results: Mapping[str, Any], figures: Sequence[Figure] = ()
+) -> Path:
+    """Writes ``report.html``: tables and pictures, in one file.
+
+    Args:
+      workdir: folder of the run, with ``config.json``.
+      results: with ``name``, ``about`` and ``tables``.
+      figures: pictures in ``figures/``.
+    """
+    content = {
+        "results": results,
+        "figures": [
+            {"item": one, "picture": page.drawn(workdir, one.name)} for one in figures
+        ],
+        "config": (workdir / "config.json").read_text(encoding="utf-8"),
+    }
+    path = workdir / "report.html"
+    path.write_text(page.render("benchmark.html.j2", content), encoding="utf-8")
+    return path
+
+
+def as_dict(table: Table) -> dict[str, Any]:
+    """Returns a table as JSON holds it."""
+    return {
+        "title": table.title,
+        "rows": [list(row) for row in table.rows],
+        "note": table.note,
+    }

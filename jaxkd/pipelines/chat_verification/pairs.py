@@ -1,0 +1,127 @@
+"""The pairs that a chat model is asked about: of a table, or of drawn writers."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxkd.core.errors import UserError
+from jaxkd.drawing.handwriting import draw_writers
+from jaxkd.drawing.writer_features import FEATURES, features
+from jaxkd.pipelines.chat_verification.asking import Question
+from jaxkd.pipelines.chat_verification.prompts import Sample
+
+LABELS = {"1": True, "true": True, "same": True, "yes": True}
+LABELS |= {"0": False, "false": False, "different": False, "no": False, "": None}  # type: ignore[dict-item]
+FIRST_DRAWN, FIRST_EXAMPLE = 100_000, 300_000  # numbers of drawn writers
+
+Gold = dict[str, tuple[str, str]]
+
+
+class Pairs(NamedTuple):
+    """All pairs of a run.
+
+    Attributes:
+      questions: one for each.
+      examples: labelled pairs of other writers.
+      gold: the features of each pair's samples; empty where nobody knows them.
+    """
+
+    questions: Sequence[Question]
+    examples: Sequence[Sample]
+    gold: Sequence[Gold]
+
+
+def load(config: ConfigDict) -> Pairs:
+    """Loads the pairs that a configuration describes.
+
+    Raises:
+      UserError: if the table or an image is missing or damaged.
+    """
+    examples, _ = _draw(
+        config.few_shot, config.size, config.seed, config.word, FIRST_EXAMPLE
+    )
+    if config.table:
+        return Pairs(_read(config), examples, ())
+    samples, gold = _draw(
+        config.pairs, config.size, config.seed, config.word, FIRST_DRAWN
+    )
+    questions = [
+        Question(i, lambda one=one: one, one.same)  # type: ignore[misc]
+        for i, one in enumerate(samples)
+    ]
+    return Pairs(questions, examples, gold)
+
+
+def _draw(
+    count: int, size: int, seed: int, word: str, first: int
+) -> tuple[list[Sample], list[Gold]]:
+    """Draws as many pairs of one writer as of two, in turn; no writer comes twice."""
+    if not count:
+        return [], []
+    drawn = draw_writers(2 * count, 2, side=size, seed=seed, first=first)
+    values = features(drawn.sample_parameters)
+    samples, gold = [], []
+    for pair in range(count):
+        same = pair % 2 == 0
+        one, other = 4 * pair, 4 * pair + (1 if same else 2)
+        known, questioned = drawn.image[one, ..., 0], drawn.image[other, ..., 0]
+        samples.append(Sample(known, questioned, word, same))
+        gold.append(
+            {
+                name: (options[values[one, i]], options[values[other, i]])
+                for i, (name, options) in enumerate(FEATURES.items())
+            }
+        )
+    return samples, gold
+
+
+def _read(config: ConfigDict) -> list[Question]:
+    table, folder = Path(config.table).expanduser(), Path(config.images).expanduser()
+    if not table.is_file():
+        raise UserError(f"There is no table {table}. Check config.table.")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or []
+        if not {"sample1", "sample2"} <= set(names):
+            raise UserError(
+                f"{table} has the columns {', '.join(names) or 'none'}. Expected "
+                "sample1, sample2 and label."
+            )
+        rows = list(reader)
+    questions = []
+    for number, row in enumerate(rows[: config.pairs or None]):
+        label = (row.get("label") or "").strip().lower()
+        if label not in LABELS:
+            raise UserError(
+                f"{table}, row {number + 2}, has the label {label!r}. Expected 1 or 0."
+            )
+        paths = [folder / row[name] for name in ("sample1", "sample2")]
+        for path in paths:
+            if not path.is_file():
+                raise UserError(
+                    f"{table}, row {number + 2}, names {path}, which does not exist. "
+                    "Check config.images."
+                )
+        same = LABELS[label]
+
+        def read(paths=paths, same=same) -> Sample:
+            return Sample(_image(paths[0]), _image(paths[1]), config.word, same)
+
+        questions.append(Question(number, read, same))
+    return questions
+
+
+def _image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(
+            f"{path} is no image: {error}. Repair or replace it."
+        ) from error

@@ -1,0 +1,146 @@
+"""What a run of the chat pipeline found: measures, a table of verdicts, a page."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxkd.metrics import verdicts, verification
+from jaxkd.pipelines.chat_verification.pairs import Pairs
+from jaxkd.report import explanations
+
+COLUMNS = ("pair", "order", "same", "decision", "confidence", "method", "error")
+SHOWN = 40  # pairs on the page
+
+
+def measure(rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> dict[str, Any]:
+    """Measures all answers; pairs whose truth is unknown are counted, not judged."""
+    known = [row for row in rows if row["same"] is not None]
+    found: dict[str, Any] = {
+        "answers": len(rows),
+        "judged": len(known),
+        "errors": sum(row["error"] is not None for row in rows),
+        "refusals": sum(bool(row["refusals"]) for row in rows),
+        "cut_off": sum("length" in row["finish_reasons"] for row in rows),
+        "methods": _counts([row["method"] for row in rows]),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
+        "completion_tokens": sum(row["completion_tokens"] for row in rows),
+    }
+    if known:
+        found |= _verdicts(known)
+    given = {row["pair"]: row for row in rows if row["order"] == "given"}
+    turned = {row["pair"]: row for row in rows if row["order"] == "swapped"}
+    both = sorted(given.keys() & turned.keys())
+    if both:
+        found["swap_consistency"] = verdicts.agreement(
+            [given[i]["decision"] for i in both], [turned[i]["decision"] for i in both]
+        )
+        found |= {f"averaged_{k}": v for k, v in _averaged(given, turned, both).items()}
+    if pairs.gold:
+        told = [given[i]["features"] for i in sorted(given)]
+        gold = [pairs.gold[i] for i in sorted(given)]
+        accuracy = verdicts.feature_accuracy(told, gold)
+        base = verdicts.majority_accuracy(gold, pairs.gold)
+        found["feature_accuracy"] = accuracy
+        found["mean_feature_accuracy"] = float(np.mean(list(accuracy.values())))
+        found["mean_majority_accuracy"] = float(np.mean(list(base.values())))
+    return found
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one line for each answer, in the order of the pairs."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(out.getvalue(), "utf-8")
+
+
+def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> None:
+    """Writes a page of pairs with their explanations."""
+    by_pair = {question.pair: question for question in pairs.questions}
+    given = [row for row in rows if row["order"] == "given"]
+    shown = []
+    for row in given[:SHOWN]:
+        sample = by_pair[row["pair"]].load()
+        text = row["explanation"] or row["reply"] or row["error"] or ""
+        shown.append(
+            explanations.Explained(
+                sample.known, sample.questioned, row["same"], row["decision"], text
+            )
+        )
+    explanations.write(path, "Pairs and their explanations", shown)
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """Formats the measures for the terminal."""
+    if "estimate" in results:
+        cost = results["estimate"]
+        return (
+            f"{cost['requests']:.0f} requests, about {cost['prompt_tokens']:,.0f} "
+            f"tokens in and at most {cost['completion_tokens']:,.0f} out: at most "
+            f"${cost['dollars']:.2f}. Nobody was asked."
+        )
+    found = results["measures"]
+    lines = [f"{results['model']}, {results['mode']}, {found['answers']} answers"]
+    for name in (
+        "accuracy",
+        "coverage",
+        "accuracy_answered",
+        "auc",
+        "eer",
+        "swap_consistency",
+        "averaged_accuracy",
+        "mean_feature_accuracy",
+        "mean_majority_accuracy",
+    ):
+        if found.get(name) is not None:
+            lines.append(f"  {name:24} {100 * found[name]:6.1f} %")
+    lines.append(
+        f"  {found['errors']} errors, {found['refusals']} refusals, "
+        f"{found['cut_off']} cut off"
+    )
+    return "\n".join(lines)
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    decisions = [row["decision"] for row in rows]
+    same = [row["same"] for row in rows]
+    found = verdicts.verdict_metrics(decisions, same)
+    answered = found.accuracy_answered
+    out: dict[str, Any] = {
+        "accuracy": found.accuracy,
+        "coverage": found.coverage,
+        "accuracy_answered": None if np.isnan(answered) else answered,
+        "confusion": found.confusion.tolist(),
+    }
+    if len(set(same)) == 2:
+        scores = verdicts.scores(decisions, [row["confidence"] for row in rows])
+        far, tar, _ = verification.roc(scores, np.array(same))
+        out["auc"] = float(np.trapezoid(tar, far))
+        out["eer"] = verification.equal_error_rate(scores, np.array(same))
+    return out
+
+
+def _averaged(given, turned, both) -> dict[str, float]:
+    """Judges by the mean of both orders; one half, or nothing, decides nothing."""
+    sides = [
+        verdicts.scores(
+            [side[i]["decision"] for i in both], [side[i]["confidence"] for i in both]
+        )
+        for side in (given, turned)
+    ]
+    mean = (sides[0] + sides[1]) / 2
+    known = [k for k, i in enumerate(both) if given[i]["same"] is not None]
+    if not known:
+        return {}
+    decisions = [None if mean[k] == 0.5 else bool(mean[k] > 0.5) for k in known]
+    found = verdicts.verdict_metrics(decisions, [given[both[k]]["same"] for k in known])
+    return {"accuracy": found.accuracy, "coverage": found.coverage}
+
+
+def _counts(values: Sequence[str]) -> dict[str, int]:
+    return {name: values.count(name) for name in sorted(set(values))}

@@ -1,0 +1,19 @@
+"""D-TIIL: where an image and its caption contradict each other, and which words do.
+
+``localise`` works with any ``text_to_image.Backbone``; as a pipeline it runs the
+benchmark of ``configs/dtiil.py``.
+"""
+
+from jaxkd.pipelines.dtiil.benchmark import check, default, format_table, run, sample
+from jaxkd.pipelines.dtiil.localise import Finding, Settings, localise
+
+__all__ = [
+    "Finding",
+    "Settings",
+    "check",
+    "default",
+    "format_table",
+    "localise",
+    "run",
+    "sample",
+]

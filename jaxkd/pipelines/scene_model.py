@@ -1,0 +1,87 @@
+"""The trained scene model that the embedded benchmarks of editing systems share.
+
+It is trained once, by the one loop, in the user's cache folder, and loaded from there
+by every benchmark that asks for the same configuration.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxkd.core import checkpoint
+from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
+from jaxkd.core.preemption import StopRequest
+from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
+from jaxkd.pipelines import text_to_image
+from jaxkd.pipelines.text_to_image import Backbone
+from jaxkd.training import build
+
+METHOD = "captions"
+
+
+def check(need: Any) -> None:
+    """Checks ``config.needs.scenes`` before anything is trained.
+
+    Raises:
+      UserError: if it is no run of ``configs/scenes.py``.
+    """
+    if not isinstance(need, ConfigDict) or "init_from" not in need:
+        raise UserError(
+            "config.needs.scenes is missing; expected configs.needed(config) of a run "
+            "such as configs/scenes.py."
+        )
+    method = build.source_config(need).get("method")
+    if method != METHOD:
+        raise UserError(
+            f"config.needs.scenes is a run of the method {method!r}; expected "
+            f"{METHOD!r}, as configs/scenes.py makes it."
+        )
+
+
+def folder(need: ConfigDict) -> Path:
+    """Returns the folder of the run: ``init_from``, or one in the user's cache."""
+    if need.init_from:
+        return Path(need.init_from)
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    content = json.dumps(configs.resolved(configs.standalone(need)), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return base / "jaxkd" / f"scenes-{digest}"
+
+
+def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
+    """Trains the model unless that is done, and loads its averaged parameters."""
+    from jaxkd.train import train  # The loop is a floor above.
+
+    source = folder(need)
+    if not need.init_from:
+        train(configs.standalone(need), source, stop_requested)
+    run = build.source_config(need)
+    network = _network(run)
+    variables = checkpoint.load_member(source / "checkpoints", "last")
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    return text_to_image.of_scenes(network, params)
+
+
+def untrained(need: ConfigDict) -> Backbone:
+    """Makes the same network with initial weights, as a control."""
+    network = _network(build.source_config(need))
+    blank = jnp.zeros((1, 32, 32, 3))
+    params = jax.jit(network.init)(jax.random.key(0), blank)["params"]
+    return text_to_image.of_scenes(network, params)
+
+
+def _network(run: ConfigDict) -> SceneDiffusion:
+    network = build.build_network(run, 0)
+    if not isinstance(network, SceneDiffusion):
+        raise UserError(
+            f"config.needs.scenes trains {run.model.name!r}; expected a network such "
+            "as 'scene_diffusion'."
+        )
+    return network

@@ -1,0 +1,232 @@
+"""Scores faces for forgery, and names the attributes and regions that were altered.
+
+Images are aligned crops of one face each. A score is a reason to look closer and no
+proof.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd.core.errors import UserError
+from jaxkd.losses.label_graph import LabelGraph
+from jaxkd.methods.face_forgery import GRAPHS, read_out
+from jaxkd.predictors import face_forgery_page
+from jaxkd.predictors.restore import Restored, in_batches, restore
+from jaxkd.readers import images
+
+SMALL = 64  # pixels; smaller faces show little
+_BATCH = 32
+_REGIONS = 6  # the last nodes of either graph
+
+Classify = Callable[[np.ndarray], np.ndarray]
+
+
+class Finding(NamedTuple):
+    """What was found out about one image.
+
+    Attributes:
+      file: that was read.
+      status: ``"ok"``, ``"small"`` or ``"unreadable"``.
+      name: of the picture that was written.
+      width: in pixels.
+      height: in pixels.
+      fake: probability of being fake.
+      nodes: probability of each node of the graph; NaN where the head has no opinion.
+      explanation: in words.
+      error: why it could not be read, or nothing.
+    """
+
+    file: str
+    status: str
+    name: str = ""
+    width: int = 0
+    height: int = 0
+    fake: float = float("nan")
+    nodes: tuple[float, ...] = ()
+    explanation: str = ""
+    error: str = ""
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    threshold: float = 0.5,
+) -> str:
+    """Scores face images and writes what is found into a folder.
+
+    ``scores.csv`` has a row for each image, with its status; ``folders.csv`` the mean
+    over the images of each folder, for the frames of a video; ``faces/`` the images
+    with the regions that were altered outlined; ``index.html`` shows them all.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      threshold: probability from which a face is called fake, and an attribute or
+        region altered.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if there are no images, none can be read, or the threshold is no
+        probability.
+    """
+    if not 0 < threshold < 1:
+        raise UserError(f"threshold is {threshold}, expected between 0 and 1.")
+    restored = restore(workdir, student, seed, use)
+    options = restored.config.loss
+    graph = GRAPHS[options.get("graph", "ffsc")]()
+    classify = in_batches(_forward(restored, graph), _BATCH)
+    side = restored.info.image_shape[0]
+    files = list(images.find(inputs))
+    (output / "faces").mkdir(parents=True, exist_ok=True)
+    findings: list[Finding] = []
+    for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
+        part = files[start : start + _BATCH]
+        findings += _score(part, start, classify, side, graph, output, threshold)
+    good = [finding for finding in findings if not finding.error]
+    if not good:
+        raise UserError(f"No image could be read, such as: {findings[0].error}")
+    _write_scores(output / "scores.csv", findings, graph)
+    _write_folders(output / "folders.csv", good)
+    title = f"{restored.results['name']}, {restored.name}"
+    page = face_forgery_page.page(findings, title, threshold)
+    (output / "index.html").write_text(page, encoding="utf-8")
+    bad = [f"\n  {finding.error}" for finding in findings if finding.error]
+    failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
+    fakes = sum(finding.fake >= threshold for finding in good)
+    where = output / "index.html"
+    return f"{len(good)} images, {fakes} called fake -> {where}{failed}"
+
+
+def _forward(restored: Restored, graph: LabelGraph) -> Callable:
+    """Returns a function of images to probabilities ``[batch, 1 or nodes]``."""
+    head = restored.config.loss.get("head", "graph")
+
+    @jax.jit
+    def forward(batch: jax.Array) -> jax.Array:
+        logits, _ = restored.apply({"image": batch})
+        found = read_out(logits, head, graph)
+        if found.log_p is None:
+            return jax.nn.sigmoid(found.fake_logit)[:, None]
+        return jnp.exp(found.log_p)
+
+    return forward
+
+
+def explain(probabilities: Sequence[float], graph: LabelGraph, threshold: float) -> str:
+    """Puts probabilities into words, such as ``fake 0.93; identity 0.90; mouth, skin``.
+
+    Args:
+      probabilities: of the nodes; those that are NaN are passed over.
+      graph: of the labels.
+      threshold: from which an attribute or region is named.
+
+    >>> explain([0.9, 0.2, 0.8, *[0.1] * 5, 0.7, 0.6, 0.1, 0.1], LabelGraph.ffsc(), 0.5)
+    'fake 0.90; expression 0.80; lip, mouth'
+    """
+    values = np.asarray(probabilities, float)
+    word = "fake" if values[0] >= threshold else "real"
+    parts = [f"{word} {values[0] if word == 'fake' else 1 - values[0]:.2f}"]
+    if word == "real" or np.isnan(values[1:]).all():
+        return parts[0]
+    first_region = len(graph.nodes) - _REGIONS
+    attributes = [i for i in range(1, first_region) if values[i] >= threshold]
+    for i in sorted(attributes, key=lambda i: -values[i]):
+        parts.append(f"{graph.nodes[i]} {values[i]:.2f}")
+    regions = [i for i in range(first_region, len(values)) if values[i] >= threshold]
+    if regions:
+        ordered = sorted(regions, key=lambda i: -values[i])
+        parts.append(", ".join(graph.nodes[i] for i in ordered))
+    return "; ".join(parts)
+
+
+def _score(
+    files: Sequence[Path],
+    start: int,
+    classify: Classify,
+    side: int,
+    graph: LabelGraph,
+    output: Path,
+    threshold: float,
+) -> list[Finding]:
+    """Scores one batch of files; one that cannot be read has a row that says why."""
+    findings: list[Finding] = []
+    faces: list[np.ndarray] = []
+    for number, path in enumerate(files, start=start):
+        try:
+            face = images.decode(path)
+        except UserError as error:
+            print(f"jaxkd: {error}", file=sys.stderr)
+            findings.append(Finding(str(path), "unreadable", error=str(error)))
+            continue
+        height, width = face.shape[:2]
+        status = "small" if min(height, width) < SMALL else "ok"
+        name = f"{number:05d}-{path.stem}.png"
+        findings.append(Finding(str(path), status, name, width, height))
+        faces.append(face)
+    if not faces:
+        return findings
+    found = iter(classify(np.stack([images.resize(f, (side, side)) for f in faces])))
+    pixels = iter(faces)
+    for place, finding in enumerate(findings):
+        if finding.error:
+            continue
+        nodes = np.full(len(graph.nodes), np.nan)
+        row = np.asarray(next(found), float)
+        nodes[: len(row)] = row
+        regions = dict(zip(graph.nodes[-_REGIONS:], nodes[-_REGIONS:], strict=True))
+        altered = [n for n, p in regions.items() if p >= threshold]
+        shown = altered if nodes[0] >= threshold else []
+        face_forgery_page.write(output / "faces" / finding.name, next(pixels), shown)
+        findings[place] = finding._replace(
+            fake=float(nodes[0]),
+            nodes=tuple(map(float, nodes)),
+            explanation=explain(nodes.tolist(), graph, threshold),
+        )
+    return findings
+
+
+def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["file", "status", "width", "height", *graph.nodes, "explanation", "error"]
+    )
+    for finding in findings:
+        known = finding.nodes or (float("nan"),) * len(graph.nodes)
+        cells = ["" if np.isnan(p) else f"{p:.6f}" for p in known]
+        first = [finding.file, finding.status, finding.width, finding.height]
+        table.writerow([*first, *cells, finding.explanation, finding.error])
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
+    """Writes the mean of each folder: the score of a video by its frames."""
+    by_folder: dict[str, list[float]] = {}
+    for finding in findings:
+        by_folder.setdefault(str(Path(finding.file).parent), []).append(finding.fake)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["folder", "images", "fake"])
+    for folder, scores in by_folder.items():
+        table.writerow([folder, len(scores), f"{np.mean(scores):.6f}"])
+    path.write_text(text.getvalue(), encoding="utf-8")

@@ -1,0 +1,224 @@
+"""Verifies people's own words: pairs of files, or a folder against another."""
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.metrics import verification
+from jaxkd.predictors.restore import Restored, restore
+from jaxkd.readers import images
+from jaxkd.readers.handwriting import picture
+
+_BATCH = 64
+_SHOWN = 200  # pairs on the page
+_SIDE = 96  # pixels of a word on the page
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    pairs: str | None = None,
+    neighbours: int = 3,
+) -> str:
+    """Decides whether words are of one hand, and writes a table and a page.
+
+    Two inputs are compared with each other, each word of the first with each of the
+    second; of one folder, all words with each other; ``pairs`` chooses instead.
+    ``pairs.csv`` has ``first, second, probability, same``, the likeliest pairs first;
+    ``neighbours.csv`` the words nearest to each by the encoder's cosine; ``pairs.html``
+    both words of the first 200 pairs.
+
+    Args:
+      workdir: folder of a finished run of ``handwriting_pairs``.
+      inputs: image files and folders, dark words on white.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      pairs: a CSV file of two columns, paths of words among the inputs.
+      neighbours: to name for each word.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if the run is of another method, an input is no image, there are fewer
+        than two words, or a pair names another file.
+    """
+    groups = [list(images.find([path])) for path in inputs]
+    files = list(dict.fromkeys(path for group in groups for path in group))
+    if len(files) < 2:
+        raise UserError(f"{len(files)} word was given, expected at least two.")
+    chosen = _chosen(groups, files, pairs)
+    restored = restore(workdir, student, seed, use)
+    side = restored.info.image_shape[0]
+    words = np.stack([picture(path, side) for path in files])
+    probability, features = _compare(restored, words, chosen)
+    output.mkdir(parents=True, exist_ok=True)
+    order = np.argsort(-probability, kind="stable")
+    names = [str(path) for path in files]
+    _write(
+        output / "pairs.csv",
+        ("first", "second", "probability", "same"),
+        [
+            (
+                names[chosen[i, 0]],
+                names[chosen[i, 1]],
+                f"{probability[i]:.4f}",
+                int(probability[i] > 0.5),
+            )
+            for i in order
+        ],
+    )
+    near = _neighbours(features, min(neighbours, len(files) - 1))
+    _write(
+        output / "neighbours.csv",
+        ("file", "rank", "neighbour", "cosine"),
+        [
+            (names[i], rank, names[j], f"{cosine:.4f}")
+            for i, row in enumerate(near)
+            for rank, (j, cosine) in enumerate(row, start=1)
+        ],
+    )
+    page = _page(restored.name, words, names, chosen[order], probability[order], near)
+    (output / "pairs.html").write_text(page, encoding="utf-8")
+    accepted = int(np.sum(probability > 0.5))
+    return (
+        f"{len(files)} words, {len(chosen)} pairs, {accepted} of one hand -> {output}"
+    )
+
+
+def _chosen(groups, files: list[Path], pairs: str | None) -> np.ndarray:
+    """Returns the pairs to compare, ``[pairs, 2]`` places among the files."""
+    places = {path: place for place, path in enumerate(files)}
+    if pairs is not None:
+        return _read_pairs(Path(pairs), files)
+    if len(groups) == 2:
+        found = {
+            tuple(sorted((places[a], places[b])))
+            for a in groups[0]
+            for b in groups[1]
+            if a != b
+        }
+        return np.array(sorted(found))
+    return np.stack(np.triu_indices(len(files), k=1), axis=1)
+
+
+def _read_pairs(path: Path, files: list[Path]) -> np.ndarray:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+    places = {file.absolute().resolve(): place for place, file in enumerate(files)}
+    found = []
+    for line, row in enumerate(rows, start=1):
+        known = []
+        for name in row:
+            options = (Path(name.strip()), path.parent / name.strip())
+            known += [
+                places[option.absolute().resolve()]
+                for option in options
+                if option.absolute().resolve() in places
+            ][:1]
+        if len(row) != 2 or len(known) != 2:
+            raise UserError(
+                f"{path}, line {line}, is {row}, expected two paths among the "
+                f"{len(files)} inputs."
+            )
+        found.append(known)
+    if not found:
+        raise UserError(f"{path} is empty, expected a pair of paths on each line.")
+    return np.array(found)
+
+
+def _compare(
+    restored: Restored, words: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pairs' probabilities of one hand, and the words' features."""
+
+    @jax.jit
+    def compare(first, second):
+        logits, features = restored.apply({"image": first, "other": second})
+        if "pooled" not in features or features["pooled"].ndim != 3:
+            raise UserError(
+                f"Student {restored.name!r} compares no pairs. Take a run of the "
+                "method handwriting_pairs."
+            )
+        return jax.nn.softmax(logits)[:, 1], features["pooled"][:, 0]
+
+    def in_batches(pairs: np.ndarray):
+        for start in range(0, len(pairs), _BATCH):
+            part = pairs[start : start + _BATCH]
+            padded = np.resize(part, (_BATCH, 2))
+            found = compare(jnp.asarray(words[padded[:, 0]]), words[padded[:, 1]])
+            yield [np.asarray(x)[: len(part)] for x in found]
+
+    probability = np.concatenate([p for p, _ in in_batches(chosen)])
+    itself = np.repeat(np.arange(len(words))[:, None], 2, axis=1)
+    features = np.concatenate([f for _, f in in_batches(itself)])
+    return probability, features
+
+
+def _neighbours(features: np.ndarray, count: int) -> list[list[tuple[int, float]]]:
+    """Lists the places and cosines nearest to each row, itself left out."""
+    centred = features - features.mean(axis=0)
+    rows = verification.unit_rows(centred + 1e-12)
+    cosine = rows @ rows.T
+    np.fill_diagonal(cosine, -np.inf)
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
+    return [[(int(j), float(cosine[i, j])) for j in row] for i, row in enumerate(order)]
+
+
+def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _page(student, words, names, chosen, probability, near) -> str:
+    """Makes a page that stands alone: both words, probability, nearest neighbours."""
+    rows = []
+    for (a, b), p in list(zip(chosen, probability, strict=True))[:_SHOWN]:
+        others = "".join(_image(words[j], names[j], 48) for j, _ in near[a])
+        verdict = "one hand" if p > 0.5 else "two hands"
+        rows.append(
+            f"<tr><td>{_image(words[a], names[a])}</td>"
+            f"<td>{_image(words[b], names[b])}</td>"
+            f"<td>{100 * p:.1f} %<br>{verdict}</td><td>{others}</td></tr>"
+        )
+    left_out = len(chosen) - len(rows)
+    note = f"<p>{left_out} less likely pairs are in pairs.csv.</p>" if left_out else ""
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<title>Writers of words</title><style>body{font-family:sans-serif;margin:2em}"
+        "td,th{padding:.3em 1em;text-align:left}img{border:1px solid #ccc;margin:2px}"
+        f"</style><h1>Writers of words</h1><p>Student {html.escape(student)}.</p>"
+        "<table><tr><th>first</th><th>second</th><th>probability of one hand</th>"
+        f"<th>nearest to the first</th></tr>{''.join(rows)}</table>{note}</html>"
+    )
+
+
+def _image(word: np.ndarray, name: str, side: int = _SIDE) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(word[..., 0]).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    label = html.escape(name, quote=True)
+    return (
+        f"<img src='data:image/png;base64,{data}' width='{side}' title='{label}' "
+        f"alt='{label}'>"
+    )

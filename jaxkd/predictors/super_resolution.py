@@ -1,0 +1,136 @@
+"""Enlarges people's own images with a trained network, in tiles, at any size."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxkd.core.errors import UserError
+from jaxkd.predictors.restore import restore
+from jaxkd.readers import images
+
+
+def predict(
+    workdir: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    student: str | None = None,
+    seed: int | None = None,
+    use: str = "last",
+    tile: int = 64,
+    overlap: int = 8,
+) -> str:
+    """Enlarges image files and writes PNG files of the same names.
+
+    Images are cut into overlapping tiles of one size, so that the network is compiled
+    once and any size fits into memory; where tiles overlap, they fade into each other.
+
+    Args:
+      workdir: folder of a finished run; its data set is not needed.
+      inputs: image files and folders; folders are searched through.
+      output: a folder, made if it is not there.
+      student: which; None for the best by mean score at the end.
+      seed: which of its seeds; None for the first.
+      use: "last" or "best" parameters.
+      tile: side of a tile, in pixels of the small image.
+      overlap: of neighbouring tiles, likewise, below half a tile.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: if an input is missing or no image, two have one name, the run is
+        unknown or does not enlarge, or the tiles are too small.
+    """
+    files = list(images.find(inputs))
+    names = [f"{file.stem}.png" for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"Several inputs would be written to {output / twice[0]}. Predict their "
+            "folders one by one."
+        )
+    restored = restore(workdir, student, seed, use)
+    scale = getattr(restored.network, "scale", 0)
+    if not scale:
+        raise UserError(
+            f"{workdir} holds no network that enlarges images, expected a run of mkd "
+            "or super_resolution. Choose another predictor with --predictor."
+        )
+
+    @jax.jit
+    def run(batch):
+        return restored.network.apply(restored.variables, batch, train=False)[0]
+
+    def enlarge(patch: np.ndarray) -> np.ndarray:
+        return np.asarray(run(patch[None]))[0]
+
+    output.mkdir(parents=True, exist_ok=True)
+    from PIL import Image
+
+    for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
+        pixels = images.decode(file).astype(np.float32) / 127.5 - 1
+        large = in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
+        levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
+        Image.fromarray(levels).save(output / name)
+    return f"{len(files)} images enlarged {scale} times by {restored.name}, in {output}"
+
+
+def in_tiles(
+    enlarge: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    *,
+    scale: int,
+    tile: int,
+    overlap: int,
+) -> np.ndarray:
+    """Applies a function to overlapping tiles of an image and joins the results.
+
+    Args:
+      enlarge: ``[tile, tile, c] -> [scale tile, scale tile, c]``.
+      image: ``[height, width, c]`` of any size; smaller ones are mirrored to a tile.
+      scale: see above.
+      tile: side of a tile.
+      overlap: of neighbouring tiles at least.
+
+    Returns:
+      ``[scale height, scale width, c]``; weights of overlapping tiles rise linearly
+      from their borders.
+
+    Raises:
+      UserError: if tiles do not go on by at least half of themselves.
+    """
+    if tile < 1 or not 0 <= overlap <= tile // 2:
+        raise UserError(
+            f"tile is {tile} and overlap {overlap}, expected an overlap from 0 to half "
+            "of the tile."
+        )
+    height, width = image.shape[:2]
+    pad = [(0, max(tile - side, 0)) for side in (height, width)]
+    padded = np.pad(image, [*pad, (0, 0)], mode="symmetric")
+    rows, columns = (_starts(side, tile, overlap) for side in padded.shape[:2])
+    size = [scale * side for side in padded.shape[:2]]
+    total = np.zeros((*size, image.shape[2]), np.float64)
+    weight = np.zeros((*size, 1), np.float64)
+    edge = np.minimum(np.arange(1, scale * tile + 1), scale * max(overlap, 1))
+    edge = np.minimum(edge, edge[::-1]).astype(np.float64)
+    mask = (edge[:, None] * edge)[..., None]
+    for top in rows:
+        for left in columns:
+            part = (
+                slice(scale * top, scale * (top + tile)),
+                slice(scale * left, scale * (left + tile)),
+            )
+            patch = padded[top : top + tile, left : left + tile]
+            total[part] += mask * enlarge(patch)
+            weight[part] += mask
+    return (total / weight)[: scale * height, : scale * width]
+
+
+def _starts(side: int, tile: int, overlap: int) -> list[int]:
+    """Lists where tiles begin; the last ends with the image."""
+    starts = list(range(0, side - tile, tile - overlap))
+    return [*starts, side - tile]

@@ -1,0 +1,311 @@
+"""Talking-face clips: film and sound in step, with a status for every kind of fault.
+
+    python -m jaxkd.readers.clips audit FOLDER_OR_CSV
+
+measures how well trivial properties (leading silence, duration, loudness, bit rate)
+tell fakes from real clips, and warns where they do: a detector would learn them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.readers import audio, video
+from jaxkd.readers.audio import FPS, RATE, ROWS_PER_FRAME
+
+OK, TRUNCATED, SILENT, NO_AUDIO, NO_FACE, TOO_SHORT, MISMATCH, UNREADABLE = (
+    "ok",
+    "truncated",
+    "silent",
+    "no_audio",
+    "no_face",
+    "too_short",
+    "length_mismatch",
+    "unreadable",
+)
+STATUSES = (OK, TRUNCATED, SILENT, NO_AUDIO, NO_FACE, TOO_SHORT, MISMATCH, UNREADABLE)
+CROPS = ("centre", "detect")
+SUFFIXES = (*video.SUFFIXES, ".npz")
+# What a recogniser says of the clip beside it; see ``jaxkd.datasets.av_clips``.
+POSTERIORS = ".posteriors.npz"
+# Fraction of frames in which the face may be missing, and is interpolated.
+GAPS = 0.2
+# Film and sound may differ by this many seconds without a word, and by this part.
+SLACK, WORST = 0.2, 0.5
+
+
+class Preprocessing(NamedTuple):
+    """How files become the input of networks; the same in training and inference.
+
+    Attributes:
+      crop: "centre" or "detect"; see ``video.read_film``.
+      face_model: YuNet's file, for "detect".
+      size: of the crops, in pixels.
+      min_frames: below which a clip is too short.
+      silence: RMS, a fraction of full scale, below which a clip is silent.
+      allow_silent: score silent clips all the same.
+      trim_leading_silence: cut film and sound where the sound begins; fakes of some
+        sets begin with silence (arXiv:2412.00175).
+    """
+
+    crop: str = "centre"
+    face_model: str = ""
+    size: int = video.SIZE
+    min_frames: int = 5
+    silence: float = 1e-4
+    allow_silent: bool = False
+    trim_leading_silence: bool = False
+
+
+class Clip(NamedTuple):
+    """A clip as far as it could be read.
+
+    Attributes:
+      path: of the film.
+      status: one of ``STATUSES``.
+      video: grey uint8 ``[time, size, size]`` at 25 frames a second.
+      wave: float32 ``[samples]`` at 16 kHz, int16 range, as long as the film.
+      usable: whether it may be scored.
+      notes: for the reader of a report.
+      seconds: of the film that was read.
+      fps: of the file.
+      leading_silence: in seconds, before any trimming.
+      faces: how many were found; 0 if none was looked for.
+    """
+
+    path: Path
+    status: str
+    video: np.ndarray
+    wave: np.ndarray
+    usable: bool = False
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    fps: float = 0.0
+    leading_silence: float = 0.0
+    faces: int = 0
+
+
+def load(
+    path: Path, options: Preprocessing | None = None, *, sound: Path | None = None
+) -> Clip:
+    """Reads a clip; faults become its status and never an exception.
+
+    Args:
+      path: a film, or an ``.npz`` with ``video`` uint8 ``[time, h, w]``, ``audio``
+        int16 ``[samples]``, ``fps`` and ``sr``.
+      options: None for the defaults.
+      sound: a wav or flac file; None takes the film's track, or else the wav or flac
+        file beside it with the same name.
+
+    Raises:
+      UserError: only for impossible options and missing libraries.
+    """
+    options = options or Preprocessing()
+    detect = _detector(options)
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".npz":
+            film, heard = _read_npz(path, options.size)
+        else:
+            film = video.read_film(path, size=options.size, detect=detect)
+            heard = _find_sound(path, sound)
+    except UserError as error:
+        if "not installed" in str(error):
+            raise
+        return _failed(path, UNREADABLE, (str(error),), options)
+    return assemble(path, film, heard, options)
+
+
+def assemble(
+    path: Path,
+    film: video.Film,
+    sound: audio.Sound | None,
+    options: Preprocessing,
+) -> Clip:
+    """Brings film and sound into step and judges them; see ``load``."""
+    notes: list[str] = []
+    if abs(film.fps - FPS) > 0.01:
+        notes.append(f"{film.fps:.5g} fps, resampled to {FPS:g}")
+    if film.variable:
+        notes.append(f"frames of varying length, resampled to {FPS:g} fps")
+    if film.faces > 1:
+        notes.append(f"{film.faces} faces, the largest was followed")
+    common: dict[str, Any] = {
+        "seconds": film.seconds,
+        "fps": film.fps,
+        "faces": film.faces,
+    }
+
+    def fail(status: str, note: str) -> Clip:
+        bad = _failed(path, status, (*notes, note), options)
+        return bad._replace(**common)
+
+    if film.truncated:
+        notes.append("the file is damaged or shorter than it claims")
+        if film.seconds < 1:
+            return fail(UNREADABLE, f"only {film.seconds:.2f} s could be read")
+    if 1 - film.found > GAPS:
+        return fail(NO_FACE, f"no face in {100 * (1 - film.found):.0f} % of the frames")
+    if sound is None:
+        return fail(NO_AUDIO, "there is no sound, neither in the file nor beside it")
+    frames, wave, trouble = align(film, sound)
+    if trouble is not None and trouble > WORST:
+        return fail(MISMATCH, f"film and sound differ by {100 * trouble:.0f} %")
+    if trouble is not None:
+        notes.append(f"film and sound differ by {100 * trouble:.0f} %, cut to fit")
+    silence = audio.leading_silence(wave)
+    if options.trim_leading_silence:
+        cut = min(round(silence * FPS), len(frames))
+        frames, wave = frames[cut:], wave[round(cut * RATE / FPS) :]
+    if len(frames) < options.min_frames:
+        return fail(
+            TOO_SHORT, f"{len(frames)} frames, expected {options.min_frames} or more"
+        )
+    status = TRUNCATED if film.truncated else OK
+    silent = audio.level(wave) < options.silence or not np.abs(wave).max(initial=0)
+    if silent:
+        status = SILENT
+        notes.append("there is hardly any sound")
+    return Clip(
+        path,
+        status,
+        frames,
+        wave,
+        usable=not silent or options.allow_silent,
+        notes=tuple(notes),
+        leading_silence=silence,
+        **common,
+    )
+
+
+def align(
+    film: video.Film, sound: audio.Sound
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Cuts film and sound to the time that both have.
+
+    Returns:
+      Frames, samples as long as they, and by which part of the longer the two
+      differed; None if by less than 0.2 s.
+    """
+    offset = round((sound.start - film.start) * sound.rate)
+    wave = sound.wave
+    wave = np.pad(wave, (offset, 0)) if offset > 0 else wave[-offset:]
+    film_seconds, sound_seconds = len(film.frames) / FPS, len(wave) / sound.rate
+    gap = abs(film_seconds - sound_seconds)
+    longer = max(film_seconds, sound_seconds, 1e-9)
+    frames = film.frames
+    if sound_seconds < film_seconds - SLACK:
+        frames = frames[: int(sound_seconds * FPS)]
+    needed = round(len(frames) * RATE / FPS)
+    wave = np.pad(wave[:needed], (0, max(needed - len(wave), 0)))
+    return frames, wave.astype(np.float32), gap / longer if gap > SLACK else None
+
+
+def features(clip: Clip, *names: str, fill: str = "repeat") -> dict[str, np.ndarray]:
+    """Computes what networks take of a clip.
+
+    Args:
+      clip: that was read.
+      names: of "video" uint8 ``[time, size, size]``, "mfcc" ``[4 time, 13]`` and
+        "spectrogram" ``[4 time, 321]``.
+      fill: see ``audio.mfcc``.
+    """
+    rows = ROWS_PER_FRAME * len(clip.video)
+    makers = {
+        "video": lambda: clip.video,
+        "mfcc": lambda: audio.mfcc(clip.wave, rows=rows, fill=fill),
+        "spectrogram": lambda: audio.spectrogram(clip.wave, rows=rows, fill=fill),
+    }
+    unknown = sorted(set(names) - set(makers))
+    if unknown:
+        raise UserError(
+            f"There are no features {', '.join(unknown)}; expected some of "
+            f"{', '.join(makers)}."
+        )
+    return {name: makers[name]() for name in names}
+
+
+def is_clip(path: Path) -> bool:
+    """Tells by its name whether a file is a clip; posteriors beside one are not."""
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) and not name.endswith(POSTERIORS)
+
+
+def find(inputs: Sequence[Path]) -> list[Path]:
+    """Lists the clips among files and, recursively, folders; sorted in each folder.
+
+    A file that is named is listed whatever its suffix: one row per input.
+
+    Raises:
+      UserError: if a path does not exist or no clip is found.
+    """
+    found: list[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            found += [p for p in inside if is_clip(p)]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"There is no file or folder {path}.")
+    if not found:
+        raise UserError(
+            f"There are no clips in {', '.join(map(str, inputs))}; expected files "
+            f"ending in {', '.join(SUFFIXES)}."
+        )
+    return found
+
+
+def _detector(options: Preprocessing) -> video.Detector | None:
+    if options.crop not in CROPS:
+        raise UserError(
+            f"crop is {options.crop!r}, expected one of {', '.join(CROPS)}."
+        )
+    return video.yunet(Path(options.face_model)) if options.crop == "detect" else None
+
+
+def _find_sound(path: Path, sound: Path | None) -> audio.Sound | None:
+    if sound is not None:
+        return audio.read(Path(sound))
+    track = video.read_sound(path)
+    if track is not None and len(track.wave):
+        return track
+    for suffix in audio.SUFFIXES:
+        beside = path.with_suffix(suffix)
+        if beside.exists():
+            return audio.read(beside)
+    return None
+
+
+def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files}
+    except Exception as error:  # a damaged archive can fail in many ways
+        raise UserError(f"{path} cannot be read: {error}") from error
+    frames = arrays.get("video")
+    if frames is None or frames.ndim != 3 or frames.dtype != np.uint8:
+        shape = None if frames is None else (frames.shape, str(frames.dtype))
+        raise UserError(
+            f"{path}: video is {shape}, expected uint8 [time, height, width]."
+        )
+    fps = float(arrays.get("fps", FPS))
+    seconds = len(frames) / fps
+    index = video.nearest(
+        np.arange(len(frames)) / fps, max(round(seconds * FPS), 1), FPS
+    )
+    crops = [video.centre(np.repeat(frames[i][..., None], 3, -1), size) for i in index]
+    film = video.Film(np.stack(crops), 0.0, seconds, fps)
+    if "audio" not in arrays:
+        return film, None
+    rate = int(arrays.get("sr", RATE))
+    wave = audio.resample(arrays["audio"].astype(np.float32), rate, RATE)
+    return film, audio.Sound(wave, RATE, 0.0, rate)
+
+
+def _failed(path, status: str, notes: tuple[str, ...], options) -> Clip:
+    nothing = np.zeros((0, options.size, options.size), np.uint8)
+    return Clip(path, status, nothing, np.zeros(0, np.float32), notes=notes)

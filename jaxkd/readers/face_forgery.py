@@ -1,0 +1,318 @@
+"""Lists of face images with label codes: text, csv, folders, DeepfakeBench's JSON.
+
+Every reader returns rows; no image is opened. What cannot be used is an error that
+names the file, the line and the rule it breaks.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+from jaxkd.losses.label_graph import UNKNOWN, LabelGraph
+from jaxkd.readers.images import SUFFIXES
+
+REAL = "real"  # method of an image that is not forged
+_AGE, _GENDER, _IDENTITY = "110000100001", "120110111101", "120010111111"
+_SMILE, _POSE = "101000001100", "100001111111"
+# An expression of unknown kind: a smile moves lip and mouth, a surprise more.
+_EXPRESSION = "101000201122"
+# Method folder of the FFSC data set -> label code; "Real" is all zeros.
+FFSC_METHODS: Mapping[str, str] = {
+    "Real": "0" * 12,
+    **dict.fromkeys(("diffae-age", "StyleRes-age", "HFGI-age"), _AGE),
+    **dict.fromkeys(
+        ("diffae-gender", "StyleGAN2_dis-gender", "StyleCLIP-gender"), _GENDER
+    ),
+    **dict.fromkeys(("simswap", "fsgan", "BlendFace", "InfoSwap"), _IDENTITY),
+    **dict.fromkeys(("StyleRes-expr", "fomm-expr"), _EXPRESSION),
+    "HFGI-smile": _SMILE,
+    **dict.fromkeys(("fomm-pose", "TPS-pose", "FNeVR"), _POSE),
+}
+# The same of FaceForensics++.
+FFPP_METHODS: Mapping[str, str] = {
+    "original_sequences": "0" * 10,
+    **dict.fromkeys(("Face2Face", "NeuralTextures"), "1101001100"),
+    **dict.fromkeys(("Deepfakes", "FaceSwap", "FaceShifter"), "1011111111"),
+}
+
+
+class FaceRow(NamedTuple):
+    """One image and what is known of it.
+
+    Attributes:
+      path: of the image.
+      code: int8 ``[nodes]``, 2 where unknown.
+      method: that made it, ``"real"`` for none.
+      video: that it is a frame of, unique within the method; else its own path.
+    """
+
+    path: Path
+    code: np.ndarray
+    method: str
+    video: str
+
+
+def read_list(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRow]:
+    """Reads a text file of lines ``<image> <code>``, as FFSC's.
+
+    The code is one character for each node: 0, 1, or 2 for unknown. Blank lines and
+    lines that begin with ``#`` are passed over. The method is the folder that the
+    image lies in (or the folder above, where frames lie in a folder of their video).
+
+    Args:
+      path: of the text file.
+      graph: of the labels.
+      root: folder that the images' paths begin at; that of the file if empty.
+
+    Raises:
+      UserError: if the file cannot be read or a line is not of this form.
+    """
+    path = _existing(path)
+    base, rows = Path(root) if root else path.parent, []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        image, _, code = line.strip().rpartition(" ")
+        if not image:
+            raise UserError(
+                f"{path}, line {number}: got {line.strip()!r}, expected the path of an "
+                "image, a space and a label code."
+            )
+        labels = _checked(code, graph, f"{path}, line {number}")
+        rows.append(_row(base / image.strip(), labels, base))
+    return _not_empty(rows, path)
+
+
+def read_csv(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRow]:
+    """Reads a csv file with a column ``path`` and one for each node of the graph.
+
+    An empty cell is unknown. A node without a column is unknown throughout, except
+    that a real image (the root's label is 0) has nothing altered. Columns ``method``
+    and ``video`` are read if there.
+
+    Args:
+      path: of the csv file.
+      graph: of the labels.
+      root: folder that the images' paths begin at; that of the file if empty.
+
+    Raises:
+      UserError: if the file cannot be read, a column or a label is not understood, or
+        a row contradicts the graph.
+    """
+    path = _existing(path)
+    base, root_name = Path(root) if root else path.parent, graph.nodes[0]
+    lines = csv.DictReader(_text(path).splitlines())
+    columns = list(lines.fieldnames or ())
+    if not {"path", root_name} <= set(columns):
+        raise UserError(
+            f"{path} has the columns {', '.join(columns) or 'none'}; expected path, "
+            f"{root_name} and any of {', '.join(graph.nodes[1:])}, method, video."
+        )
+    unknown = sorted(set(columns) - {"path", "method", "video", *graph.nodes})
+    if unknown:
+        raise UserError(
+            f"{path} has the columns {', '.join(unknown)}, which are no nodes of the "
+            f"graph: {', '.join(graph.nodes)}. Rename or remove them."
+        )
+    rows = []
+    for line in lines:
+        cells = [(line.get(node) or "").strip() or "2" for node in graph.nodes]
+        if cells[0] == "0":
+            cells = ["0" if cell == "2" else cell for cell in cells]
+        labels = _checked(cells, graph, f"{path}, line {lines.line_num}")
+        row = _row(base / (line["path"] or "").strip(), labels, base)
+        rows.append(
+            row._replace(
+                method=(line.get("method") or "").strip() or row.method,
+                video=(line.get("video") or "").strip() or row.video,
+            )
+        )
+    return _not_empty(rows, path)
+
+
+def read_folder(
+    root: str | Path, graph: LabelGraph, methods: Mapping[str, str] | str | Path
+) -> list[FaceRow]:
+    """Reads all images below a folder; the folder of a method gives their label.
+
+    Frames lie in the method's folder, as ``<video>_<frame>...``, or in folders of
+    their videos, at any depth.
+
+    Args:
+      root: the folder.
+      graph: of the labels.
+      methods: method folder -> label code, or the yaml file that holds them. Of
+        several folders on an image's path the deepest counts.
+
+    Raises:
+      UserError: if there is no such folder, it holds no images, a code is not
+        consistent, or an image lies in no method's folder.
+    """
+    top = _existing(root)
+    origin = "The methods' codes"
+    if not isinstance(methods, Mapping):
+        origin = str(methods)
+        methods = read_methods(methods)
+    codes = {
+        name: _checked(code, graph, f"{origin}, {name}")
+        for name, code in methods.items()
+    }
+    images = sorted(p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES)
+    rows, strangers = [], set()
+    for image in images:
+        parents = image.relative_to(top).parts[:-1]
+        named = [place for place, part in enumerate(parents) if part in codes]
+        if not named:
+            strangers.add("/".join(parents) or ".")
+            continue
+        code = codes[parents[named[-1]]]
+        below = "/".join(parents[named[-1] + 1 :])
+        method = parents[named[-1]] if code[0] else REAL
+        rows.append(FaceRow(image, code, method, below or _video_of_file(image)))
+    if strangers:
+        raise UserError(
+            f"{top}: no method is known for images in "
+            f"{', '.join(sorted(strangers)[:5])} ({len(strangers)} folders). Known: "
+            f"{', '.join(codes)}. Name the folders' codes in a yaml file (methods), or "
+            "move them elsewhere."
+        )
+    return _not_empty(rows, top)
+
+
+def read_methods(path: str | Path) -> dict[str, str]:
+    """Reads a yaml file of lines ``<method>: <label code>``.
+
+    Raises:
+      UserError: if it is something else.
+    """
+    import yaml
+
+    path = _existing(path)
+    try:
+        # Strings alone: a code such as 010010 would otherwise be a number.
+        content = yaml.load(_text(path), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not yaml: {error}.") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(code, str) for code in content.values()
+    ):
+        raise UserError(f"{path}: expected lines '<method folder>: <label code>'.")
+    return content
+
+
+def read_deepfakebench(
+    path: str | Path,
+    graph: LabelGraph,
+    split: str,
+    *,
+    root: str = "",
+    compression: str = "c23",
+    frames: int = 32,
+    codes: Mapping[str, str] | None = None,
+) -> list[FaceRow]:
+    """Reads one split of a data set as DeepfakeBench describes it in JSON.
+
+    ``{data set: {label: {split: [{compression:] {video: {frames: [paths]}}}}}}``. A
+    label whose name ends in "real" is real, all others are fake, and how is unknown
+    unless ``codes`` names it. Videos are told apart by label *and* name: two methods
+    use the same names.
+
+    Args:
+      path: of the JSON file.
+      graph: of the labels.
+      split: ``"train"``, ``"val"`` or ``"test"``.
+      root: folder that the frames' paths begin at; that of the file if empty.
+      compression: which of several is taken, where there are several.
+      frames: most frames of a video, evenly spaced; 0 for all.
+      codes: label -> label code.
+
+    Raises:
+      UserError: if the file is not of this form or has no such split.
+    """
+    path = _existing(path)
+    base, rows = Path(root) if root else path.parent, []
+    try:
+        content = json.loads(_text(path))
+        for labels in content.values():
+            for label, splits in labels.items():
+                if split not in splits:
+                    continue
+                code = _code_of_label(label, graph, codes or {}, path)
+                videos = splits[split]
+                for name, video in dict(videos.get(compression, videos)).items():
+                    for frame in _spread(video["frames"], frames):
+                        image = base / str(frame).replace("\\", "/")
+                        method = label if code[0] else REAL
+                        rows.append(FaceRow(image, code, method, f"{label}/{name}"))
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not of DeepfakeBench's form, {{data set: {{label: {{split: "
+            f"{{video: {{frames: [...]}}}}}}}}}}: {type(error).__name__}: {error}."
+        ) from error
+    if not rows:
+        raise UserError(f"{path} has no frames in the split {split!r}.")
+    return rows
+
+
+def _code_of_label(label: str, graph: LabelGraph, codes, path: Path) -> np.ndarray:
+    if label in codes:
+        return _checked(codes[label], graph, f"{path}, {label}")
+    rest = len(graph.nodes) - 1
+    if label.lower().endswith("real"):
+        return np.zeros(rest + 1, np.int8)
+    return np.array([1] + [UNKNOWN] * rest, np.int8)
+
+
+def _spread(frames: list[Any], count: int) -> list[Any]:
+    """Takes evenly spaced frames, the first and the last among them."""
+    if not count or len(frames) <= count:
+        return frames
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).astype(int)]
+
+
+def _row(path: Path, code: np.ndarray, base: Path) -> FaceRow:
+    """Makes a row of an image whose folders are all that is known of its method."""
+    inside = path.parent.relative_to(base) if path.is_relative_to(base) else path.parent
+    names = inside.parts
+    video = _video_of_file(path)
+    method = names[-1] if names else "fake"
+    if len(names) > 1 and path.stem.isdigit():  # <method>/<video>/0001.png
+        method, video = names[-2], names[-1]
+    return FaceRow(path, code, method if code[0] else REAL, f"{inside}/{video}")
+
+
+def _video_of_file(path: Path) -> str:
+    """Returns what comes before the frame in a name such as ``id0_0003_aged.png``."""
+    return path.stem.split("_")[0]
+
+
+def _checked(code: Iterable[str] | str, graph: LabelGraph, origin: str) -> np.ndarray:
+    try:
+        return graph.check(code if isinstance(code, str) else list(code))
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from error
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Check the path.")
+    return path
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}.") from error
+
+
+def _not_empty(rows: list[FaceRow], path: Path) -> list[FaceRow]:
+    if not rows:
+        raise UserError(f"{path} lists no images.")
+    return rows

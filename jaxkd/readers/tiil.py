@@ -1,0 +1,140 @@
+"""Reads TIIL: images with captions that contradict them, and where (arXiv 2404.18033).
+
+The data set is given on request; its layout is known from others' loaders only, so
+fields that are not known are reported rather than passed over.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxkd.core.errors import UserError
+
+CONSISTENT, INCONSISTENT = "consistent.json", "inconsistent.json"
+_IMAGE_FIELDS = {"id", "file_name", "width", "height"}
+_FIELDS = {
+    *("id", "image_id", "caption", "category_id", "iscrowd", "area", "bbox"),
+    *("ori_word", "new_word", "segmentation"),
+}
+
+
+class Pair(NamedTuple):
+    """An image and a caption.
+
+    Attributes:
+      image: path of the file.
+      caption: the text.
+      inconsistent: whether they contradict each other.
+      mask: ``[height, width]`` bool; empty where they do not, or no mask is known.
+      new_word: the word of the caption that is wrong, if it is named.
+      old_word: the right word, if it is named.
+    """
+
+    image: Path
+    caption: str
+    inconsistent: bool
+    mask: np.ndarray
+    new_word: str | None
+    old_word: str | None
+
+
+def read(folder: str | Path, masks: str | Path | None = None) -> Iterator[Pair]:
+    """Reads the pairs of both files, the consistent ones first.
+
+    Args:
+      folder: with ``consistent.json``, ``inconsistent.json`` and the images.
+      masks: folder of PNG masks named like the images, in place of ``segmentation``.
+
+    Raises:
+      UserError: if a file is missing, or an annotation has no image or caption.
+    """
+    folder = Path(folder)
+    for name in (CONSISTENT, INCONSISTENT):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(
+                f"{folder} has no {name}. Expected {CONSISTENT} and {INCONSISTENT} of "
+                "TIIL, each with images and annotations."
+            )
+        yield from _read_file(path, None if masks is None else Path(masks))
+
+
+def polygon_mask(points: list[list[float]], size: tuple[int, int]) -> np.ndarray:
+    """Draws COCO's polygons ``[x, y, x, y, ..]`` into a mask of (height, width)."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("1", (size[1], size[0]))
+    for one in points:
+        ImageDraw.Draw(canvas).polygon([float(value) for value in one], fill=1)
+    return np.array(canvas, bool)
+
+
+def run_length_mask(counts: list[int], size: tuple[int, int]) -> np.ndarray:
+    """Decodes COCO's plain run lengths: columns first, starting with zeros.
+
+    Raises:
+      UserError: if they do not fill the mask.
+    """
+    if sum(counts) != size[0] * size[1]:
+        raise UserError(
+            f"Runs of {sum(counts)} pixels for a mask of {size[0]} x {size[1]}."
+        )
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape(size[1], size[0]).T
+
+
+def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    images = {image["id"]: image for image in content.get("images", ())}
+    annotations = content.get("annotations", ())
+    _report_unknown(path, images.values(), _IMAGE_FIELDS)
+    _report_unknown(path, annotations, _FIELDS)
+    wrong = path.name == INCONSISTENT
+    for number, one in enumerate(annotations):
+        image = images.get(one.get("image_id"))
+        if image is None or "caption" not in one:
+            raise UserError(
+                f"{path}: annotation {number} has no caption or no image "
+                f"{one.get('image_id')!r}."
+            )
+        file = path.parent / image["file_name"]
+        mask = _mask(one, file, masks) if wrong else np.zeros((0, 0), bool)
+        yield Pair(
+            file, one["caption"], wrong, mask, one.get("new_word"), one.get("ori_word")
+        )
+
+
+def _mask(one: Mapping[str, Any], file: Path, masks: Path | None) -> np.ndarray:
+    from PIL import Image
+
+    if masks is not None:
+        path = masks / f"{file.stem}.png"
+        if not path.is_file():
+            raise UserError(f"There is no mask {path} for {file.name}.")
+        return np.asarray(Image.open(path).convert("L")) > 127
+    found = one.get("segmentation")
+    if isinstance(found, dict):
+        counts = found["counts"]
+        if isinstance(counts, str):
+            raise UserError(
+                f"{file.name}: the mask has compressed run lengths. Give a folder of "
+                "PNG masks instead."
+            )
+        return run_length_mask(counts, tuple(found["size"]))
+    if not found:
+        return np.zeros((0, 0), bool)
+    with Image.open(file) as image:
+        return polygon_mask(found, (image.height, image.width))
+
+
+def _report_unknown(path: Path, entries: Any, known: set[str]) -> None:
+    unknown = sorted({key for one in entries for key in one} - known)
+    if unknown:
+        warnings.warn(
+            f"{path}: fields that are not known and not used: {', '.join(unknown)}.",
+            stacklevel=4,
+        )

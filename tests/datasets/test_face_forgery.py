@@ -1,0 +1,125 @@
+"""Faces from folders and lists, and drawn ones: what is read, warned of and refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import face_forgery, forged_faces
+
+AGE = "110000100001"
+
+
+def save(path, mode="RGB", size=(20, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color=100 if mode in ("L", "I;16") else None).save(path)
+
+
+def test_pictures_of_every_kind_from_the_official_folders(tmp_path):
+    save(tmp_path / "Train/Real/AVSpeech/v1/0001.png", "L")
+    save(tmp_path / "Train/diffae-age/v2_1.png", "RGBA", (33, 20))
+    save(tmp_path / "Train/fsgan/v3/1.png", "I;16")
+    save(tmp_path / "Train/fsgan/v3/2.jpg", "CMYK")
+    save(tmp_path / "Test/Real/v4/1.png")
+    save(tmp_path / "Test/Protocol-1/InfoSwap/v5/1.png")
+    data = face_forgery.load(str(tmp_path), size=16)
+    train, test = data.train(0), data.test
+    assert (len(train), len(test)) == (4, 2)
+    # The most frequent method of training first, those of the test alone last.
+    assert test.names == ("real", "fsgan", "diffae-age", "InfoSwap")
+    assert test.trained == 3
+    assert sorted(test.keys) == [("InfoSwap", "v5"), ("real", "v4")]
+    shapes = data.example(train)
+    rng = np.random.default_rng(0)
+    for place in range(4):
+        example = data.prepare_train(train[place], rng)
+        for name, shape in shapes.items():
+            assert example[name].shape == shape.shape
+            assert example[name].dtype == shape.dtype
+    labels = {train.rows[i].method: train[i] for i in range(4)}
+    assert "".join(map(str, labels["diffae-age"]["code"])) == AGE
+    assert [int(labels[n]["manipulation"]) for n in train.names[:3]] == [0, 1, 2]
+    assert int(labels["fsgan"]["label"]) == 1
+    assert data.info.class_names[0] == "fake"
+
+
+def test_lists_say_which_images_are_missing_and_shared(tmp_path, capsys):
+    save(tmp_path / "real/1.png")
+    save(tmp_path / "mine/2.png")
+    (tmp_path / "train.txt").write_text(f"real/1.png {'0' * 12}\nmine/2.png {AGE}\n")
+    (tmp_path / "test.csv").write_text("path,fake,age\nreal/1.png,0,\nmine/2.png,1,1\n")
+    data = face_forgery.load(str(tmp_path), size=16)
+    assert data.test[1]["code"].tolist() == [1, 1, *[2] * 10]
+    assert "2 images are for training and for testing" in capsys.readouterr().err
+    (tmp_path / "mine/2.png").unlink()
+    with pytest.raises(UserError, match="names 1 images that are not there"):
+        face_forgery.load(str(tmp_path), size=16)
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path / split / "Real/1.png")
+        save(tmp_path / split / "fsgan/2.png")
+    path = tmp_path / "train/fsgan/2.png"
+    path.write_bytes(path.read_bytes()[:40])
+    data = face_forgery.load(str(tmp_path), size=16)
+    rows = [row.path.name for row in data.test.rows]
+    with pytest.raises(UserError, match=r"2\.png cannot be read as an image"):
+        data.train(0)[rows.index("2.png")]
+
+
+def test_a_missing_split_is_explained(tmp_path):
+    with pytest.raises(UserError, match=r"expected a folder with one of train, Train"):
+        face_forgery.load(str(tmp_path))
+    with pytest.raises(UserError, match=r"nothing does not exist"):
+        face_forgery.load(train=str(tmp_path / "nothing"))
+
+
+def test_the_rarest_methods_share_the_last_class(tmp_path, capsys):
+    lines = [f"m{i}/{i}.png {AGE}" for i in range(13)] + [f"r/r.png {'0' * 12}"]
+    for line in lines:
+        save(tmp_path / line.split()[0], size=(4, 4))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    data = face_forgery.load(str(tmp_path), size=4)
+    classes = [int(data.test[i]["manipulation"]) for i in range(14)]
+    assert max(classes) == 11 and classes.count(11) == 3 and classes.count(0) == 1
+    assert "the 3 rarest of 13 methods" in capsys.readouterr().err
+
+
+def test_drawn_faces_keep_methods_for_the_test():
+    data = forged_faces.load(size=16, train=100, test=2, weak=0.2, filtered=0.4)
+    train, test = data.train(1).arrays, data.test.arrays
+    assert set(train["manipulation"].tolist()) <= set(range(4))
+    assert data.test.names[4:] == ("sharpen", "tone", "denoise")
+    assert data.test.trained == 4
+    assert train["label"].sum() == 50
+    counts = np.bincount(test["manipulation"])
+    assert counts.tolist() == [30, *[10] * 6]
+    np.testing.assert_array_equal(test["label"], test["code"][:, 0])
+    assert not test["code"][test["label"] == 0].any()
+    # Two of the training methods forge each attribute.
+    for attribute in range(5):
+        used = train["manipulation"][train["attribute"] == attribute]
+        assert len(set(used.tolist())) == 2
+    again = forged_faces.load(size=16, train=100, test=2, weak=0.2, filtered=0.4)
+    np.testing.assert_array_equal(again.test.arrays["image"], test["image"])
+    other = forged_faces.load(
+        size=16, train=100, test=2, weak=0.2, filtered=0.4, evaluate_on="validation"
+    )
+    assert np.any(other.test.arrays["image"] != test["image"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 15}, "size is 15"),
+        ({"train": 1}, "train is 1"),
+        ({"train_methods": ("blur", "magic")}, "expected at least two of"),
+        ({"weak": 0.7, "filtered": 0.5}, "expected parts"),
+        ({"evaluate_on": "train"}, "expected test or validation"),
+    ],
+)
+def test_options_of_drawn_faces(options, message):
+    with pytest.raises(UserError, match=message):
+        forged_faces.load(**options)
