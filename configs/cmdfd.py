@@ -6,7 +6,7 @@ draws talking heads and their forgeries, trains a recogniser of speech and one o
 and then students on real clips, ``faceswap`` (an artefact, sound and lips agree) and
 ``lipsync`` (no artefact, they disagree): cross entropy alone beside correlation
 distillation beside all three terms. Forgeries of three further kinds are never seen.
-Minutes on two CPU cores, no download. What came out: docs/cross_modal.md. Variants:
+No download. What is known of the outcome: docs/cross_modal.md. Variants:
 
     configs/cmdfd.py:controls    students that start as the teachers, without
                                  distillation; targets of other clips
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 
-FRAMES, SIZE = 28, 20
+FRAMES, SIZE = 40, 24
 RECOGNISERS = {"real": 200}
 MIXED = {"real": 100, "faceswap": 50, "lipsync": 50}
 
@@ -133,13 +133,13 @@ def _small(name: str, train: dict[str, int], seed: int) -> ConfigDict:
     config.method = "cmdfd"
     config.model = ConfigDict({"name": "talknet_small", "input": "clip"})
     config.seeds = (1, 2, 3, 4)
-    config.duration = 350
+    config.duration = 375
     for part, network in (("audio", "speech_small"), ("video", "lips_small")):
         # Recognisers learn from clips that no detector sees, all of them real.
         need = _run(f"cmdfd-{part}", RECOGNISERS, seed=0)
         need.method = "frame_recognition"
         need.model = ConfigDict({"name": network, "input": "clip"})
-        need.duration = 250
+        need.duration = 375
         need.data.test_kinds = ("real",)
         config.needs[f"{part}_teacher"] = configs.needed(need)
     return config
@@ -162,6 +162,6 @@ def _run(name: str, train: dict[str, int], seed: int) -> ConfigDict:
     config.view = ConfigDict({"name": "clips", "augment": False})
     config.batch_size, config.eval_batch_size = 16, 40
     config.unit = "steps"
-    config.eval_every = config.checkpoint_every = 175
+    config.eval_every = config.checkpoint_every = 125
     config.optim.update({"name": "adam", "lr": 2e-3, "weight_decay": 0.0})
     return config

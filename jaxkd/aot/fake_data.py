@@ -6,7 +6,14 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Example, Info
-from jaxkd.datasets import av_clips, boxes, ct, image_pairs, mask_images, text_lines
+from jaxkd.datasets import (
+    av_clips,
+    boxes,
+    ct,
+    image_pairs,
+    mask_images,
+    text_lines,
+)
 from jaxkd.datasets.cifar import COUNTS, STATISTICS
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.readers.optional import need
+from jaxkd.core import optional
 
 # Fine enough for 29.97 frames a second, and for frames at times of their own.
 _CLOCK = 90_000
@@ -41,7 +41,7 @@ def write(
     Raises:
       UserError: if PyAV is not installed.
     """
-    av = need("av", "av")
+    av = optional.load("av", extra="av", purpose="Films")
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
-from jaxkd.readers.optional import need
 
 RATE = 16_000
 FPS = 25.0
@@ -54,7 +54,7 @@ def read(path: Path, rate: int = RATE) -> Sound:
     Raises:
       UserError: if the file cannot be read, or soundfile is not installed.
     """
-    soundfile = need("soundfile", "av")
+    soundfile = optional.load("soundfile", extra="av", purpose="Sound files")
     try:
         samples, original = soundfile.read(str(path), dtype="float32", always_2d=True)
     except Exception as error:  # soundfile raises its own kinds

@@ -7,13 +7,14 @@ decoded is kept, and the damage is reported.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers.audio import FPS, RATE, Sound, resample
-from jaxkd.readers.optional import need
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp")
 SIZE = 112
@@ -204,7 +205,7 @@ def yunet(model: Path, threshold: float = 0.6) -> Detector:
     Raises:
       UserError: if the file is missing or OpenCV is not installed.
     """
-    cv2 = need("cv2", "forensics")
+    cv2 = optional.load("cv2", extra="forensics", purpose="Face detection")
     if not Path(model).is_file():
         raise UserError(
             f"There is no face model at {str(model)!r}. Download YuNet's .onnx file "
@@ -227,7 +228,7 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
     Raises:
       UserError: if the file cannot be opened, or PyAV is not installed.
     """
-    av = need("av", "av")
+    av = _av()
     parts: list[np.ndarray] = []
     start, original, channels = 0.0, rate, 1
     with _open(path) as container:
@@ -276,7 +277,7 @@ def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decode
 
 def _frames(container, stream, damage: list[str]) -> Iterator:
     """Decodes a stream; notes what cannot be decoded and goes on."""
-    errors = need("av", "av").error
+    errors = _av().error
     packets = container.demux(stream)
     while True:
         try:
@@ -293,11 +294,15 @@ def _frames(container, stream, damage: list[str]) -> Iterator:
 
 
 def _open(path: Path):
-    av = need("av", "av")
+    av = _av()
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be opened as a film: {error}") from error
+
+
+def _av() -> ModuleType:
+    return optional.load("av", extra="av", purpose="Films")
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:

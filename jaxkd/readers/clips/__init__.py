@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.readers import audio, video
 from jaxkd.readers.audio import FPS, RATE, ROWS_PER_FRAME
@@ -106,6 +107,9 @@ def load(
     options = options or Preprocessing()
     detect = _detector(options)
     path = Path(path)
+    if path.suffix.lower() != ".npz":
+        # Here, because a missing library is no fault of the clip.
+        optional.load("av", extra="av", purpose="Films")
     try:
         if path.suffix.lower() == ".npz":
             film, heard = _read_npz(path, options.size)
@@ -113,8 +117,6 @@ def load(
             film = video.read_film(path, size=options.size, detect=detect)
             heard = _find_sound(path, sound)
     except UserError as error:
-        if "is not installed" in str(error):
-            raise
         return _failed(path, UNREADABLE, (str(error),), options)
     return assemble(path, film, heard, options)
 
