@@ -145,45 +145,6 @@ def test_alignment_scan_equals_a_loop_of_adam():
     assert close.mean() > 0.97
 
 
-@pytest.mark.slow
-def test_gradient_of_the_alignment_by_finite_differences():
-    with jax.enable_x64(True):
-        backbone = tiny_scenes.backbone(np.float64)
-        backbone = backbone._replace(
-            noise=jax.tree_util.Partial(_noise64), alphas=backbone.alphas.astype(float)
-        )
-        rng = np.random.default_rng(0)
-        z, noise = rng.normal(size=(8, 8, 3)), rng.normal(size=(2, 8, 8, 3))
-        context = rng.normal(size=(13, 16))
-        times = jnp.array([100, 700])
-
-        @jax.jit
-        def loss(c):
-            return jnp.mean(
-                alignment.denoising_loss(backbone, backbone.params, z, c, times, noise)
-            )
-
-        direction = rng.normal(size=context.shape)
-        exact = jnp.vdot(jax.grad(loss)(context), direction)
-        h = 1e-5
-        numeric = (loss(context + h * direction) - loss(context - h * direction)) / (
-            2 * h
-        )
-        assert exact.dtype == jnp.float64
-        np.testing.assert_allclose(exact, numeric, rtol=1e-5)
-
-
-def _noise64(params, x, timestep, context, *control):
-    from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
-
-    network = SceneDiffusion(
-        widths=(16, 24), text_width=16, groups=4, dtype=jnp.float64
-    )
-    return network.apply(
-        {"params": params}, x, timestep, context, *control, method="controlled"
-    )
-
-
 def test_inpainting_keeps_what_is_outside_exactly():
     first, _, empty = texts()
     masks = np.zeros((1, 32, 32), bool)

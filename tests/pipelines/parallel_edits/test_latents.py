@@ -21,25 +21,6 @@ def backbone():
 
 
 @pytest.mark.slow
-def test_a_picture_that_is_not_square():
-    model = backbone()
-    assert (model.factor, model.multiple, model.blend) == (2, 4, 2)
-    image = np.asarray(tiny.normal(0, 16, 24, 3) > 0, np.float32)
-    found = parallel_edits.edit_picture(
-        model,
-        image,
-        "a red fox in the snow",
-        "a blue cat in the snow",
-        key=jax.random.key(0),
-        settings=parallel_edits.Settings(steps=2),
-    )
-    assert found.images.shape[1:] == (16, 24, 3)
-    assert found.masks.shape[1:] == (8, 12)
-    assert found.plan.prompts[-1].text == "a blue cat in the snow"
-    assert np.isfinite(found.images).all()
-
-
-@pytest.mark.slow
 def test_pieces_of_a_word_are_edited_together():
     model = backbone()
     edits = parallel_edits.aspects.between("a fox", "a qqq fox")
