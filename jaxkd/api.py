@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from jaxkd.core import compile_cache, config_file, preemption
@@ -48,7 +49,7 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> dict[str, Any
     Raises:
       UserError: for whatever the user can mend.
     """
-    compile_cache.enable()
+    _prepare()
     if not isinstance(config, ConfigDict):
         config = config_file.load(config)
     if "pipeline" in config:
@@ -60,6 +61,12 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> dict[str, Any
     never = contextlib.nullcontext(preemption.never_stop)
     with preemption.catch_signals() if main else never as stop_requested:
         return run(config, Path(workdir), stop_requested)
+
+
+def _prepare() -> None:
+    # Orbax warns of every file that older versions wrote otherwise.
+    logging.set_verbosity(logging.ERROR)
+    compile_cache.enable()
 
 
 def results(workdir: str | Path) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def load(
     Raises:
       UserError: if the run is not finished, or the student or seed is unknown.
     """
-    compile_cache.enable()
+    _prepare()
     return Model(restore.restore(Path(workdir), student, seed, use))
 
 
