@@ -52,6 +52,7 @@ def test_the_page_lists_the_whole_api():
         f"jaxkd.api.{name}"
         for name, value in vars(api).items()
         if inspect.isfunction(value) and value.__module__ == api.__name__
+        if not name.startswith("_")
     }
     methods = {
         f"jaxkd.api.Model.{name}"

@@ -63,8 +63,8 @@ def schedule(
       ValueError: for values outside of these ranges.
 
     >>> s = schedule(4, least=0.2)
-    >>> [round(float(x), 3) for x in s.sqrt_eta], s.num_steps
-    ([0.032, 0.377, 0.666, 0.99], 4)
+    >>> [round(float(x), 2) for x in s.sqrt_eta], s.num_steps
+    ([0.03, 0.38, 0.67, 0.99], 4)
     """
     if num_steps < 2 or min(kappa, least, power) <= 0 or not 0 < largest <= 1:
         raise ValueError(

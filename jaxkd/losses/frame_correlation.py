@@ -3,7 +3,7 @@
 Two frozen recognisers, one of speech and one of lips, give class posteriors for every
 frame of a clip. Their divergence is a soft target for the similarity of a student's
 audio and video embeddings. Yu et al., "Explicit Correlation Learning for Generalizable
-Cross-Modal Deepfake Detection" (arXiv:2404.19171; the losses as in its official code).
+Cross-Modal Deepfake Detection" (arXiv:2404.19171; the losses as in its official code)::
 
     target      = clip(1 - teacher_divergence(log p, log q), 0, 1)   [batch, time]
     correlation = audio_visual_correlation(a, v)                     [batch, time]

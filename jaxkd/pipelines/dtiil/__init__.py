@@ -5,7 +5,7 @@ benchmark of ``configs/dtiil.py``.
 """
 
 from jaxkd.pipelines.dtiil.benchmark import check, default, format_table, run, sample
-from jaxkd.pipelines.dtiil.localise import Finding, Settings, localise
+from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
 
 __all__ = [
     "Finding",

@@ -14,7 +14,7 @@ from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.writers import write_json
 from jaxkd.pipelines import benchmark_page, scene_model
 from jaxkd.pipelines.dtiil import difference, scene_pairs
-from jaxkd.pipelines.dtiil.localise import Finding, Settings, localise
+from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
 from jaxkd.pipelines.dtiil.scene_pairs import Pairs
 from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.report.image_grid import as_bytes, mosaic

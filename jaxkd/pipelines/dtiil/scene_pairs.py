@@ -14,7 +14,7 @@ from jaxkd.diffusion.attention import plain_attention, probabilities
 from jaxkd.drawing import scenes
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.dtiil import difference, words
-from jaxkd.pipelines.dtiil.localise import Finding
+from jaxkd.pipelines.dtiil.localization import Finding
 from jaxkd.pipelines.text_to_image import Backbone, Static
 
 KINDS = ("colour of A", "colour of B", "shape of A", "shape of B", "background")

@@ -6,7 +6,7 @@ import pytest
 from jaxkd.core.errors import UserError
 from jaxkd.drawing import scenes
 from jaxkd.pipelines.dtiil import alignment, difference, inpainting, words
-from jaxkd.pipelines.dtiil.localise import Settings, localise
+from jaxkd.pipelines.dtiil.localization import Settings, localise
 from tests.pipelines import tiny_scenes
 
 OTHER = "a green circle left of a blue square on white background"
