@@ -22,11 +22,10 @@ from jaxkd.models.paligemma.decoding import (
     log_likelihood,
 )
 from jaxkd.models.paligemma.model import PaliGemma, init, to_model_range
-from jaxkd.models.paligemma.network import VARIANTS, PaliGemmaNetwork, compose
+from jaxkd.models.paligemma.network import PaliGemmaNetwork, compose
 
 __all__ = [
     "PRESETS",
-    "VARIANTS",
     "GemmaConfig",
     "PaliGemma",
     "PaliGemmaConfig",
