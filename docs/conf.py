@@ -74,3 +74,8 @@ def list_systems(app, name: str, source: list[str]) -> None:
 def setup(app) -> None:
     """Connects ``list_systems``."""
     app.connect("source-read", list_systems)
+
+
+# Attributes of one name in several classes, such as ``width``: which is meant is clear
+# from where it stands.
+suppress_warnings = ["ref.python"]

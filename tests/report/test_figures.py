@@ -254,7 +254,7 @@ def test_files_are_pictures_on_the_colour_of_the_page(tmp_path, theme):
     data = [Curve(name, np.arange(5.0), rng.random((5, 3))) for name in NAMES]
     values = {name: list(rng.random(3)) for name in NAMES}
     counts = rng.integers(0, 9, (4, 4))
-    common = {"cast": CAST, "levels": {"teacher": 0.5}}
+    common = {"student_order": CAST, "levels": {"teacher": 0.5}}
     figures.curves(
         tmp_path / "a.png",
         theme,
