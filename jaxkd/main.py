@@ -253,10 +253,11 @@ def _compile() -> None:
 def _export() -> None:
     from jaxkd import api
 
+    workdir = _given_workdir()
     if not _OUTPUT.value:
         raise UserError("--mode=export needs --output, the file to write.")
     text = api.export(
-        _given_workdir(),
+        workdir,
         _OUTPUT.value or "",
         format=_FORMAT.value,
         student=_STUDENT.value,
