@@ -20,7 +20,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_quick_preset_trains_reports_and_predicts(name, tmp_path):
     if name == "msad":
@@ -42,7 +42,8 @@ def test_a_quick_preset_trains_reports_and_predicts(name, tmp_path):
     options = {"student": list(config.students)[-1]}
     predictors.predict(predictor, run, [str(tmp_path / "a.png")], str(output), options)
     if isinstance(left, tuple):
-        assert Image.open(output / "a.png").size == left
+        with Image.open(output / "a.png") as picture:
+            assert picture.size == left
     else:
         with (output / left).open(newline="") as file:
             rows = list(csv.reader(file))

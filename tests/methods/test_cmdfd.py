@@ -196,7 +196,7 @@ def test_ctc_sums_over_all_alignments():
     np.testing.assert_allclose(found.value, -np.log(total), rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_from_the_command_to_a_score_with_a_reason(tmp_path):
     """The quick preset trains, reports, and judges films of every kind of fault."""
     pytest.importorskip("av")

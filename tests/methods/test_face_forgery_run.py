@@ -14,7 +14,7 @@ from jaxkd.train import train
 from tests.test_configs import MODULES
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_quick_preset_trains_reports_and_predicts(tmp_path):
     config = MODULES["face_forgery"].get_config("quick")
     kept = {name: config.students[name] for name in ("binary", "graph", "auto")}

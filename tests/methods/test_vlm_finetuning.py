@@ -191,7 +191,7 @@ def test_contradictory_options_are_refused(answers):
     assert lookup.module("jaxkd.methods", "vlm_finetuning", "make") is vlm_finetuning
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_trains_adapters_beside_the_bits_of_its_needed_run(tmp_path):
     config = MODULES["handwriting_vlm"].get_config("explain")
     tiny = {

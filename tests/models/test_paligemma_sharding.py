@@ -81,7 +81,7 @@ def test_bytes_of_a_device_are_the_published_models_over_eight(published):
         assert share(sizes, base) < 2_923_466_480 / 8 * 1.01
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_published_model_compiles_for_eight_devices_within_its_memory():
     names = ["3b-224,lora,8,1", "3b-224,full,4,2"]
     script = Path(__file__).with_name("paligemma_sharded.py")

@@ -38,7 +38,7 @@ def words(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_report_and_scores(finished):
     results = json.loads((finished / "results.json").read_text())
     last = results["students"]["vicreg"]["last"]
@@ -60,7 +60,7 @@ def _read(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_people_s_own_words(finished, words, tmp_path):
     text = handwriting.predict(finished, [words], tmp_path)
     assert "6 words, 15 pairs" in text
