@@ -16,6 +16,7 @@ from jaxkd.datasets import cifar, folder, glyph100
 from jaxkd.recipes import classification
 from jaxkd.training import build, program
 from tests import (
+    clips_blank,
     ct_blank,
     face_forgery_blank,
     forgery_blank,
@@ -113,6 +114,7 @@ def no_data(monkeypatch):
         return train, test, tuple(map(str, range(classes)))
 
     recognition_blank.replace(monkeypatch)
+    clips_blank.replace(monkeypatch)
     ct_blank.replace(monkeypatch)
     forgery_blank.replace(monkeypatch)
     handwriting_blank.replace(monkeypatch)
