@@ -29,6 +29,7 @@ def batch():
     }
 
 
+@pytest.mark.slow
 def test_loss_of_a_network_that_predicts_nothing_is_the_noise():
     """The last convolution starts at zero, so that the first error is E[n^2] = 1."""
     method = captions.make(spec())
@@ -48,6 +49,7 @@ def test_loss_of_a_network_that_predicts_nothing_is_the_noise():
     assert np.isfinite(bias).all() and np.abs(bias).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_evaluation_by_hand():
     method = captions.make(spec(), levels=2)
     params, state = jax.jit(method.init)(jax.random.key(0))

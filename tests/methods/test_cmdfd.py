@@ -112,6 +112,7 @@ def test_missing_teachers_are_named():
     assert not plain.targets
 
 
+@pytest.mark.slow
 def test_a_control_starts_as_the_teachers_and_remembers_them():
     clip = jnp.array(RNG.uniform(0, 1, (1, T, SIZE * SIZE + 53)), jnp.float32)
     frozen, variables = {}, {}

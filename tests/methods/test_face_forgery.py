@@ -136,6 +136,7 @@ def test_uncertainty_weighting_trains_its_variances():
     np.testing.assert_allclose(slope["log_variances"], wanted, 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_auto_lambda_moves_weights_first_and_keeps_statistics_clean():
     """Against autodiff through the virtual step, written out, in float64."""
     with jax.enable_x64(True):

@@ -106,6 +106,7 @@ def test_the_second_order_reaches_every_knowledge_network(made):
     assert set(method.trainable(inputs.params).values()) == {"main", "meta"}
 
 
+@pytest.mark.slow
 def test_terms_and_quality(made):
     method, inputs = made
     loss = method.loss(inputs)

@@ -68,6 +68,7 @@ def test_head_losses_location_by_location():
     np.testing.assert_allclose(found["centerness"], centre / count, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_without_objects_is_finite():
     empty = {"boxes": jnp.zeros((2, 1, 4)), "classes": jnp.full((2, 1), -1)}
 
@@ -81,6 +82,7 @@ def test_a_batch_without_objects_is_finite():
     assert not slopes["distances"].any()
 
 
+@pytest.mark.slow
 def test_binned_precision_is_close_to_cocos():
     rng = np.random.default_rng(0)
     boxes, classes = np.zeros((30, 3, 4), np.float32), rng.integers(-1, 2, (30, 3))
@@ -145,6 +147,7 @@ def spec(**changes):
     return run._replace(**changes)
 
 
+@pytest.mark.slow
 def test_teacher_and_student():
     key = jax.random.key(0)
     large = jax.random.normal(key, (2, 32, 32, 3))

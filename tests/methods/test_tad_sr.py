@@ -113,6 +113,7 @@ def test_the_score_distillation_of_a_linear_teacher(made):
     np.testing.assert_allclose(slope, score / 16, 1e-3, 1e-5)
 
 
+@pytest.mark.slow
 def test_two_players_move_their_own(made):
     method, inputs, _ = made
     labels = method.trainable(inputs.params)

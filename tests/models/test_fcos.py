@@ -133,6 +133,7 @@ def test_suppression_is_that_of_brute_force():
     assert valid.tolist() == [True, False, False, False] and index[0] == 1
 
 
+@pytest.mark.slow
 def test_perfect_answers_decode_to_the_boxes():
     boxes = jnp.array([[[2.0, 3, 30, 28], [40, 8, 60, 40], [0, 0, 0, 0]]])
     classes = jnp.array([[1, 0, -1]])

@@ -242,6 +242,7 @@ def test_fresh_adapters_change_nothing_and_merging_is_exact(loaded, logits_of):
         assert np.abs(logits_of(less, *batch) - got).max() > 1e-4, name
 
 
+@pytest.mark.slow
 def test_adapters_are_drawn_as_published():
     config = paligemma.preset("tiny")
     params = paligemma.init(config, jax.random.key(0))
@@ -277,6 +278,7 @@ def test_dropout_of_adapters_keeps_the_mean():
     assert np.asarray(got).std(0).min() > 0.1
 
 
+@pytest.mark.slow
 def test_bfloat16_base_is_left_bit_identical_by_training(loaded):
     _, config, params = loaded
     config = dataclasses.replace(config, dtype="bfloat16", lora_dropout=0.1)

@@ -140,6 +140,7 @@ def test_a_row_ends_without_touching_the_others(tiny, prompts):
             assert not got[row, stop:].any()
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_models_probabilities(tiny, prompts):
     model, params = tiny
     images, tokens = (np.repeat(x[:1], 4000, 0) for x in prompts)

@@ -39,6 +39,7 @@ def test_window_attention_pixel_by_pixel(shift):
     np.testing.assert_allclose(model.apply(variables, x)[0], expected, 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_small_network_sees_step_condition_and_shift():
     network, options = swin_unet.VARIANTS["resshift_small"]
     options = options | {"width": 8, "embed": 8, "multipliers": (1, 1), "groups": 2}
@@ -89,6 +90,7 @@ def test_spectral_normalisation_finds_the_largest_singular_value():
     np.testing.assert_allclose(model.apply(variables, x, False), expected, 1e-3, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_discriminator_and_its_blind_start():
     def draw(i):
         return jax.random.normal(jax.random.key(i), (2, 4, 4, 8))

@@ -20,6 +20,7 @@ from jaxkd.diffusion.search import gits
 from jaxkd.models.edm import SongUNet
 from jaxkd.pipelines.gits import cells, models
 from jaxkd.pipelines.gits import config as gits_config
+from jaxkd.pipelines.gits import densities as gits_densities
 from jaxkd.pipelines.gits import results as gits_results
 from jaxkd.recipes import diffusion
 
@@ -84,7 +85,7 @@ def test_all_cells_are_there_and_their_calls_counted(finished):
 
 def test_errors_are_those_of_direct_calls(finished):
     _, results = finished
-    denoise = densities.ring().denoise
+    denoise = gits_densities.ring().denoise
     exact_stamps = schedules.time_uniform(101, *ENDS, 2.0)
     sigmas = schedules.polynomial(5, *ENDS)
     ends = []
@@ -104,7 +105,7 @@ def test_errors_are_those_of_direct_calls(finished):
 
 def test_gits_is_the_best_of_its_coefficients(finished):
     _, results = finished
-    denoise, grid = densities.ring().denoise, schedules.polynomial(13, *ENDS)
+    denoise, grid = gits_densities.ring().denoise, schedules.polynomial(13, *ENDS)
     costs = []
     for start in (0, 16):
         x = samplers.latents(range(start, start + 16), (2,), 80.0)
@@ -271,10 +272,10 @@ def test_a_fit_is_worse_only_beyond_the_paired_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", densities.DENSITIES)
+@pytest.mark.parametrize("name", gits_densities.DENSITIES)
 def test_moments_of_a_density_are_those_of_its_denoiser(name):
     """Far away a denoiser tells the mean, and then the covariance."""
-    target = densities.DENSITIES[name]()
+    target = gits_densities.DENSITIES[name]()
     with jax.enable_x64(True):
         size, sigma = int(np.prod(target.shape)), 100.0
         rng = np.random.default_rng(0)
@@ -313,7 +314,7 @@ def test_samples_are_drawn_with_a_schedule(tmp_path):
     config.sample.schedule = str(tmp_path / "own.json")
     path = pipelines.sample(config, tmp_path, range(3, 9), tmp_path / "new" / "a.png")
     x = samplers.latents(range(3, 9), (8, 8, 1), 80.0)
-    ends = samplers.sample(densities.digits().denoise, x, sigmas).x[-1]
+    ends = samplers.sample(gits_densities.digits().denoise, x, sigmas).x[-1]
     pixels = np.clip(127.5 * np.asarray(ends) + 128, 0, 255)
     with Image.open(path) as image:
         page = np.asarray(image)

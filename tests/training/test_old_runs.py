@@ -72,6 +72,7 @@ def test_a_finished_run_is_read_and_evaluated(runs):
         )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(runs):
     train(study(), runs / "stopped")
     for student in STUDENTS:

@@ -78,6 +78,7 @@ def test_the_share_of_changed_images_and_their_kinds():
     assert nearest < 0.01
 
 
+@pytest.mark.slow
 def test_evaluation_is_clean_unless_asked():
     pixels = jnp.asarray(255 * images(), jnp.uint8)
     batch = {"image": pixels, "label": jnp.zeros(2)}

@@ -44,6 +44,7 @@ def measure(first, second, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", difference.SOLVERS)
 def test_difference_of_equal_texts_is_zero_and_order_does_not_matter(solver):
     first, second, _ = texts()
@@ -102,6 +103,7 @@ def test_masks_by_hand():
         difference.mask(values, 3)
 
 
+@pytest.mark.slow
 def test_alignment_lowers_the_loss_and_leaves_the_network_alone():
     backbone, (first, _, _) = tiny_scenes.backbone(), texts()
     before = jax.tree.map(np.copy, backbone.params)

@@ -32,6 +32,7 @@ def run(branches, settings=SETTINGS, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_prompts_and_selectors_of_the_branches():
     made = planned()
     assert [prompt.text for prompt in made.prompts] == [
@@ -58,6 +59,7 @@ def test_prompts_and_selectors_of_the_branches():
     np.testing.assert_array_equal(padded.contexts[3], made.branches.contexts[2])
 
 
+@pytest.mark.slow
 def test_identity_edit_is_the_source_exactly():
     made = planned()
     contexts = jnp.broadcast_to(made.branches.contexts[0], made.branches.contexts.shape)
@@ -78,6 +80,7 @@ def test_identity_edit_is_the_source_exactly():
     assert np.max(np.abs(edited.latents[1] - tiny_scenes.image())) > 1e-2
 
 
+@pytest.mark.slow
 def test_scan_without_control_equals_a_loop_of_plain_calls():
     """Two global branches: no attention is shared, no blend is made."""
     made = planned((control.GLOBAL, control.GLOBAL))
