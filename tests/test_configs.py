@@ -236,7 +236,7 @@ def test_the_cifar100_recipe(pair):
             ]
             halves = (0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5)
             np.testing.assert_allclose(rates, halves, rtol=1e-5)
-            assert student.weight_decay == 5e-4
+            assert student.optimizers["main"].weight_decay == 5e-4
         assert (stage.optim.momentum, stage.optim.nesterov) == (0.9, False)
         assert dict(stage.view) == {"name": "crop_flip"}
     for name in ("dkd", "rld"):
@@ -261,7 +261,9 @@ def test_the_imagenet_recipe():
     ]
     pairs = itertools.chain.from_iterable((0.2 * 0.1**n,) * 2 for n in range(4))
     np.testing.assert_allclose(rates, list(pairs), rtol=1e-5)
-    assert {student.weight_decay for student in run.students} == {1e-4}
+    assert {student.optimizers["main"].weight_decay for student in run.students} == {
+        1e-4
+    }
     assert run.dataset.info.image_shape == (224, 224, 3)
 
 
