@@ -278,9 +278,8 @@ import jax, numpy as np
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxkd.datasets import views
+from jaxkd import views
 from jaxkd.core.source import Info
-from jaxkd.views import ops, standard
 info = Info("toy", 2, (8, 8, 3), (0.5,) * 3, (0.2,) * 3, ("a", "b"))
 images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8)
 mesh = Mesh(np.array(jax.devices()), ("data",))
