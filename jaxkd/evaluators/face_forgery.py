@@ -9,7 +9,7 @@ from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.metrics import forgery
 from jaxkd.metrics.classification import auc
 from jaxkd.report.items import Table
-from jaxkd.report.statistics import estimate
+from jaxkd.report.statistics import format_mean
 
 REAL = "real"
 _NAN = float("nan")
@@ -159,15 +159,6 @@ def _labels(prediction: Prediction, truth: Truth) -> dict[str, float]:
     return found
 
 
-def _cell(values: Sequence[float]) -> str:
-    """Formats a mean with its standard error over seeds."""
-    if np.isnan(values).any():
-        return "–"
-    found = estimate(values)
-    text = f"{found.mean:.3f}"
-    return text if found.error is None else f"{text} ± {found.error:.3f}"
-
-
 def _protocol_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
     columns = {
         "accuracy": "accuracy",
@@ -182,7 +173,7 @@ def _protocol_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
         columns["video_auc"] = "AUC, videos"
     lines = [["", *columns.values()]]
     for student, found in scores.items():
-        lines.append([student, *(_cell(found[name]) for name in columns)])
+        lines.append([student, *(format_mean(found[name], 3) for name in columns)])
     note = (
         "Mean ± standard error over seeds. Unseen: methods that no training image was "
         "made by (protocol 1); mean and worst over these methods."
@@ -203,7 +194,10 @@ def _group_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
     lines = [["AUC against real images", *scores]]
     for name, title in groups.items():
         lines.append(
-            [title, *(_cell(found[f"auc_{name}"]) for found in scores.values())]
+            [
+                title,
+                *(format_mean(found[f"auc_{name}"], 3) for found in scores.values()),
+            ]
         )
     note = "Mean ± standard error over seeds, by method and by altered attribute."
     return Table("By method and attribute", lines, note)
@@ -215,13 +209,15 @@ def _label_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
     chosen = {s: f for s, f in scores.items() if np.isfinite(f["region_f1"]).all()}
     lines = [["F1", "prior", *chosen]]
     for i in range(1, len(prior)):
-        cells = [_cell(found[f"f1_{truth.nodes[i]}"]) for found in chosen.values()]
-        lines.append([truth.nodes[i], _cell([prior[i]]), *cells])
+        cells = [
+            format_mean(found[f"f1_{truth.nodes[i]}"], 3) for found in chosen.values()
+        ]
+        lines.append([truth.nodes[i], format_mean([prior[i]], 3), *cells])
     for name, level in zip(("attribute", "region"), truth.levels, strict=True):
         known = prior[list(level)]
         mean = float(np.nanmean(known)) if np.isfinite(known).any() else _NAN
-        cells = [_cell(found[f"{name}_f1"]) for found in chosen.values()]
-        lines.append([f"mean over {name}s", _cell([mean]), *cells])
+        cells = [format_mean(found[f"{name}_f1"], 3) for found in chosen.values()]
+        lines.append([f"mean over {name}s", format_mean([mean], 3), *cells])
     note = (
         "At a probability of one half, over real images and methods that were trained "
         "on. prior: the best that needs no look at the image, all positive."

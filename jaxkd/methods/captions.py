@@ -29,6 +29,7 @@ from jaxkd.core.types import (
 )
 from jaxkd.diffusion import noise_tables
 from jaxkd.drawing import scenes
+from jaxkd.methods.common.networks import init_student
 
 SCORE = Score("loss", "noise error", percent=False, lower=True)
 
@@ -70,9 +71,7 @@ def make(spec: Spec, *, dropout: float = 0.1, levels: int = 8) -> Method:
     alphas = jnp.asarray(noise_tables.alphas_cumprod())
     empty = jnp.asarray(scenes.Tokenizer().encode(""))
 
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *spec.image_shape))))
-        return {"student": variables.pop("params")}, {"student": variables}
+    init = init_student(network, spec.image_shape)
 
     def error(params, clean, noise, timesteps, tokens):
         noisy = noise_tables.add_noise(clean, noise, alphas[timesteps])

@@ -12,7 +12,7 @@ Posteriors from disk may stand in for the teachers: fields ``audio_posteriors`` 
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.methods.common import classification
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 from jaxkd.methods.common.terms import Term, add_up, check_weights
 
 # What --mode=predict makes of files; see ``jaxkd.predictors``.
@@ -214,21 +215,12 @@ def _disagreement(teachers, variables: Any, batch: Batch, divergence: str):
     return jax.lax.stop_gradient(losses.teacher_divergence(*logs, kind=divergence))
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
 # Cached, so that students of one network share one compiled body.
 @functools.cache
 def _network(
     network: nn.Module, shape: tuple[int, ...], input_key: str, teachers
-) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
+) -> NetworkFunctions:
+    init = init_student(network, shape)
 
     def outputs(logits: jax.Array, features: Any, batch: Batch) -> dict[str, jax.Array]:
         present = batch["present"]
@@ -265,7 +257,7 @@ def _network(
             )
         return found
 
-    return _Network(init, forward, predict)
+    return NetworkFunctions(init, forward, predict)
 
 
 # Cached, so that students that start alike hold one function.

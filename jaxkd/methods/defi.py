@@ -5,8 +5,7 @@ resampled; the boundary is computed from it on the device.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -26,6 +25,7 @@ from jaxkd.core.types import (
 )
 from jaxkd.losses import localization
 from jaxkd.methods.common import warm_start
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 from jaxkd.methods.common.terms import Term, add_up
 
 IOU = Score("iou", "IoU of tampered pixels")
@@ -89,23 +89,12 @@ def _overlap(logits: jax.Array, masks: jax.Array):
     return iou, 2 * iou / (1 + iou), jnp.mean(marked, axis=axes, dtype=jnp.float32)
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
 @functools.cache
 def _network(
     network: nn.Module,
     image_shape: tuple[int, ...],
     input_key: str,
-) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
-
+) -> NetworkFunctions:
     def apply(params: Params, model_state: ModelState, batch: Batch, **options: Any):
         variables = {"params": params["student"], **model_state["student"]}
         return network.apply(variables, batch[input_key], **options)
@@ -122,7 +111,7 @@ def _network(
         logits, features = apply(params, model_state, batch, train=False)
         return {"logits": logits, "edge": features["edge"]}
 
-    return _Network(init, forward, predict)
+    return NetworkFunctions(init_student(network, image_shape), forward, predict)
 
 
 def make(

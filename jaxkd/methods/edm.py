@@ -29,6 +29,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.diffusion import denoisers
+from jaxkd.methods.common.networks import init_student
 
 SCORE = Score("loss", "EDM loss", percent=False, lower=True)
 
@@ -73,9 +74,7 @@ def make(
         )
     network, input_key = spec.network, spec.input_key
 
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *spec.image_shape))))
-        return {"student": variables.pop("params")}, {"student": variables}
+    init = init_student(network, spec.image_shape)
 
     def error(denoised, clean, sigma):
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2

@@ -68,7 +68,9 @@ def make(spec: Spec, *, objective: str = "frames") -> Method:
             mask=batch["mask"], top1=jnp.sum(right, axis=1) / count
         )
 
-    functions = classification._network(spec.network, spec.image_shape, spec.input_key)
+    functions = classification.network_functions(
+        spec.network, spec.image_shape, spec.input_key
+    )
     return Method(
         targets={}, loss=loss, evaluate=evaluate, score=ACCURACY, **functions._asdict()
     )

@@ -22,6 +22,7 @@ from jaxkd.core.types import FROZEN, MAIN, Loss, LossInputs, Method, Params, Spe
 from jaxkd.evaluators import resolution
 from jaxkd.losses.numerics import unit
 from jaxkd.methods.common import adapters, classification, distillation, warm_start
+from jaxkd.methods.common.networks import frozen_outputs
 
 STAGES = ("generative", "discriminative")
 
@@ -130,7 +131,7 @@ def _generative(spec: Spec, layer: str, generator_layer: str) -> Method:
         value = losses.relative_error(_centred(s), _centred(t, scaled=True))
         return Loss(value, inputs.model_state, {name: value})
 
-    targets = {"generator": classification.frozen_outputs(generator, "generator")}
+    targets = {"generator": frozen_outputs(generator, "generator")}
     method = classification.classifier(spec, loss, targets)
     return adapters.with_projection(
         method, spec, ("generator",), layer, generator_layer

@@ -17,6 +17,7 @@ from clu import metrics
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Loss, LossInputs, Method, Score, Spec
+from jaxkd.methods.common.networks import init_student
 from jaxkd.views.low_resolution import add_noise
 
 SCORE = Score("error", "error of the predicted noise", percent=False, lower=True)
@@ -53,9 +54,7 @@ def make(spec: Spec) -> Method:
 def _make(
     network: nn.Module, shape: tuple[int, ...], input_key: str, channels: int
 ) -> Method:
-    def init(key):
-        variables = dict(network.init(key, jnp.zeros((1, *shape))))
-        return {"student": variables.pop("params")}, {"student": variables}
+    init = init_student(network, shape)
 
     def predict(params, model_state, batch):
         seen = batch[input_key]

@@ -13,6 +13,7 @@ from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification, distillation, embedding
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up
 
 PREDICTOR = "embeddings"
@@ -72,7 +73,7 @@ def make(
         top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
         return total._replace(metrics={"top1": top1} | total.metrics)
 
-    targets = {"teacher": classification.frozen_outputs(teacher)}
+    targets = {"teacher": frozen_outputs(teacher)}
     return embedding.embedder(spec, "ipn", loss, targets, tuple(sides))
 
 

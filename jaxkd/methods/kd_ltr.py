@@ -15,6 +15,7 @@ from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import LossInputs, Method, ModelState, Params, Spec
 from jaxkd.methods.common import adapters, distillation, text
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights
 from jaxkd.models.text_recognition import SequenceProjection, for_half_size
 
@@ -131,7 +132,7 @@ def make(
         right = text.exact(inputs.targets["teacher"]["logits"], inputs.batch).mean()
         return total._replace(metrics={**total.metrics, "teacher_exact": right})
 
-    method = text.reader(spec, loss, {"teacher": text.frozen_outputs(teacher)})
+    method = text.reader(spec, loss, {"teacher": frozen_outputs(teacher)})
     if semantic_weight:
         method = adapters.with_variables(method, spec, NAME, adapter)
     if warm:

@@ -12,6 +12,7 @@ from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification, distillation, embedding
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up
 
 PREDICTOR = "embeddings"
@@ -69,7 +70,7 @@ def make(
     targets = {}
     if weights:
         teacher = distillation.require(spec, "teacher", "metric_learning")
-        targets["teacher"] = classification.frozen_outputs(teacher)
+        targets["teacher"] = frozen_outputs(teacher)
     terms = (
         {} if labels == "none" else {labels: Term(1.0, _labels(labels, margin, scale))}
     )

@@ -28,6 +28,7 @@ from jaxkd.core.types import (
 )
 from jaxkd.losses.restoration import knowledge_distance
 from jaxkd.methods.common import adapters, distillation, super_resolution
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights
 from jaxkd.models.krnet import KRNet
 
@@ -113,7 +114,7 @@ def make(
     def loss(inputs: LossInputs) -> Loss:
         return add_up(inputs, terms)
 
-    targets = {"teacher": super_resolution.frozen_outputs(teacher)}
+    targets = {"teacher": frozen_outputs(teacher, output="image")}
     method = super_resolution.enlarger(spec, loss, targets)
     method = adapters.with_variables(method, spec, NAME, adapter)
     return method._replace(

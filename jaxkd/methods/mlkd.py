@@ -15,6 +15,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Loss, LossInputs, Method, ModelState, Params, Spec
 from jaxkd.losses.multilevel import MASKED, TEMPERATURES
 from jaxkd.methods.common import classification, distillation
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up
 
 
@@ -76,9 +77,7 @@ def make(
         {"mlkd": (mlkd_weight, term)},
         ce_weight=ce_weight,
         warmup=warmup,
-        targets={
-            "teacher_strong": _strong_logits(classification.frozen_outputs(teacher))
-        },
+        targets={"teacher_strong": _strong_logits(frozen_outputs(teacher))},
     )
     strong = {"strong_ce": Term(ce_weight, strong_cross_entropy)}
 

@@ -24,6 +24,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.methods.common import classification
+from jaxkd.methods.common.networks import init_student
 from jaxkd.models.ct import heatmaps
 from jaxkd.models.ct.nlran import NLRAN
 
@@ -76,10 +77,7 @@ def make(
 # Cached, so that students of one network share one compiled body.
 @functools.cache
 def _functions(network: nn.Module, shape: tuple[int, ...], input_key: str):
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
+    init = init_student(network, shape)
 
     def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         variables = {"params": params["student"], **model_state["student"]}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.methods.common import adapters, distillation, super_resolution
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights
 from jaxkd.models import layers
 
@@ -68,7 +69,7 @@ def make(
         return adapters.apply(adapter, NAME, inputs)
 
     terms = terms | {NAME: Term(feature_weight, compare)}
-    targets = {"teacher": super_resolution.frozen_outputs(teacher)}
+    targets = {"teacher": frozen_outputs(teacher, output="image")}
     method = super_resolution.enlarger(
         spec, lambda inputs: add_up(inputs, terms), targets
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from jaxkd.core.errors import Interrupted
+from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
 from jaxkd.report.items import Figure, Table
-from jaxkd.report.statistics import estimate, format_estimate
 
 
 def stop_if_requested(stop_requested: StopRequest) -> None:
@@ -36,9 +36,22 @@ def environment() -> dict[str, str]:
     }
 
 
-def cell(values: Sequence[float], *, scale: float = 100.0, places: int = 1) -> str:
-    """Formats the mean over seeds with its standard error."""
-    return format_estimate(estimate(list(values)), places, scale=int(scale))
+def check_keys(config: ConfigDict, known: ConfigDict, part: str) -> None:
+    """Checks the keys of a benchmark's configuration and of one part of it.
+
+    Raises:
+      UserError: for keys that are unknown or missing.
+    """
+    for got, expected, where in (
+        (config, known, "config"),
+        (config[part], known[part], f"config.{part}"),
+    ):
+        wrong = sorted(set(got) ^ set(expected))
+        if wrong:
+            raise UserError(
+                f"{where} has unknown or missing keys: {', '.join(wrong)}; expected "
+                f"{', '.join(expected)}."
+            )
 
 
 def table_text(tables: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,6 @@ share one compiled body.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -19,7 +18,6 @@ from clu import metrics
 
 from jaxkd.core.types import (
     Batch,
-    FrozenNetwork,
     Loss,
     LossInputs,
     Method,
@@ -27,6 +25,7 @@ from jaxkd.core.types import (
     Params,
     Spec,
 )
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 
 
 @flax.struct.dataclass
@@ -82,20 +81,12 @@ def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
     )
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
+# Cached, so that students which differ in their loss alone share its functions.
 @functools.cache
-def _network(
+def network_functions(
     network: nn.Module, image_shape: tuple[int, ...], input_key: str
-) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
+) -> NetworkFunctions:
+    """Returns the functions of a classifier: ``logits`` and ``features``."""
 
     def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         del key
@@ -116,31 +107,7 @@ def _network(
         logits, features = network.apply(variables, batch[input_key], train=False)
         return {"logits": logits, "features": features}
 
-    return _Network(init, forward, predict)
-
-
-def frozen_outputs(frozen: FrozenNetwork, name: str = "teacher") -> Callable[..., Any]:
-    """Returns the target function of a frozen classifier: its logits and features.
-
-    Args:
-      frozen: the network, and what it reads.
-      name: of the needed run that trained it.
-    """
-    return _frozen_outputs(frozen, name)
-
-
-# Cached, so that all students of a run share one evaluation of it.
-@functools.cache
-def _frozen_outputs(frozen: FrozenNetwork, name: str) -> Callable[..., Any]:
-
-    def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
-        del key
-        logits, features = frozen.network.apply(
-            variables[name], batch[frozen.input_key], train=False
-        )
-        return jax.lax.stop_gradient({"logits": logits, "features": features})
-
-    return targets
+    return NetworkFunctions(init_student(network, image_shape), forward, predict)
 
 
 def classifier(
@@ -155,7 +122,7 @@ def classifier(
       loss: as in ``Method``.
       targets: as in ``Method``.
     """
-    functions = _network(spec.network, spec.image_shape, spec.input_key)
+    functions = network_functions(spec.network, spec.image_shape, spec.input_key)
     return Method(
         targets=targets or {}, loss=loss, evaluate=evaluate, **functions._asdict()
     )

@@ -27,6 +27,7 @@ from jaxkd.core.types import (
     Score,
     Spec,
 )
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 from jaxkd.models import fcos
 
 SCORE = Score("ap50", "AP at overlap 0.5")
@@ -229,12 +230,6 @@ def _evaluation(num_classes: int) -> Callable[[Any, Batch], Evaluation]:
     return evaluate
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
 def detector(
     spec: Spec,
     loss: Callable[[LossInputs], Loss],
@@ -268,11 +263,6 @@ def detector(
 def _network(network, image_shape, input_key: str, where: Layout, num_boxes: int):
     first_level = level_of(where, image_shape)
 
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
-
     def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         del key
         variables = {"params": params["student"], **model_state["student"]}
@@ -300,7 +290,7 @@ def _network(network, image_shape, input_key: str, where: Layout, num_boxes: int
         )
         return found._asdict()
 
-    return _Network(init, forward, predict)
+    return NetworkFunctions(init_student(network, image_shape), forward, predict)
 
 
 def level_of(where: Layout, image_shape: tuple[int, ...]) -> int:

@@ -28,6 +28,7 @@ from jaxkd.core.types import (
     Targets,
 )
 from jaxkd.methods.common import adapters, classification
+from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights, rise_and_fall
 
 Features = dict[str, jax.Array]
@@ -81,9 +82,7 @@ def student(
         measured = _measure(inputs.outputs, inputs.batch, taught)
         return total._replace(metrics=measured | total.metrics)
 
-    frozen = {
-        each: classification.frozen_outputs(networks[each], each) for each in networks
-    }
+    frozen = {each: frozen_outputs(networks[each], each) for each in networks}
     return classification.classifier(spec, loss, frozen | dict(targets or {}))
 
 

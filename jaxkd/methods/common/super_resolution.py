@@ -8,7 +8,7 @@ without a border of as many pixels as the scale.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -19,7 +19,6 @@ from clu import metrics
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
     Batch,
-    FrozenNetwork,
     Loss,
     LossInputs,
     Method,
@@ -29,6 +28,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.losses.numerics import at_least_float32
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 from jaxkd.metrics import image_quality
 
 SCORE = Score("psnr", "PSNR on luminance, dB", percent=False)
@@ -44,21 +44,10 @@ class Evaluation(metrics.Collection):
     edges: metrics.Average.from_output("edges")  # type: ignore[valid-type]
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
 @functools.cache
 def _network(
     network: nn.Module, image_shape: tuple[int, ...], input_key: str
-) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
-
+) -> NetworkFunctions:
     def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
         del key
         return apply(network, params, model_state, batch[input_key]), model_state
@@ -66,7 +55,7 @@ def _network(
     def predict(params: Params, model_state: ModelState, batch: Batch):
         return {"image": apply(network, params, model_state, batch[input_key])["image"]}
 
-    return _Network(init, forward, predict)
+    return NetworkFunctions(init_student(network, image_shape), forward, predict)
 
 
 def apply(
@@ -76,20 +65,6 @@ def apply(
     variables = {"params": params["student"], **model_state["student"]}
     image, features = network.apply(variables, images, train=False)
     return {"image": image, "features": features}
-
-
-@functools.cache
-def frozen_outputs(frozen: FrozenNetwork, name: str = "teacher") -> Callable[..., Any]:
-    """Returns the target function of a frozen network: its image and features."""
-
-    def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
-        del key
-        image, features = frozen.network.apply(
-            variables[name], batch[frozen.input_key], train=False
-        )
-        return jax.lax.stop_gradient({"image": image, "features": features})
-
-    return targets
 
 
 def enlarger(

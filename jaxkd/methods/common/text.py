@@ -6,7 +6,7 @@ with the end.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -17,7 +17,6 @@ from clu import metrics
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
     Batch,
-    FrozenNetwork,
     Loss,
     LossInputs,
     Method,
@@ -27,6 +26,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.losses.text import character_cross_entropy
+from jaxkd.methods.common.networks import NetworkFunctions, init_student
 
 SCORE = Score("exact", "lines read exactly")
 END = 0
@@ -41,21 +41,10 @@ class Evaluation(metrics.Collection):
     loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
 
 
-class _Network(NamedTuple):
-    init: Callable
-    forward: Callable
-    predict: Callable
-
-
 @functools.cache
 def _network(
     network: nn.Module, image_shape: tuple[int, ...], input_key: str
-) -> _Network:
-    def init(key: jax.Array) -> tuple[Params, ModelState]:
-        variables = dict(network.init(key, jnp.zeros((1, *image_shape))))
-        params = variables.pop("params")
-        return {"student": params}, {"student": variables}
-
+) -> NetworkFunctions:
     def run(params, model_state, batch, **options):
         variables = {"params": params["student"], **model_state["student"]}
         return network.apply(variables, batch[input_key], **options)
@@ -76,21 +65,7 @@ def _network(
         logits, _ = run(params, model_state, batch, train=False)
         return {"logits": logits}
 
-    return _Network(init, forward, predict)
-
-
-@functools.cache
-def frozen_outputs(frozen: FrozenNetwork, name: str = "teacher") -> Callable[..., Any]:
-    """Returns the target function of a frozen reader: its logits and features."""
-
-    def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
-        del key
-        logits, features = frozen.network.apply(
-            variables[name], batch[frozen.input_key], train=False
-        )
-        return jax.lax.stop_gradient({"logits": logits, "features": features})
-
-    return targets
+    return NetworkFunctions(init_student(network, image_shape), forward, predict)
 
 
 def reader(

@@ -19,6 +19,7 @@ from jaxkd.pipelines.dtiil.scene_pairs import Pairs
 from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.report.image_grid import as_bytes, mosaic
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.training import workdir as workdirs
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, "otsu")
@@ -60,17 +61,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: for an unknown key or an impossible value.
     """
-    known = default()
-    for got, expected, where in (
-        (config, known, "config"),
-        (config.settings, known.settings, "config.settings"),
-    ):
-        wrong = sorted(set(got) ^ set(expected))
-        if wrong:
-            raise UserError(
-                f"{where} has unknown or missing keys: {', '.join(wrong)}; expected "
-                f"{', '.join(expected)}."
-            )
+    benchmark_page.check_keys(config, default(), "settings")
     wrong = [name for name in config.controls if name not in CONTROLS]
     if wrong:
         raise UserError(
@@ -244,7 +235,7 @@ def _table(cells: list[dict[str, Any]]) -> Table:
             [
                 method,
                 *(
-                    benchmark_page.cell([one[name] for one in own])
+                    format_mean([one[name] for one in own], 1, 100)
                     if name in own[0]
                     else ""
                     for name in _COLUMNS

@@ -19,6 +19,7 @@ from jaxkd.pipelines.parallel_edits.edit import Settings
 from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.report.image_grid import as_bytes, mosaic
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 from jaxkd.training import workdir as workdirs
 
 TYPES = ("attention", "known")
@@ -54,17 +55,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: for an unknown key or an impossible value.
     """
-    known = default()
-    for got, expected, where in (
-        (config, known, "config"),
-        (config.edit, known.edit, "config.edit"),
-    ):
-        wrong = sorted(set(got) ^ set(expected))
-        if wrong:
-            raise UserError(
-                f"{where} has unknown or missing keys: {', '.join(wrong)}; expected "
-                f"{', '.join(expected)}."
-            )
+    benchmark_page.check_keys(config, default(), "edit")
     for name, values, choices in (
         ("methods", config.methods, scene_edits.METHODS),
         ("edits", config.edits, tuple(scene_edits.COMBINATIONS)),
@@ -197,9 +188,9 @@ def _table(config: ConfigDict, cells: list[dict[str, Any]], count: int) -> Table
         rows.append(
             [
                 method,
-                benchmark_page.cell([c["aspects"] for c in own]),
-                benchmark_page.cell([c["unedited"] for c in own], scale=1000),
-                benchmark_page.cell([c["full"] for c in own], scale=1000),
+                format_mean([c["aspects"] for c in own], 1, 100),
+                format_mean([c["unedited"] for c in own], 1, 1000),
+                format_mean([c["full"] for c in own], 1, 1000),
                 f"{np.mean([c['nfe'] for c in own]):.0f}",
             ]
         )

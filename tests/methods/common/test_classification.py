@@ -7,6 +7,7 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
 from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods.common import classification, terms
+from jaxkd.methods.common.networks import frozen_outputs
 from tests.fields import fields
 
 CLASSES, SHAPE = 7, (2, 2, 1)
@@ -201,8 +202,8 @@ def test_the_teacher_is_evaluated_without_gradient():
     network = Net()
     variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     variables = jax.tree.map(lambda x: x + 0.5, variables)
-    function = classification.frozen_outputs(FrozenNetwork(network))
-    assert classification.frozen_outputs(FrozenNetwork(Net()), "teacher") is function
+    function = frozen_outputs(FrozenNetwork(network))
+    assert frozen_outputs(FrozenNetwork(Net()), "teacher") is function
     batch = {"image": jax.random.normal(jax.random.key(1), (5, *SHAPE))}
     got = function({"teacher": variables}, batch, jax.random.key(2))
     logits, features = network.apply(variables, batch["image"], train=False)
