@@ -10,6 +10,7 @@ network's parameters out of the compiled program, bind them with
 do not compile again.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -179,16 +180,41 @@ def latents(seeds: Sequence[int], shape: Sequence[int], sigma: float) -> jax.Arr
     """Draws one latent per seed, ``[seeds, *shape]``, whatever the batch it is in.
 
     Args:
-      seeds: integers.
+      seeds: whole numbers from 0 to 2**64 - 1; different ones give different latents.
       shape: of one sample.
       sigma: standard deviation, the schedule's first stamp.
+
+    Raises:
+      ValueError: for other seeds.
     """
+    low, high = _seed_words(seeds)
     root = jax.random.key(0)
 
-    def draw(seed: jax.Array) -> jax.Array:
-        return sigma * jax.random.normal(jax.random.fold_in(root, seed), shape)
+    def draw(low: jax.Array, high: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(root, low)
+        # A key takes 32 bits at a time, and smaller seeds keep the latents they had.
+        key = jnp.where(high > 0, jax.random.fold_in(key, high), key)
+        return sigma * jax.random.normal(key, shape)
 
-    return jax.vmap(draw)(jnp.asarray(seeds))
+    return jax.vmap(draw)(low, high)
+
+
+def _seed_words(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lower and the upper 32 bits of seeds, each uint32 ``[seeds]``."""
+    numbers = []
+    for seed in seeds:
+        try:
+            number = operator.index(seed)
+        except TypeError:
+            number = -1
+        if not 0 <= number < 2**64:
+            raise ValueError(
+                f"The seed {seed!r} of latents; expected a whole number from 0 to "
+                "2**64 - 1."
+            )
+        numbers.append(number)
+    low = np.array([number % 2**32 for number in numbers], np.uint32)
+    return low, np.array([number >> 32 for number in numbers], np.uint32)
 
 
 def coefficients(

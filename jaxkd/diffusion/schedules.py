@@ -17,6 +17,9 @@ import numpy as np
 
 from jaxkd.diffusion import noise_schedules, published_schedules
 
+# Stamps nearer than this share of their sigma are one: solvers divide by the gaps.
+NEAREST = 1e-5
+
 
 class Schedule(NamedTuple):
     """A schedule that was searched for, and how.
@@ -193,7 +196,7 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: if they are not a list of at least two finite, positive, strictly
-        decreasing numbers.
+        decreasing numbers, of which no two are nearer than 1e-5 of their size.
     """
     stamps = np.array(sigmas, np.float64)
     if stamps.ndim != 1 or len(stamps) < 2:
@@ -216,6 +219,13 @@ def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
             f"The last stamp is {stamps[-1]:g}, expected a positive sigma. To end on "
             "clean data, end on a small sigma and sample with denoise_to_zero=True."
         )
+    if (near := np.flatnonzero(stamps[1:] > (1 - NEAREST) * stamps[:-1])).size:
+        i = int(near[0])
+        raise ValueError(
+            f"Stamps {i} and {i + 1} of a schedule are {stamps[i]!r} and "
+            f"{stamps[i + 1]!r}, nearer than {NEAREST:g} of their size, where rounding "
+            "is all that is left of a step. Drop one of them."
+        )
     return stamps
 
 
@@ -227,7 +237,8 @@ def save(path: str | Path, schedule: Schedule) -> None:
     if schedule.offsets is not None:
         contents["offsets"] = np.asarray(schedule.offsets).tolist()
     contents["details"] = dict(schedule.details)
-    Path(path).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(contents, indent=2, default=_plain)
+    Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def load(path: str | Path) -> Schedule:
@@ -261,11 +272,12 @@ def cached(
 
     Args:
       folder: of the files, made if it is missing.
-      key: all that the schedule depends on and JSON can hold: a hash of the model, the
-        solver, its order, the number of stamps. It is kept as ``details["key"]``.
+      key: all that the schedule depends on and JSON can hold, NumPy's numbers and
+        arrays included: a hash of the model, the solver, its order, the number of
+        stamps. It is kept as ``details["key"]``.
       make: makes the schedule.
     """
-    text = json.dumps(dict(key), sort_keys=True)
+    text = json.dumps(dict(key), sort_keys=True, default=_plain)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = Path(folder) / f"{name}.json"
     if path.is_file():
@@ -277,6 +289,15 @@ def cached(
     save(partial, made)
     partial.replace(path)  # So that nobody reads half a file.
     return load(path)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a number or an array of NumPy or JAX as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not hasattr(value, "__array__"):
+        raise TypeError(f"JSON cannot hold {value!r} of type {type(value).__name__}.")
+    return np.asarray(value).tolist()
 
 
 def _check_arguments(

@@ -234,10 +234,9 @@ def _gram(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gram_distances(x: jax.Array) -> jax.Array:
-    """Divides distances by their mean over pairs of two rows that are not equal."""
+    """Divides distances by their mean over pairs of two rows, equal rows included."""
     distance = _root(_gram(x)[1])
-    count = jnp.maximum(jnp.sum(distance > 0), 1)
-    mean = jnp.sum(distance) / count
+    mean = jnp.sum(distance) / max(len(x) * (len(x) - 1), 1)
     return distance / jnp.where(mean > 0, mean, 1)
 
 

@@ -38,6 +38,17 @@ CLASSES = {"song": "SongUNet", "adm": "DhariwalUNet"}
 QUICK = {"xla_backend_optimization_level": 0}
 
 
+def iddpm_levels(steps):
+    """The loop of arXiv:2206.00364, table 1, in single precision."""
+    one, levels = np.float32(1), np.zeros(steps + 1, np.float32)
+    times = np.arange(steps + 1, dtype=np.float32)
+    alpha = np.sin(np.float32(np.pi / 2 / 1.008) * times / np.float32(steps)) ** 2
+    for j in range(steps, 0, -1):
+        ratio = max(alpha[j - 1] / alpha[j], np.float32(0.001))
+        levels[j - 1] = np.sqrt((levels[j] ** 2 + one) / ratio - one)
+    return levels
+
+
 class Outer(torch.nn.Module):
     """A preconditioned network, as far as a pickle shows it."""
 
@@ -47,7 +58,9 @@ class Outer(torch.nn.Module):
         self.model = network
         # What NumPy's functions leave among the attributes.
         self.skip_scale, self.grid = np.sqrt(0.5), np.arange(3.0)
-        self.register_buffer("u", torch.ones(3) if name == "iDDPMPrecond" else None)
+        self.register_buffer("u", None)
+        if name == "iDDPMPrecond":
+            self.u = torch.tensor(iddpm_levels(arguments.get("M", 1000)))
 
 
 def network(case="ddpmpp", **arguments):
@@ -101,8 +114,7 @@ def write(tmp_path, monkeypatch):
 
 
 def state_of(module):
-    state = {key: tensor.numpy() for key, tensor in module.state_dict().items()}
-    return {key: array for key, array in state.items() if key != "u"}
+    return {key: tensor.numpy() for key, tensor in module.state_dict().items()}
 
 
 def assert_same(got, wanted):
@@ -179,13 +191,27 @@ def test_denoisers_of_other_noise(write):
             np.testing.assert_array_equal(one, other)
 
 
-def test_noise_levels_of_iddpm_are_no_weights(write):
+def test_noise_levels_of_iddpm_are_no_weights(write, tmp_path):
+    """They tell the preconditioning and its steps, in files of tensors too."""
     outer = Outer("iDDPMPrecond", network("adm"), M=500)
-    assert "u" in outer.state_dict()
-    configuration, variables = edm.load(write(outer))
-    assert configuration.precondition_options == {"steps": 500}
-    assert configuration.options["out_channels"] == 6
-    assert_same(edm.to_state(configuration, variables), state_of(outer))
+    state = state_of(outer)
+    levels = state.pop("u")
+    np.savez(tmp_path / "network.npz", u=levels, **state)
+    torch.save(outer.state_dict(), tmp_path / "network.pt")
+    for path in (write(outer), tmp_path / "network.npz", tmp_path / "network.pt"):
+        configuration, variables = edm.load(path)
+        assert configuration.precondition == "iddpm"
+        assert configuration.precondition_options == {"steps": 500}
+        assert configuration.options["out_channels"] == 6
+        written = edm.to_state(configuration, variables)
+        np.testing.assert_allclose(written.pop("u"), levels, rtol=1e-3)
+        assert_same(written, state)
+    edm.save(tmp_path / "saved.safetensors", configuration, variables)
+    assert edm.load(tmp_path / "saved.safetensors")[0][2:] == configuration[2:]
+    for wrong in (1.5 * levels, levels[:, None], levels[:1]):
+        np.savez(tmp_path / "wrong.npz", u=wrong, **state)
+        with pytest.raises(UserError, match="not iDDPM's noise levels of C_1"):
+            edm.load(tmp_path / "wrong.npz")
 
 
 def test_a_network_alone_and_a_training_run(write):

@@ -119,6 +119,23 @@ def test_latents_belong_to_their_seed():
     assert len(np.unique(many)) == many.size
 
 
+def test_latents_of_large_seeds_are_all_different():
+    """Also beyond 2^31, where int32 ends, and 2^32, where the bits of a key do."""
+    seeds = [0, 7, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**63, 2**64 - 1]
+    drawn = samplers.latents(seeds, (3,), 1.0)
+    assert len(np.unique(drawn)) == 3 * len(seeds)
+    for seed, row in zip(seeds, drawn, strict=True):
+        np.testing.assert_array_equal(samplers.latents([seed], (3,), 1.0)[0], row)
+    # Those below keep the key they had.
+    key = jax.random.fold_in(jax.random.key(0), 7)
+    np.testing.assert_array_equal(drawn[1], jax.random.normal(key, (3,)))
+    of_numpy = samplers.latents(np.array([7, 2**40], np.int64), (3,), 1.0)
+    np.testing.assert_array_equal(of_numpy, samplers.latents([7, 2**40], (3,), 1.0))
+    for wrong in (-1, 2**64, 0.5, "7"):
+        with pytest.raises(ValueError, match=f"The seed {wrong!r} of latents"):
+            samplers.latents([1, wrong], (3,), 1.0)
+
+
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
@@ -158,7 +175,9 @@ def test_thresholding_wants_clean_data(denoise, solver, predict):
         )
 
 
-@pytest.mark.parametrize("grid", [GRID[::-1], [3.0, 2.0, 2.0], [1.0, 0.0], [1.0]])
+@pytest.mark.parametrize(
+    "grid", [GRID[::-1], [3.0, 2.0, 2.0], [1.0, 0.0], [1.0], [2.0, 2 - 1e-8, 1.0]]
+)
 def test_wrong_schedules(denoise, grid):
     with pytest.raises(ValueError, match=r"schedule|last stamp"):
         samplers.sample(denoise, NOISE, grid)

@@ -177,3 +177,37 @@ def test_cached_schedules_are_made_once_for_each_key(tmp_path):
     other = schedules.cached(tmp_path / "kept", key | {"order": 3}, make)
     assert len(made) == 2 and len(other.sigmas) == 5
     assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize("gap", [1e-12, 3e-8, 9e-6])
+def test_stamps_that_single_precision_cannot_tell_apart_are_refused(gap):
+    with pytest.raises(ValueError, match=r"Stamps 1 and 2 .*5\.0.* nearer than 1e-05"):
+        schedules.explicit([80.0, 5.0, 5.0 * (1 - gap), 0.002])
+    assert len(schedules.explicit([80.0, 5.0, 5.0 * (1 - 2e-5), 0.002])) == 4
+
+
+def test_numbers_of_numpy_are_saved_and_are_keys(tmp_path):
+    details = {
+        "nfe": np.int64(5),
+        "error": np.float32(0.5),
+        "afs": np.bool_(True),
+        "errors": np.array([1.0, 2.0]),
+        "nested": {"seed": np.uint32(7)},
+    }
+    plain = {"nfe": 5, "error": 0.5, "afs": True, "errors": [1.0, 2.0]}
+    plain |= {"nested": {"seed": 7}}
+    sigmas = np.array([80.0, 1.0, 0.002])
+    schedules.save(tmp_path / "a.json", Schedule(sigmas, details=details))
+    assert dict(schedules.load(tmp_path / "a.json").details) == plain
+    made = []
+
+    def make():
+        made.append(1)
+        return Schedule(sigmas, details=details)
+
+    for key in (details, plain):  # One and the same key.
+        read = schedules.cached(tmp_path / "kept", key, make)
+        assert dict(read.details) == plain | {"key": plain}
+    assert made == [1]
+    with pytest.raises(TypeError, match="JSON cannot hold <object"):
+        schedules.save(tmp_path / "b.json", Schedule(sigmas, details={"a": object()}))

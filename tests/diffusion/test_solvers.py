@@ -237,3 +237,26 @@ def test_order_of_convergence(solver, options, order):
 def test_unknown_names_and_orders(solver, options, message):
     with pytest.raises(ValueError, match=message):
         solvers.make(solver, GRID, **options)
+
+
+@pytest.mark.parametrize("solver", ["ipndm_v", "ab_v", "deis", "dpmpp", "unipc"])
+def test_stamps_nearer_than_the_solver_can_bear_are_refused(solver):
+    """Weights divide by gaps: of stamps 1e-4 apart, rounding is what they magnify."""
+    order = solvers.MAX_ORDER[solver]
+    close = [80.0, 20.0, 5.0, 5 * (1 - 2e-5), 5 * (1 - 4e-5), 0.3, 0.002]
+    growth = solvers.amplification(solvers.make(solver, close, order, steady=False))
+    assert growth.max() > 1e4
+    message = rf"{solver} of order {order} multiplies rounding .*stamps [234] and [345]"
+    with pytest.raises(ValueError, match=message):
+        solvers.make(solver, close, order)
+    for usual in (
+        schedules.polynomial(61, 0.002, 80.0),
+        schedules.logsnr(3, 0.002, 80.0),
+        schedules.time_uniform(401, 0.002, 80.0, 2.0),
+        schedules.gits_published("cifar10", 7, 1.15),
+    ):
+        made = solvers.make(solver, usual, order)
+        assert solvers.amplification(made).max() < 1e3
+    for simple in ("euler", "heun", "dpm", "ipndm"):  # They divide by no gap.
+        made = solvers.make(simple, close, solvers.MAX_ORDER[simple] or 1)
+        assert solvers.amplification(made).max() < 10

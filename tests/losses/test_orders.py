@@ -150,6 +150,19 @@ def test_gram_form_far_from_the_origin():
         np.testing.assert_allclose(far[name][0], near[name][0], 1e-3)
 
 
+def test_both_forms_count_equal_rows_among_the_pairs():
+    """Two equal rows of six, in one network only: 0.1188 by the formula."""
+    s, t = (np.random.default_rng(i).normal(size=(6, 4)) for i in (0, 1))
+    s[1] = s[0]
+    measured = measure(s, t)
+    wanted = feature_reference.rkd_distance(s, t)
+    for name in ("second", "second gram"):
+        np.testing.assert_allclose(measured[name][0], wanted, 1e-5, err_msg=name)
+    np.testing.assert_allclose(
+        measured["second gram"][1][0], measured["second"][1][0], 1e-3, 1e-6
+    )
+
+
 def test_gram_form_treats_rows_lost_to_rounding_as_equal():
     s, t = _rows()
     s[1] = s[0] + 1e-6

@@ -68,7 +68,7 @@ def load(
       path: a pickle of EDM (``.pkl``), an ``.npz`` of the state dictionary, or such a
         dictionary in a file of safetensors or torch.
       precondition: "edm", "vp", "ve" or "iddpm", for files that do not tell: all but
-        pickles of a preconditioned network.
+        pickles of a preconditioned network, and those that hold iDDPM's noise levels.
 
     Returns:
       The configuration, and the variables of ``build(configuration)`` as float32 NumPy
@@ -83,7 +83,10 @@ def load(
     if path.suffix == ".pkl":
         return _from_pickle(network_pickle.read(path), path, precondition)
     state = _read_npz(path) if path.suffix == ".npz" else weights.read_state(path)
-    configuration = Configuration(*names.infer(state, path), precondition)
+    kind, given = precondition, {}
+    if names.NOISE_LEVELS in state:
+        kind, given = "iddpm", {"steps": _read_steps(state[names.NOISE_LEVELS], path)}
+    configuration = Configuration(*names.infer(state, path), kind, given)
     return configuration, to_variables(state, path, configuration)
 
 
@@ -182,8 +185,8 @@ def to_state(
 ) -> dict[str, np.ndarray]:
     """Turns variables into the state dictionary of the preconditioned network.
 
-    Its names begin with ``model.``. The noise levels that iDDPM's preconditioning keeps
-    beside its network are made by its constructor, and are not written.
+    Its names begin with ``model.``; iDDPM's preconditioning keeps its noise levels
+    beside the network, as ``u``.
 
     Raises:
       UserError: if the variables are of another network.
@@ -198,7 +201,12 @@ def to_state(
         for key, (path, _) in table.items()
     }
     whole = state | names.filters(network)
-    return {PREFIX + key: np.ascontiguousarray(array) for key, array in whole.items()}
+    named = {PREFIX + key: np.ascontiguousarray(array) for key, array in whole.items()}
+    if configuration.precondition == "iddpm":
+        steps = int(_precondition_options(configuration)["steps"])
+        levels = noise_schedules.iddpm_sigmas(steps)
+        named[names.NOISE_LEVELS] = levels.astype(np.float32)
+    return named
 
 
 def save(
@@ -248,7 +256,6 @@ def _from_pickle(
     kind, given = precondition, {}
     if outer is not network:
         kind, given = _read_precondition(outer, path)
-        # iDDPM's noise levels follow from their number.
         state = {key: state[key] for key in state if key.startswith(PREFIX)}
     _, options = names.infer(state, path)
     options |= _read_dropout(network, name, path)
@@ -290,6 +297,20 @@ def _read_precondition(outer: network_pickle.Module, path: Path):
         option: _number(arguments, name, usual, path)
         for name, (option, usual) in known.items()
     }
+
+
+def _read_steps(levels: np.ndarray, path: Path) -> int:
+    """Returns the number of steps that iDDPM's noise levels are of."""
+    steps = levels.size - 1
+    known = noise_schedules.iddpm_sigmas(steps) if steps > 0 else np.zeros(0)
+    # In single precision, as the published code has them, they are off by 5e-4.
+    if levels.shape != known.shape or not np.allclose(levels, known, rtol=1e-2):
+        raise UserError(
+            f"{path}: {names.NOISE_LEVELS} of shape {levels.shape} are not iDDPM's "
+            "noise levels of C_1=0.001 and C_2=0.008. Expected [steps + 1] of those: "
+            "others are not known here."
+        )
+    return steps
 
 
 def _read_dropout(

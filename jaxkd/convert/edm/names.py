@@ -25,6 +25,7 @@ NETWORKS: Mapping[str, type[edm.UNet]] = {
     "DhariwalUNet": edm.DhariwalUNet,
 }
 PREFIX = "model."  # What the preconditioning calls its network.
+NOISE_LEVELS = "u"  # What iDDPM's preconditioning keeps beside its network.
 FILTER = "resample_filter"
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "freqs": "freqs"}
 
@@ -50,8 +51,12 @@ class Entry(NamedTuple):
 
 
 def bare(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns a state dictionary without the prefix of the preconditioning."""
-    return {key.removeprefix(PREFIX): array for key, array in state.items()}
+    """Returns a state dictionary without what the preconditioning adds to it."""
+    return {
+        key.removeprefix(PREFIX): array
+        for key, array in state.items()
+        if key != NOISE_LEVELS
+    }
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,9 +6,9 @@ then a shortest path (Chen et al., "On the Trajectory Regularity of ODE-based
 Diffusion Sampling", ICML 2024, arXiv 2405.11326, algorithm 1). It needs no training,
 and as many model calls as the warm-up batch has samples times grid steps.
 
-Unlike the published code, the teacher never takes an analytical first step, which
-would bias its first slope, and the warm-up latents are the caller's, so that a
-schedule can be found again.
+As in the published code, the teacher has a solver of its own, whatever the schedule is
+for. Unlike there, it never takes an analytical first step, which would bias its first
+slope, and the warm-up latents are the caller's, so that a schedule can be found again.
 """
 
 import warnings
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.diffusion import schedules
+from jaxkd.diffusion import schedules, solvers
 from jaxkd.diffusion.samplers import sample
 from jaxkd.diffusion.schedules import Schedule
 
@@ -42,6 +42,8 @@ def search(
     coeff: float | str = 1.15,
     solver: str = "ipndm",
     order: int = 4,
+    teacher_solver: str = "ipndm",
+    teacher_order: int = 4,
     afs: bool = False,
 ) -> Schedule:
     """Searches the stamps of a grid for the best schedule.
@@ -56,8 +58,11 @@ def search(
       coeff: above 1, errors at low noise count more; 1.15 for pixels and 1.2 for
         latents in the paper. ``"auto"`` chooses it, and the metric too, by sampling
         the second half of the warm-up batch with costs from the first.
-      solver: of the teacher, and of the students where some are sampled.
-      order: of the solver.
+      solver: of the students that ``coeff="auto"`` and ``afs`` sample: the one that
+        the schedule is for.
+      order: of that solver.
+      teacher_solver: of the teacher, whose trajectory the costs are measured on.
+      teacher_order: of the teacher's solver.
       afs: whether the schedule is for sampling with an analytical first step: it then
         has one stamp more if there is room for one after the first, at the place the
         solver likes best.
@@ -72,7 +77,10 @@ def search(
     """
     grid = schedules.explicit(grid)
     _check_search(metric, coeff, grid, stamps)
-    teacher = sample(denoise, x_init, grid, solver, order, keep_denoised=True)
+    solvers.make(solver, grid, order)  # To refuse it before the teacher runs.
+    teacher = sample(
+        denoise, x_init, grid, teacher_solver, teacher_order, keep_denoised=True
+    )
     calls = teacher.nfe * len(x_init)
     student = partial(_end_error, denoise, teacher.x, grid, solver, order)
     if coeff == "auto":
@@ -91,6 +99,8 @@ def search(
         "coeff": coeff,
         "solver": solver,
         "order": order,
+        "teacher_solver": teacher_solver,
+        "teacher_order": teacher_order,
         "afs": afs,
         "calls": calls,
     }

@@ -28,6 +28,7 @@ from jaxkd.diffusion.search.rollout import Rollout, free_indices, jacobian, unpa
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
+SPACING = 1e-4  # Of the logarithms of two stamps, below which none is moved.
 MOST, FARTHEST = 0.15, 0.5  # An offset's change in one step, and its size.
 GITS_CHOICES = (("dev", 1.0), ("dev", 1.1), ("l2", 1.0), ("l2", 1.1))
 # (rho, knee) of saturating schedules, of which the best two are candidates.
@@ -201,7 +202,10 @@ def _candidates(student, reference, stamps) -> dict[str, np.ndarray]:
 
 def _best_of(student, sigmas: dict[Any, np.ndarray], count: int) -> list[Any]:
     """Returns the keys of the schedules of least error, the least first."""
-    errors = {key: _mean_norm(student(one)) for key, one in sigmas.items()}
+    errors = {
+        key: _mean_norm(student(one)) if student.is_steady(one) else np.inf
+        for key, one in sigmas.items()
+    }
     return sorted(errors, key=lambda key: errors[key])[:count]
 
 
@@ -224,9 +228,10 @@ def _descend(
             move = _bounded(_step(matrix, residual, damping), theta, len(sigmas))
             trial = theta.copy()
             trial[free_indices(theta, sigmas)] += move
-            reached = student(*unpack(trial, sigmas))
-            if _mean_norm(reached) < error:
-                break
+            if student.is_steady(unpack(trial, sigmas)[0]):
+                reached = student(*unpack(trial, sigmas))
+                if _mean_norm(reached) < error:
+                    break
             damping = 6 * max(damping, 1e-3)
         else:
             return
@@ -252,7 +257,7 @@ def _step(jacobian, residual, damping) -> np.ndarray:
 
 def _bounded(move: np.ndarray, theta: np.ndarray, count: int) -> np.ndarray:
     """Returns a step that uses up no more than 0.4 of any gap from either side."""
-    gaps, offsets = -np.diff(theta[:count]), theta[count:]
+    gaps, offsets = np.maximum(-np.diff(theta[:count]) - SPACING, 0), theta[count:]
     inner = np.clip(move[: count - 2], -0.4 * gaps[1:], 0.4 * gaps[:-1])
     low = np.maximum(-MOST, -FARTHEST - offsets)
     high = np.minimum(MOST, FARTHEST - offsets)

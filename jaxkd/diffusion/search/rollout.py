@@ -37,21 +37,32 @@ class Rollout:
         self, sigmas: np.ndarray, offsets: np.ndarray | None = None
     ) -> np.ndarray:
         """Returns how far the student ends from the teacher, float64 ``[batch, d]``."""
-        denoise, solver, order = self.arguments
         x = self.teacher.x
-        run = samplers.sample(denoise, x[0], sigmas, solver, order, offsets=offsets)
+        run = samplers.integrate(
+            self.arguments[0], x[0], self.recurrence(sigmas, offsets)
+        )
         self.calls += run.nfe * x.shape[1]
         return np.asarray(run.x[-1] - x[-1], np.float64).reshape(x.shape[1], -1)
 
+    def recurrence(
+        self, sigmas: np.ndarray, offsets: np.ndarray | None = None
+    ) -> Recurrence:
+        """Returns the solver on a schedule, steady or not."""
+        _, solver, order = self.arguments
+        made = solvers.make(solver, sigmas, order, steady=False)
+        return made if offsets is None else samplers.shifted(made, offsets)
+
+    def is_steady(self, sigmas: np.ndarray) -> bool:
+        """Returns whether ``samplers.sample`` takes a schedule."""
+        growth = solvers.amplification(self.recurrence(sigmas))
+        return bool(growth.max() <= solvers.MAX_AMPLIFICATION)
+
     def differentiate(self, theta: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
         """Returns ``[batch, d, unknowns]`` by forward mode, all columns at once."""
-        denoise, solver, order = self.arguments
-        x = self.teacher.x[0]
+        denoise, x = self.arguments[0], self.teacher.x[0]
 
         def recurrence(theta: np.ndarray) -> Recurrence:
-            stamps, offsets = unpack(theta, sigmas)
-            made = solvers.make(solver, stamps, order)
-            return made if offsets is None else samplers.shifted(made, offsets)
+            return self.recurrence(*unpack(theta, sigmas))
 
         here = recurrence(theta)
         rows = samplers.coefficients(here, x.dtype)

@@ -31,6 +31,8 @@ MAX_ORDER = {
     "dpmpp": 3,
     "unipc": 3,
 }
+# How many times rounding may grow in a step: float32 then keeps three digits of it.
+MAX_AMPLIFICATION = 1e4
 VARIANTS = {"deis": ("tab", "rhoab"), "unipc": ("bh2", "bh1")}  # The default first.
 
 
@@ -42,6 +44,7 @@ def make(
     predict: str = "x0",
     lower_order_final: bool = True,
     variant: str | None = None,
+    steady: bool = True,
 ) -> Recurrence:
     """Makes a solver's recurrence on a schedule.
 
@@ -52,12 +55,57 @@ def make(
       predict: ``"x0"`` or ``"eps"``, for dpmpp and unipc.
       lower_order_final: for dpmpp and unipc.
       variant: of deis and unipc; None is the first of ``VARIANTS``.
+      steady: whether to refuse schedules on which ``amplification`` exceeds
+        ``MAX_AMPLIFICATION``.
 
     Raises:
-      ValueError: if one of these is unknown or out of range.
+      ValueError: if one of these is unknown or out of range, or stamps are nearer than
+        the solver can bear.
     """
     sigmas = schedules.explicit(sigmas)
     variant = _checked_variant(solver, order, predict, variant)
+    made = _make(solver, sigmas, order, predict, lower_order_final, variant)
+    growth = amplification(made)
+    if steady and growth.max() > MAX_AMPLIFICATION:
+        i = int(growth.argmax())
+        before = np.diff(-sigmas)[max(i - order + 1, 0) : i + 1].argmin()
+        close = max(i - order + 1, 0) + int(before)
+        raise ValueError(
+            f"{solver} of order {order} multiplies rounding by {growth.max():.0e} in "
+            f"the step from stamp {i}, as stamps {close} and {close + 1} "
+            f"({sigmas[close]:g} and {sigmas[close + 1]:g}) are much nearer than those "
+            f"after them; expected at most {MAX_AMPLIFICATION:.0e}. Drop one of them, "
+            "or take euler, heun or ipndm, whose weights do not divide by gaps."
+        )
+    return made
+
+
+def amplification(recurrence: Recurrence) -> np.ndarray:
+    """Returns how many times each evaluation's step multiplies rounding, ``[E]``.
+
+    It is the sum of the weights' magnitudes over the magnitude of their sum: weights of
+    both signs that nearly cancel magnify what is wrong with the outputs. Solvers of two
+    evaluations a step remember nothing between steps and have 1.
+    """
+    if recurrence.stages > 1:
+        return np.ones(len(recurrence.times))
+    whole = np.abs(recurrence.weights.sum(axis=1))
+    growth = np.abs(recurrence.weights).sum(axis=1) / whole
+    if recurrence.correction is not None:
+        # What corrects a step is judged by the step it corrects.
+        corrected = np.abs(recurrence.correction).sum(axis=1)[1:] / whole[:-1]
+        growth[1:] = np.maximum(growth[1:], corrected)
+    return growth
+
+
+def _make(
+    solver: str,
+    sigmas: np.ndarray,
+    order: int,
+    predict: str,
+    lower_order_final: bool,
+    variant: str,
+) -> Recurrence:
     match solver:
         case "euler":
             return single_step.euler(sigmas)

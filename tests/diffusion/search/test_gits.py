@@ -173,6 +173,30 @@ def test_search_plans_on_the_cost_matrix_of_its_teacher(found):
     assert found.details["calls"] == 8 * 6
 
 
+def test_the_teacher_has_a_solver_of_its_own(found):
+    """A weak student is not taught by its own solver; it ends nearer to the truth."""
+    exact = samplers.sample(_denoise(), NOISE, schedules.polynomial(201, 0.05, 20.0))
+
+    def search(**options):
+        made = gits.search(
+            _denoise(), NOISE, GRID, 4, solver="euler", order=1, afs=True, **options
+        )
+        run = samplers.sample(_denoise(), NOISE, made.sigmas, "euler", 1, afs=True)
+        apart = np.asarray(run.x[-1] - exact.x[-1])
+        return made, np.linalg.norm(apart, axis=1).mean()
+
+    made, error = search()
+    np.testing.assert_array_equal(made.cost, found.cost)
+    assert made.details["teacher_solver"] == "ipndm"
+    weak, weak_error = search(teacher_solver="euler", teacher_order=1)
+    assert np.abs(weak.cost - found.cost).max() > 1e-2
+    assert error < weak_error
+    with pytest.raises(ValueError, match="No solver 'rk4'"):
+        gits.search(_denoise(), NOISE, GRID, 4, teacher_solver="rk4")
+    with pytest.raises(ValueError, match="dpmpp of order 4"):
+        gits.search(_denoise(), NOISE, GRID, 4, solver="dpmpp")
+
+
 def test_search_repeats_and_is_saved(found, tmp_path):
     again = gits.search(_denoise(), NOISE, GRID, 5)
     np.testing.assert_array_equal(again.cost, found.cost)
