@@ -19,7 +19,9 @@ from typing import Any, Self, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
+from jaxkd.core.event_files import EventFile
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -33,35 +35,21 @@ def write_json(path: str | os.PathLike[str], tree: Any) -> None:
       tree: dictionaries, lists, strings and numbers; NumPy scalars and arrays are
         accepted, and numbers that are not finite become ``null``.
     """
-    text = json.dumps(_plain(tree), indent=2, ensure_ascii=False, allow_nan=False)
-    _replace(Path(path), text + "\n")
+    text = json.dumps(plain(tree), indent=2, ensure_ascii=False, allow_nan=False)
+    files.write_text(path, text + "\n")
 
 
-def _plain(tree: Any) -> Any:
-    """Returns the tree in types that JSON has."""
+def plain(tree: Any) -> Any:
+    """Returns a tree in types that JSON has, as it would be read back."""
     if isinstance(tree, Mapping):
-        return {str(key): _plain(value) for key, value in tree.items()}
+        return {str(key): plain(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_plain(value) for value in tree]
+        return [plain(value) for value in tree]
     if isinstance(tree, np.ndarray | np.generic):
-        return _plain(tree.tolist())
+        return plain(tree.tolist())
     if isinstance(tree, float) and not math.isfinite(tree):
         return None
     return tree
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replaces a file's content in one atomic step."""
-    # In the same folder, because a rename is atomic within one file system only.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -103,8 +91,8 @@ def truncate(workdir: str | os.PathLike[str], step: int) -> None:
     """Drops the metrics that a resumed run will write again.
 
     Call this before `Writer` is opened, also when a run starts again from step 0:
-    it removes the line that a killed process left incomplete as well. The event
-    files stay; the next `Writer` tells TensorBoard which of their steps to hide.
+    it removes the line that a killed process left incomplete as well. The next
+    `Writer` makes TensorBoard's events anew from the lines that are left.
 
     Args:
       workdir: folder of the run.
@@ -113,11 +101,11 @@ def truncate(workdir: str | os.PathLike[str], step: int) -> None:
     path = Path(workdir) / METRICS
     if path.exists():
         kept = [record for record in read_metrics(workdir) if record["step"] <= step]
-        _replace(path, "".join(map(_line, kept)))
+        files.write_text(path, "".join(map(_line, kept)))
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class Writer:
@@ -154,11 +142,11 @@ class Writer:
         """
         if self._file is None:
             return
-        values = {name: float(value) for name, value in scalars.items()}
-        self._file.write(_line({"step": int(step), "time": time.time()} | values))
-        for name, value in values.items():
-            if math.isfinite(value):  # TensorBoard draws no others
-                self._events.add_scalar(name, value, int(step))
+        record = {"step": int(step), "time": time.time()}
+        record |= {name: float(value) for name, value in scalars.items()}
+        self._file.write(_line(record))
+        _write_event(self._events, record)
+        self._events.flush()
 
     def flush(self) -> None:
         """Hands everything written so far to the operating system."""
@@ -185,20 +173,29 @@ class Writer:
         self.close()
 
 
-def _open_events(workdir: Path) -> Any:
-    """Opens a new event file that hides the steps which this run will repeat."""
-    from tensorboardX import SummaryWriter
+def _open_events(workdir: Path) -> EventFile:
+    """Opens an event file that holds all that ``metrics.jsonl`` does.
 
-    folder = workdir / TENSORBOARD
-    earlier = len(list(folder.glob("events*")))
-    last = max((record["step"] for record in read_metrics(workdir)), default=-1)
-    return SummaryWriter(
-        str(folder),
-        purge_step=last + 1 if earlier else None,
-        # File names carry the second of their creation; the count tells apart two
-        # files of one second.
-        filename_suffix=f".{earlier}",
-    )
+    Whatever a killed process had not written, or wrote of steps that will be repeated,
+    TensorBoard shows what the record says.
+    """
+    records = read_metrics(workdir)
+    began = records[0].get("time", 0.0) if records else time.time()
+    events = EventFile(workdir / TENSORBOARD, began)
+    for record in records:
+        _write_event(events, record)
+    events.supersede()
+    return events
+
+
+def _write_event(events: EventFile, record: Mapping[str, Any]) -> None:
+    values = {
+        name: value
+        for name, value in record.items()
+        # TensorBoard draws no others.
+        if name not in ("step", "time") and value is not None and math.isfinite(value)
+    }
+    events.write(record["step"], record.get("time", 0.0), values)
 
 
 class Progress:

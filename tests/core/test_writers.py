@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,22 +175,35 @@ def test_resume_drops_what_will_be_written_again(tmp_path):
     assert steps_of(tmp_path) == [10, 20, 30, 40, 50]
 
 
-def test_resume_starts_an_event_file_that_hides_later_steps(tmp_path):
-    from tensorboardX.proto.event_pb2 import SessionLog
-
+def test_events_are_those_of_the_record_after_kills_and_clocks_that_jump(
+    tmp_path, monkeypatch
+):
+    """Whatever the event files have lost or have too much, and whenever it was."""
     write_steps(tmp_path, [10, 20, 30])
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    first.write_bytes(first.read_bytes()[:40])  # as if it had never been flushed
+    day = time.time() - 86_400
+    monkeypatch.setattr(writers.time, "time", lambda: day)
     writers.truncate(tmp_path, 20)
-    write_steps(tmp_path, [30])
-    writers.truncate(tmp_path, 0)  # starts again, without a checkpoint
-    write_steps(tmp_path, [10])
+    write_steps(tmp_path, [30], value=2.0)
 
-    files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.suffix)
-    assert len(files) == 3  # although created within one second
-    hidden = [
-        [e.step for e in events(path) if e.session_log.status == SessionLog.START]
-        for path in files
-    ]
-    assert hidden == [[], [21], [0]]
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert path.name > first.name  # in the order that TensorBoard reads them
+    shown = {
+        (event.step, value.simple_value)
+        for event in events(path)
+        for value in event.summary.value
+    }
+    assert shown == {(10, 1.0), (20, 1.0), (30, 2.0)}
+    written = [record["time"] for record in writers.read_metrics(tmp_path)]
+    assert [e.wall_time for e in events(path) if e.summary.value] == written
+
+
+def test_an_event_is_with_the_system_once_it_is_written(tmp_path):
+    with writers.Writer(tmp_path, True) as writer:
+        writer.write_scalars(10, {"a": 0.5})
+        (path,) = (tmp_path / "tensorboard").iterdir()
+        assert [e.step for e in events(path) if e.summary.value] == [10]
 
 
 def test_failed_truncation_keeps_all_lines(tmp_path, monkeypatch):

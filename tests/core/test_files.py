@@ -1,0 +1,42 @@
+import pytest
+
+from jaxkd.core import files
+
+
+def test_a_file_is_replaced_at_once_and_ends_like_itself(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_text("old")
+    with files.replacing(path) as temporary:
+        assert temporary.suffix == ".npz" and temporary.parent == tmp_path
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_file_is_there_and_no_other(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_line_ends_are_kept(tmp_path):
+    files.write_text(tmp_path / "a.csv", "a\r\nb\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"a\r\nb\n"
+
+
+def test_sweeping_takes_what_was_being_written_and_nothing_else(tmp_path):
+    gone = [".tmp-12-0a.png", ".results.json.7.tmp", "12.orbax-checkpoint-tmp-3"]
+    for name in gone:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text("x")
+    (tmp_path / ".tmp-13").write_text("x")
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / ".tmp-14").write_text("of another run")
+    files.sweep(tmp_path, tmp_path / "missing")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "teacher"]
+    assert (tmp_path / "teacher" / ".tmp-14").exists()
