@@ -51,6 +51,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/ and the configuration's name."
 )
+_BREAK_LOCK = flags.DEFINE_bool(
+    "break_lock",
+    False,
+    "train: take over a workdir that another host has left locked, once that run is "
+    "known to have ended.",
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -179,7 +185,10 @@ def _train() -> None:
     import jax
 
     from jaxkd.core import preemption
+    from jaxkd.training import workdir_lock
 
+    if _BREAK_LOCK.value:
+        workdir_lock.break_locks()
     print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
     run, format_table = _system(config)
     with preemption.catch_signals() as stop_requested:

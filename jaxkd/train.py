@@ -21,7 +21,14 @@ from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.types import Best, TrainState
 from jaxkd.core.writers import Progress, Writer, truncate
 from jaxkd.evaluate import Evaluator
-from jaxkd.training import evaluation, needs, program, results, target_cache
+from jaxkd.training import (
+    evaluation,
+    needs,
+    program,
+    results,
+    target_cache,
+    workdir_lock,
+)
 from jaxkd.training import workdir as workdirs
 from jaxkd.training.build import Run, build
 from jaxkd.training.input_pipeline import make_inputs
@@ -69,21 +76,35 @@ def train(
     configs.check(config)
     finished = workdirs.check_resumable(workdir, config)
     if finished is not None:
-        return finished
+        return _whole(workdir, finished)
+    workdir_lock.check_free(workdir)
     run = build(config)
     target_cache.check(run)
     program.check_losses(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
-    workdirs.create(workdir, config)
-    _announce(run, workdir)
+    with workdir_lock.locked(workdir):
+        # Who held the lock before may have finished, or begun something else.
+        finished = workdirs.check_resumable(workdir, config)
+        if finished is not None:
+            return finished
+        workdirs.create(workdir, config)
+        _announce(run, workdir)
 
-    def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:
-        return train(config, workdir, stop_requested, known)
+        def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:
+            return train(config, workdir, stop_requested, known)
 
-    known = Known() if known is None else known
-    frozen = needs.load_all(run, workdir, train_needed, known)
-    end = _train_loop(run, frozen, expected, workdir, stop_requested)
-    return results.write_results(run, frozen, end, workdir)
+        known = Known() if known is None else known
+        frozen = needs.load_all(run, workdir, train_needed, known)
+        end = _train_loop(run, frozen, expected, workdir, stop_requested)
+        return results.write_results(run, frozen, end, workdir)
+
+
+def _whole(workdir: Path, finished: dict[str, Any]) -> dict[str, Any]:
+    """Returns a finished run's results, after drawing a report that it has lost."""
+    if not results.is_whole(workdir):
+        with workdir_lock.locked(workdir):
+            results.redraw(workdir)
+    return finished
 
 
 def _announce(run: Run, workdir: Path) -> None:

@@ -6,6 +6,8 @@ elsewhere. A pipeline's run has a folder like a training's: ``config.json``,
 ``results.json`` and ``report.html``; the same command resumes it.
 """
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,8 @@ from ml_collections import ConfigDict
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
+from jaxkd.training.workdir import RESULTS
+from jaxkd.training.workdir_lock import locked
 
 
 def check(config: ConfigDict) -> None:
@@ -42,7 +46,11 @@ def run(
       Interrupted: if it was asked to stop; what was done is saved.
     """
     check(config)
-    return _module(config.pipeline).run(config, Path(workdir), stop_requested)
+    workdir, pipeline = Path(workdir), _module(config.pipeline)
+    # A finished run is also shown where nothing can be written.
+    only_read = (workdir / RESULTS).exists() and not os.access(workdir, os.W_OK)
+    with contextlib.nullcontext() if only_read else locked(workdir):
+        return pipeline.run(config, workdir, stop_requested)
 
 
 def format_table(results: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxkd.core import files
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
@@ -80,7 +81,7 @@ def write(
         "config": (workdir / "config.json").read_text(encoding="utf-8"),
     }
     path = workdir / "report.html"
-    path.write_text(page.render("benchmark.html.j2", content), encoding="utf-8")
+    files.write_text(path, page.render("benchmark.html.j2", content))
     return path
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import files
+
 
 class Explained(NamedTuple):
     """A pair and its verdict.
@@ -44,7 +46,7 @@ pre {{ white-space: pre-wrap; margin: 0; font-size: .85rem; }}
 {rows}
 </body></html>
 """
-    path.write_text(page, encoding="utf-8")
+    files.write_text(path, page)
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.report import figures
@@ -30,6 +31,8 @@ from jaxkd.report.statistics import (
     worst_classes,
 )
 from jaxkd.report.style import DPI, Theme, order_students, themes
+
+REPORT, CONFUSION = "report.html", "confusion.npz"
 
 
 def digits(results: Results) -> int:
@@ -189,7 +192,9 @@ class Picture(NamedTuple):
     width: int
 
 
-def write_report(workdir: str | os.PathLike[str]) -> Path:
+def write_report(
+    workdir: str | os.PathLike[str], results: Results | None = None
+) -> Path:
     """Writes ``report.html`` and its figures.
 
     The page is a single file: pictures are embedded, nothing is loaded from
@@ -198,6 +203,8 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     Args:
       workdir: folder of a finished run, with ``results.json`` and, where written,
         ``metrics.jsonl``, ``confusion.npz`` and ``config.json``.
+      results: what ``results.json`` will hold, while the run is not marked as
+        finished; None to read it.
 
     Returns:
       Path of the page.
@@ -206,9 +213,10 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
       UserError: if the folder holds no results.
     """
     folder = Path(workdir)
-    page = render("report.html.j2", _content(folder, _read_results(folder)))
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    results = _read_results(folder) if results is None else results
+    page = render("report.html.j2", _content(folder, results))
+    path = folder / REPORT
+    files.write_text(path, page)
     return path
 
 
@@ -256,7 +264,7 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "show": partial(format_estimate, places=places, scale=_scale(results)),
         "percent": partial(format_estimate, places=places),
         "figures": [
-            {**one, "picture": drawn(folder, one["name"])}
+            {**one, "picture": _found(folder, one["name"])}
             for one in results.get("figures", ())
         ],
         "magnitude": magnitude,
@@ -275,7 +283,7 @@ def _best(rows: Sequence[Row], lower: bool) -> Row:
 
 
 def _read_confusion(folder: Path, student: str) -> np.ndarray | None:
-    path = folder / "confusion.npz"
+    path = folder / CONFUSION
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
@@ -356,6 +364,12 @@ def picture(folder: Path, name: str, job: Callable[[Path, Theme], None]) -> Pict
     for path, theme in themes(folder / "figures" / name):
         job(path, theme)
     return drawn(folder, name)
+
+
+def _found(folder: Path, name: str) -> Picture | None:
+    """Embeds a figure of an evaluator, which is not drawn again if it is lost."""
+    there = any(path.exists() for path, _ in themes(folder / "figures" / name))
+    return drawn(folder, name) if there else None
 
 
 def drawn(folder: Path, name: str) -> Picture:

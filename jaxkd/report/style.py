@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxkd.core import files
+
 DPI = 160
 WIDTH = 9.0  # inches, of all figures but the confusion matrix
 # What the student trained without a teacher, or its method, is called.
@@ -141,7 +143,8 @@ def canvas(
         FigureCanvasAgg(figure)
         yield figure
         # Without the program's version in it the file depends on the data alone.
-        figure.savefig(path, metadata={"Software": None})
+        with files.replacing(path) as whole:
+            figure.savefig(whole, metadata={"Software": None})
 
 
 def _settings(theme: Theme) -> Any:

@@ -12,10 +12,11 @@ import numpy as np
 
 import jaxkd
 from jaxkd.core import config as configs
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
-from jaxkd.core.writers import read_metrics, write_json
+from jaxkd.core.writers import plain, read_metrics, write_json
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
@@ -122,10 +123,23 @@ def write_results(
     }
     if jax.process_index() == 0:
         confusions: dict[str, Any] = _confusions(run, end)
-        np.savez_compressed(workdir / "confusion.npz", **confusions)
+        with files.replacing(workdir / page.CONFUSION) as path:
+            np.savez_compressed(path, **confusions)
+        # The results mark the run as finished, so that they come last.
+        page.write_report(workdir, plain(results))
         write_json(workdir / RESULTS, results)
-        page.write_report(workdir)
     return results
+
+
+def is_whole(workdir: Path) -> bool:
+    """Tells whether a finished run has its report."""
+    return (workdir / page.REPORT).is_file()
+
+
+def redraw(workdir: Path) -> None:
+    """Draws the report of a finished run that has lost it (process 0)."""
+    if jax.process_index() == 0 and not is_whole(workdir):
+        page.write_report(workdir)
 
 
 def _describe_data(run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
-from jaxkd.core import lookup
+from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.writers import write_json
@@ -45,10 +45,20 @@ def check_resumable(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 def create(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder and writes the configuration into it (process 0)."""
+    """Makes the folder and writes the configuration into it (process 0).
+
+    What a killed process was writing into it is deleted.
+    """
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            for name in ("checkpoints", "figures", "tensorboard"):
+                if (workdir / name).exists() and not (workdir / name).is_dir():
+                    raise UserError(
+                        f"{workdir / name} is a file, where a run keeps a folder. "
+                        "Move it away, or choose another --workdir."
+                    )
+            files.sweep(workdir, workdir / "checkpoints", workdir / "figures")
             write_json(workdir / CONFIG, configs.resolved(config))
         except OSError as error:
             raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.core import files
 from jaxkd.metrics import verdicts, verification
 from jaxkd.pipelines.chat_verification.pairs import Pairs
 from jaxkd.report import explanations
@@ -56,7 +57,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_text(out.getvalue(), "utf-8")
+    files.write_text(path, out.getvalue())
 
 
 def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxkd.core import files
 from jaxkd.diffusion import samplers, schedules
 from jaxkd.diffusion.search import gits
 from jaxkd.pipelines.gits import config as gits_config
@@ -62,7 +63,7 @@ def write(workdir: Path, results: Results) -> Path:
     }
     path = workdir / "report.html"
     page = report.render("gits.html.j2", content)
-    path.write_text(page, encoding="utf-8")
+    files.write_text(path, page)
     return path
 
 
