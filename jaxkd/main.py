@@ -22,7 +22,9 @@ What the training step would take on a TPU (pip install -e '.[tpu_aot]'):
     jaxkd --mode=compile --topology=v5e:2x4 --config=...
 
 configs/*.py say on top what they train, their variants (configs/rld.py:wrong_teacher)
-and how long it takes. Any key can be overridden: --config.batch_size=64.
+and how long it takes. Any key can be overridden, and every option of what the
+configuration chooses: --config.batch_size=64, --config.students.kd.loss.temperature=2.
+--students=kd,rld trains these rows alone; --students+=kd2:kd adds a copy of one.
 """
 
 import errno
@@ -37,16 +39,24 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxkd import __version__
 from jaxkd.core import config_file
 from jaxkd.core.errors import INTERRUPTED, Interrupted, UserError
+from jaxkd.core.overrides import Override, split
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "Configuration: a file, mine.py or mine.py:arg, or a shipped one, rld:digits.",
+    "Configuration: a file, mine.py or mine.py:arg, or a shipped one, rld:digits. "
+    "--config.KEY=VALUE, any number of times, overrides a key.",
+)
+_STUDENTS = flags.DEFINE_string(
+    "students",
+    None,
+    "The rows of the configuration to train, such as kd,rld; default: all. "
+    "--students+=NAME adds one, --students+=NAME:OF a copy of another.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. Default: runs/ and the configuration's name."
@@ -122,6 +132,11 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Likewise, their nu
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Likewise, this one's number.")
 
 
+# What stands on the command line as --config.KEY=VALUE, and as --students+=ROW.
+_overrides: list[Override] = []
+_added_students: list[str] = []
+
+
 def main(argv: list[str]) -> None:
     """Dispatches to a mode; mistakes of the user end with a message and status 2."""
     if len(argv) > 1:
@@ -180,7 +195,7 @@ def _run() -> None:
 
 def _train() -> None:
     config = _given_config()
-    source = config_flags.get_config_filename(flags.FLAGS["config"])
+    source = config_file.locate(_CONFIG.value or "")
     workdir = Path(_WORKDIR.value or Path("runs") / config_file.stem(source))
     import jax
 
@@ -299,53 +314,40 @@ def _given_workdir() -> Path:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; mistakes end with one line and status 2."""
+    rest, _overrides[:] = split(argv)
+    _added_students[:] = [one[13:] for one in rest if one.startswith("--students+=")]
+    rest = [one for one in rest if not one.startswith("--students+=")]
     try:
-        return flags.FLAGS(_locate_config(argv))
-    except UserError as error:
-        _exit(str(error))
+        return flags.FLAGS(rest)
     except flags.Error as error:
-        _exit(f"wrong command line: {_last_line(error)} (see --help).")
-    except (AttributeError, KeyError, TypeError) as error:  # an override of --config
-        key = str(error.args[0]).replace("\\n", " ").strip("\"'")
-        _exit(f"the configuration has no such key, or of another type: {key}")
-
-
-def _locate_config(argv: list[str]) -> list[str]:
-    """Replaces the name of a shipped configuration by its path."""
-    found = list(argv)
-    for place, argument in enumerate(argv):
-        flag, equals, source = argument.partition("=")
-        if flag not in ("--config", "-config"):
-            continue
-        if equals:
-            found[place] = f"{flag}={config_file.locate(source)}"
-        elif place + 1 < len(argv):
-            found[place + 1] = config_file.locate(argv[place + 1])
-    return found
+        _exit(f"wrong command line: {error} (see --help).")
 
 
 def _load_config() -> ConfigDict | None:
-    config = _CONFIG.value
+    """Loads the configuration and overrides its keys; None if none is given."""
+    changes = [f"--config.{one.key}" for one in _overrides]
+    changes += [f"--students+={name}" for name in _added_students]
+    changes += [f"--students={_STUDENTS.value}"] * (_STUDENTS.value is not None)
+    if _CONFIG.value is None:
+        if changes:
+            raise UserError(f"{changes[0]} needs --config, which it changes.")
+        return None
     try:
-        # A file that cannot be loaded is reported only when its content is asked for.
-        if config is None:
-            return None
-        if hasattr(config, "seeds"):
-            source = config_flags.get_config_filename(flags.FLAGS["config"])
-            config_file.prepare(config, source)
-            return config
-        raise UserError(
-            "--config: get_config() returned no configuration of jaxkd. Start from "
-            "jaxkd.core.config.default(), as the files in configs/ do."
-        )
+        config = config_file.load(_CONFIG.value)
     except OSError as error:
-        raise UserError(f"--config cannot be loaded: {_last_line(error)}") from error
+        raise UserError(f"--config cannot be loaded: {error}") from error
+    if changes:
+        from jaxkd.training import overrides
 
-
-def _last_line(error: Exception) -> str:
-    """Returns what went wrong, without the traceback that wraps it."""
-    text = str(error.args[0] if error.args else error).replace("\\n", "\n")
-    return [line for line in text.splitlines() if line.strip()][-1].strip(" \"'")
+        for name in _added_students:
+            overrides.add_student(config, name)
+        said = overrides.apply(config, _overrides)
+        if _STUDENTS.value is not None:
+            said += overrides.choose_students(config, _STUDENTS.value)
+        for text in said:
+            print(f"jaxkd: {text}", file=sys.stderr)
+        config_file.prepare(config, config_file.locate(_CONFIG.value))
+    return config
 
 
 def _exit(message: str, code: int = 2) -> NoReturn:

@@ -21,7 +21,10 @@ def call(*arguments):
     ("arguments", "said"),
     [
         (["--no_such_flag=1"], "wrong command line"),
-        ([RLD, "--config.no_such_key=1"], "no such key"),
+        ([RLD, "--config.bacth_size=1"], "did you mean 'batch_size'?"),
+        ([RLD, "--config.students.kd.loss.temprature=1"], "mean 'temperature'?"),
+        ([RLD, "--students=kd,rdl"], "did you mean 'rld'?"),
+        (["--students=kd"], "--students=kd needs --config"),
         ([RLD + ":no_such_variant"], "no variant 'no_such_variant'"),
         ([RLD, "surplus"], "unexpected argument 'surplus'"),
         (["--config=rdl:digits"], "Did you mean 'rld:digits'?"),

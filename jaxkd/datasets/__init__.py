@@ -1,5 +1,6 @@
 """Data sets by name: each is a module with a ``load`` function that makes a Dataset."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxkd.core import lookup
@@ -15,8 +16,15 @@ def load(name: str, /, **options: Any) -> Dataset:
       UserError: if there is no such data set, or it has no such option; the message
         lists those that there are.
     """
+    return lookup.call(find(name), options, what=f"data set {name!r}")
+
+
+def find(name: str) -> Callable[..., Dataset]:
+    """Returns the ``load`` of a data set.
+
+    Raises:
+      UserError: if there is no such data set.
+    """
     if lookup.is_own_code(name):
-        function = lookup.own_code(name, what="config.data.name")
-    else:
-        function = lookup.module(__name__, name, "load").load
-    return lookup.call(function, options, what=f"data set {name!r}")
+        return lookup.own_code(name, what="config.data.name")
+    return lookup.module(__name__, name, "load").load

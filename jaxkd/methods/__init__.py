@@ -32,10 +32,15 @@ def make(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
 
 
 def _make_one(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
-    return lookup.call(_find(name), options, what=f"method {name!r}", spec=spec)
+    return lookup.call(find(name), options, what=f"method {name!r}", spec=spec)
 
 
-def _find(name: str) -> Callable[..., Method]:
+def find(name: str) -> Callable[..., Method]:
+    """Returns the ``make`` of a method that is no sum.
+
+    Raises:
+      UserError: if there is no such method.
+    """
     if lookup.is_own_code(name):
         return lookup.own_code(name, what="config.method")
     return lookup.module(__name__, name, "make").make
@@ -53,7 +58,7 @@ def _make_sum(name: str, spec: Spec, options: Mapping[str, Any]) -> Method:
     parts: dict[str, Method] = {}
     for part in names:
         own = dict(options.get(part, {}))
-        if parts and "ce_weight" in inspect.signature(_find(part)).parameters:
+        if parts and "ce_weight" in inspect.signature(find(part)).parameters:
             own = {"ce_weight": 0.0, **own}
         parts[part] = _make_one(part, spec, own)
     return distillation.combine(parts)

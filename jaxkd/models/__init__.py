@@ -4,8 +4,11 @@ A file of this package that defines ``VARIANTS`` (name -> (module class, attribu
 adds its networks to ``build``; nothing else has to be edited.
 """
 
+import functools
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -44,15 +47,10 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     if lookup.is_own_code(name):
         return _build_own(name, num_classes, options)
-    known = variants()
-    if name not in known:
-        close = lookup.closest(name, known)
-        hint = f" Did you mean {close!r}?" if close else ""
-        raise ValueError(f"Unknown model {name!r}.{hint} Models: {', '.join(known)}.")
-    module, attributes = known[name]
+    module = find(name)
     allowed = [
         field
-        for field in module.__dataclass_fields__
+        for field in inspect.signature(module).parameters
         if field not in ("parent", "name", "num_classes")
     ]
     unknown = sorted(set(options) - set(allowed))
@@ -61,13 +59,30 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
             f"Model {name!r} has no option {', '.join(unknown)}. "
             f"Options: {', '.join(allowed)}."
         )
-    return module(num_classes=num_classes, **{**attributes, **options})
+    return module(num_classes=num_classes, **options)
+
+
+def find(name: str) -> Callable[..., nn.Module]:
+    """Returns what makes a network: its module, with the attributes of its variant.
+
+    Raises:
+      ValueError: if there is no such network.
+      UserError: the same of own code.
+    """
+    if lookup.is_own_code(name):
+        return lookup.own_code(name, what="config.model.name")
+    known = variants()
+    if name not in known:
+        close = lookup.closest(name, known)
+        hint = f" Did you mean {close!r}?" if close else ""
+        raise ValueError(f"Unknown model {name!r}.{hint} Models: {', '.join(known)}.")
+    module, attributes = known[name]
+    return functools.partial(module, **attributes)
 
 
 def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    factory = lookup.own_code(name, what="config.model.name")
     network = lookup.call(
-        factory, options, what=f"model {name!r}", num_classes=num_classes
+        find(name), options, what=f"model {name!r}", num_classes=num_classes
     )
     if not isinstance(network, nn.Module):
         raise UserError(

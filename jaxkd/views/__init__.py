@@ -12,6 +12,7 @@ devices.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from jaxkd.core import lookup
@@ -54,10 +55,17 @@ def build(name: str, info: Info, **options: Any) -> View:
       UserError: if there is no such view, or it has no such option; the message lists
         those that there are.
     """
+    return lookup.call(find(name), options, what=f"view {name!r}", info=info)
+
+
+def find(name: str) -> Callable[..., View]:
+    """Returns what makes a view: ``(info, **options) -> View``.
+
+    Raises:
+      UserError: if there is no such view.
+    """
     if lookup.is_own_code(name):
-        factory = lookup.own_code(name, what="config.view.name")
-    else:
-        place = lookup.choose(name, VIEWS, what="view")
-        module, _, function = place.partition(":")
-        factory = getattr(importlib.import_module(module), function)
-    return lookup.call(factory, options, what=f"view {name!r}", info=info)
+        return lookup.own_code(name, what="config.view.name")
+    place = lookup.choose(name, VIEWS, what="view")
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
