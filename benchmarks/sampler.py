@@ -58,7 +58,7 @@ CASES = (
     Case("mixture of ten, 64-d, batch 1", None, 1),
     Case("mixture of ten, 64-d, batch 256", None, 256),
 )
-# Grid points and stamps of the search; 61 is the paper's grid.
+# Grid points and sigmas of the search; 61 is the paper's grid.
 SEARCHES = ((61, 6), (61, 11), (241, 11))
 
 
@@ -217,19 +217,19 @@ def _search(args: argparse.Namespace) -> list[dict[str, str]]:
         rows.append(_cost_row(args, run.x, run.denoised, grid))
         cost = gits.cost_matrix(run.x, run.denoised, grid)
         lists = cost.tolist()
-        for stamps in (n for p, n in SEARCHES if p == points):
-            name = f"plan of {stamps} stamps from {points} points"
-            ours = gits.plan(cost, stamps, 1.15)
-            theirs = np.array(torch_sampler.plan(lists, stamps, 1.15))
+        for num_sigmas in (n for p, n in SEARCHES if p == points):
+            name = f"plan of {num_sigmas} sigmas from {points} points"
+            ours = gits.plan(cost, num_sigmas, 1.15)
+            theirs = np.array(torch_sampler.plan(lists, num_sigmas, 1.15))
             same = {"compile s": "", "differ by": _compare(name, ours, theirs, 1e-9)}
 
-            def run_ours(count, cost=cost, stamps=stamps):
+            def run_ours(count, cost=cost, num_sigmas=num_sigmas):
                 for _ in range(count):
-                    gits.plan(cost, stamps, 1.15)
+                    gits.plan(cost, num_sigmas, 1.15)
 
-            def run_theirs(count, lists=lists, stamps=stamps):
+            def run_theirs(count, lists=lists, num_sigmas=num_sigmas):
                 for _ in range(count):
-                    torch_sampler.plan(lists, stamps, 1.15)
+                    torch_sampler.plan(lists, num_sigmas, 1.15)
 
             rows.append(_timed(args, name, run_ours, run_theirs, same))
     return rows
@@ -245,8 +245,8 @@ def _cost_row(args, x: jax.Array, denoised: jax.Array, grid: np.ndarray):
     ours = gits.cost_matrix(x, denoised, grid)
     compile_seconds = time.perf_counter() - began
     states, outputs = (torch.tensor(np.asarray(array)) for array in (x, denoised))
-    stamps = grid.tolist()
-    theirs = torch_sampler.cost_matrix(states, outputs, stamps)
+    sigmas = grid.tolist()
+    theirs = torch_sampler.cost_matrix(states, outputs, sigmas)
     same = _compare(name, ours, theirs, 1e-3)
 
     def run_ours(count):
@@ -255,7 +255,7 @@ def _cost_row(args, x: jax.Array, denoised: jax.Array, grid: np.ndarray):
 
     def run_theirs(count):
         for _ in range(count):
-            torch_sampler.cost_matrix(states, outputs, stamps)
+            torch_sampler.cost_matrix(states, outputs, sigmas)
 
     first = {"compile s": f"{compile_seconds:.1f}", "differ by": same}
     return _timed(args, name, run_ours, run_theirs, first)

@@ -78,9 +78,9 @@ def mixture(
 @torch.inference_mode()
 def ipndm(denoise: Denoiser, x: torch.Tensor, sigmas: np.ndarray) -> torch.Tensor:
     """Samples by iPNDM of order 4 and returns the samples."""
-    stamps = torch.tensor(sigmas, dtype=x.dtype)
+    levels = torch.tensor(sigmas, dtype=x.dtype)
     slopes: list[torch.Tensor] = []
-    for now, following in itertools.pairwise(stamps):
+    for now, following in itertools.pairwise(levels):
         slopes = [(x - denoise(x, now)) / now, *slopes[:3]]
         weights = _WEIGHTS[len(slopes) - 1]
         step = sum(w * s for w, s in zip(weights, slopes, strict=True))
@@ -116,9 +116,9 @@ def cost_matrix(
     return cost
 
 
-def plan(cost: Sequence[Sequence[float]], stamps: int, coeff: float) -> list[int]:
-    """Plans the cheapest path by lists and loops; ties go to the earlier stamp."""
-    last, steps = len(cost) - 1, stamps - 1
+def plan(cost: Sequence[Sequence[float]], num_sigmas: int, coeff: float) -> list[int]:
+    """Plans the cheapest path by lists and loops; ties go to the earlier sigma."""
+    last, steps = len(cost) - 1, num_sigmas - 1
     value = [[float("inf")] * (steps + 1) for _ in range(last + 1)]
     choice = [[last] * (steps + 1) for _ in range(last + 1)]
     for i in range(last):

@@ -16,7 +16,7 @@ run holds the best for each solver and number of calls. Variants:
                                      what fitting gains; half an hour
     configs/gits.py:offsets          the same densities, one seed, and also what is
                                      gained where the fit may tell the denoiser another
-                                     sigma than the stamp
+                                     sigma than the schedule's
     configs/gits.py:trained          a network alone, trained first: configs/edm.py; or,
                                      with its folder after a comma, a finished one
     configs/gits.py:edm,FILE         an EDM model (.pkl, .npz, .safetensors) of yours;

@@ -5,7 +5,7 @@ dimensions, and bend alike whatever sample they lead to (Chen et al., arXiv 2305
 and 2506.10177); that is why few steps do, and where they have to be.
 
 All functions take the states of a ``samplers.Trajectory``, ``x`` of
-``[stamps, batch, ...]`` from noise to data, and compute on the host in float64.
+``[num_sigmas, batch, ...]`` from noise to data, and compute on the host in float64.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ class Frenet(NamedTuple):
     """How curves bend and twist, from local cubics.
 
     Attributes:
-      curvature: ``[stamps, batch]``, one over the radius of the osculating circle.
-      torsion: ``[stamps, batch]``, the rate at which a curve leaves the plane of that
-        circle. In three dimensions a right-handed screw is positive; in others it is
-        a magnitude. NaN where the curve is straight and has no such plane.
+      curvature: ``[num_sigmas, batch]``, one over the radius of the osculating circle.
+      torsion: ``[num_sigmas, batch]``, the rate at which a curve leaves the plane of
+        that circle. In three dimensions a right-handed screw is positive; in others
+        it is a magnitude. NaN where the curve is straight and has no such plane.
     """
 
     curvature: np.ndarray
@@ -34,8 +34,8 @@ class Projection(NamedTuple):
     """Trajectories in the space of their chord and principal components.
 
     Attributes:
-      coordinates: ``[stamps, batch, 1 + count]`` relative to the end: along the chord
-        (negative on the way, as it points to the end), then by component.
+      coordinates: ``[num_sigmas, batch, 1 + count]`` relative to the end: along the
+        chord (negative on the way, as it points to the end), then by component.
       axes: ``[batch, 1 + count, d]``, orthonormal.
       residual: ``[batch, 1 + count]``, the part of the trajectory's norm about its end
         that is missed by the first 1, 2, ... axes.
@@ -53,13 +53,13 @@ def deviation(x: np.ndarray | jax.Array) -> np.ndarray:
     2405.11326).
 
     Args:
-      x: ``[stamps, batch, ...]``.
+      x: ``[num_sigmas, batch, ...]``.
 
     Returns:
-      ``[stamps, batch]``; zero at both ends.
+      ``[num_sigmas, batch]``; zero at both ends.
 
     Raises:
-      ValueError: if there are fewer than two stamps or a trajectory ends where it
+      ValueError: if there are fewer than two states or a trajectory ends where it
         began.
     """
     x = _flat(x)
@@ -70,13 +70,13 @@ def arc_length(x: np.ndarray | jax.Array) -> np.ndarray:
     """Returns the length travelled, as the sum of the steps' lengths.
 
     Args:
-      x: ``[stamps, batch, ...]``.
+      x: ``[num_sigmas, batch, ...]``.
 
     Returns:
-      ``[stamps, batch]`` from 0 to the whole length.
+      ``[num_sigmas, batch]`` from 0 to the whole length.
 
     Raises:
-      ValueError: if there are fewer than two stamps.
+      ValueError: if there are fewer than two states.
     """
     return _arc_length(_flat(x)).T
 
@@ -85,7 +85,7 @@ def explained_variance(x: np.ndarray | jax.Array, count: int = 3) -> np.ndarray:
     """Returns the share of each trajectory's variance in its principal components.
 
     Args:
-      x: ``[stamps, batch, ...]``.
+      x: ``[num_sigmas, batch, ...]``.
       count: number of components.
 
     Returns:
@@ -107,11 +107,11 @@ def project(x: np.ndarray | jax.Array, count: int = 2) -> Projection:
     The first axis is the direction of the chord; the others are the principal
     components of what is left without it, found by a singular value decomposition
     (arXiv 2305.19947; the published code completes the chord to a basis of
-    the whole space first, to the same effect). Signs are such that the middle stamp
+    the whole space first, to the same effect). Signs are such that the middle state
     has no negative component.
 
     Args:
-      x: ``[stamps, batch, ...]``.
+      x: ``[num_sigmas, batch, ...]``.
       count: number of components beside the chord.
 
     Raises:
@@ -145,7 +145,7 @@ def align(coordinates: np.ndarray, onto: int = 0) -> np.ndarray:
     that they have one shape (arXiv 2305.19947).
 
     Args:
-      coordinates: ``[stamps, batch, 1 + count]``, such as ``project`` returns.
+      coordinates: ``[num_sigmas, batch, 1 + count]``, such as ``project`` returns.
       onto: index in the batch of the one that stays.
 
     Returns:
@@ -160,35 +160,35 @@ def align(coordinates: np.ndarray, onto: int = 0) -> np.ndarray:
 def frenet(x: np.ndarray | jax.Array, window: int = 101) -> Frenet:
     """Returns curvature and torsion along trajectories.
 
-    Around each stamp a cubic in arc length is fitted by least squares to a window of
-    stamps. With a1, a2, a3 the lengths of its three derivatives after Gram-Schmidt
+    Around each state a cubic in arc length is fitted by least squares to a window of
+    states. With a1, a2, a3 the lengths of its three derivatives after Gram-Schmidt
     orthogonalisation, the curvature is ``a2 / a1^2`` and the torsion ``a3 / (a1 a2)``,
     in any dimension (arXiv 2506.10177; there in three). Near the ends the
     window is moved inside, where the published code repeats neighbours.
 
     Args:
-      x: ``[stamps, batch, ...]``; in many dimensions, project first, for speed and
-        against rounding. Stamps should be even in arc length, as those of a schedule
+      x: ``[num_sigmas, batch, ...]``; in many dimensions, project first, for speed and
+        against rounding. States should be even in arc length, as those of a schedule
         even in sigma nearly are.
-      window: odd number of stamps, at least 5.
+      window: odd number of states, at least 5.
 
     Raises:
-      ValueError: if the window does not fit, or stamps coincide.
+      ValueError: if the window does not fit, or states coincide.
     """
     x = _flat(x)
     if not 5 <= window <= x.shape[1] or window % 2 == 0:
         raise ValueError(
-            f"A window of {window} for {x.shape[1]} stamps; expected an odd number "
-            "from 5 to the number of stamps."
+            f"A window of {window} for {x.shape[1]} states; expected an odd number "
+            "from 5 to the number of states."
         )
     length = _arc_length(x)
     if not np.all(np.diff(length) > 0):
-        raise ValueError("Two stamps of a trajectory coincide; leave one of them out.")
+        raise ValueError("Two states of a trajectory coincide; leave one of them out.")
     starts = np.arange(x.shape[1]) - window // 2
     starts = np.clip(starts, 0, x.shape[1] - window)
     bends = [
-        _bend(length, x, stamp, slice(start, start + window))
-        for stamp, start in enumerate(starts)
+        _bend(length, x, index, slice(start, start + window))
+        for index, start in enumerate(starts)
     ]
     curvature, torsion = (np.stack(part) for part in zip(*bends, strict=True))
     return Frenet(curvature, torsion)
@@ -206,36 +206,36 @@ def denoising_path(
 
     Args:
       denoise: ``(x, sigma) -> x0``.
-      x: ``[stamps, batch, ...]``.
-      sigmas: ``[stamps]``.
+      x: ``[num_sigmas, batch, ...]``.
+      sigmas: ``[num_sigmas]``.
 
     Returns:
-      ``[stamps, batch, ...]``, to be measured as the states are.
+      ``[num_sigmas, batch, ...]``, to be measured as the states are.
 
     Raises:
-      ValueError: if there is not one sigma for each stamp.
+      ValueError: if there is not one sigma for each state.
     """
     x, times = jnp.asarray(x), jnp.asarray(sigmas)
     if times.shape != x.shape[:1]:
         raise ValueError(
-            f"{times.shape} sigmas for states {x.shape}; expected one for each stamp."
+            f"{times.shape} sigmas for states {x.shape}; expected one for each state."
         )
     return jax.lax.map(lambda at: denoise(*at), (x, times.astype(x.dtype)))
 
 
 def _flat(x: np.ndarray | jax.Array) -> np.ndarray:
-    """Returns float64 ``[batch, stamps, d]``."""
+    """Returns float64 ``[batch, num_sigmas, d]``."""
     states = np.asarray(x, np.float64)
     if states.ndim < 3 or len(states) < 2:
         raise ValueError(
-            f"A trajectory of shape {states.shape}; expected [stamps, batch, ...] with "
-            "at least two stamps."
+            f"A trajectory of shape {states.shape}; expected [num_sigmas, batch, ...] "
+            "with at least two states."
         )
     return states.reshape(*states.shape[:2], -1).swapaxes(0, 1)
 
 
 def _chord(x: np.ndarray) -> np.ndarray:
-    """Returns the direction from the first stamp to the last, ``[batch, d]``."""
+    """Returns the direction from the first state to the last, ``[batch, d]``."""
     chord = x[:, -1] - x[:, 0]
     norm = np.linalg.norm(chord, axis=-1, keepdims=True)
     if not np.all(norm > 0):
@@ -255,15 +255,15 @@ def _arc_length(x: np.ndarray) -> np.ndarray:
 
 
 def _bend(
-    length: np.ndarray, x: np.ndarray, stamp: int, around: slice
+    length: np.ndarray, x: np.ndarray, index: int, around: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns curvature and torsion ``[batch]`` at one stamp."""
-    offset = length[:, around] - length[:, stamp, None]
+    """Returns curvature and torsion ``[batch]`` at one state."""
+    offset = length[:, around] - length[:, index, None]
     reach = np.abs(offset).max(axis=1)
     offset = offset / reach[:, None]  # Or its powers would be of unlike size.
     powers = np.stack([offset, offset**2 / 2, offset**3 / 6], axis=-1)
     inverse = np.linalg.inv(powers.swapaxes(1, 2) @ powers)
-    moved = x[:, around] - x[:, stamp, None]
+    moved = x[:, around] - x[:, index, None]
     first, second, third = np.moveaxis(
         inverse @ (powers.swapaxes(1, 2) @ moved) / reach[:, None, None], 1, 0
     )

@@ -18,7 +18,7 @@ ALIGN_YOUR_STEPS = {
     ),
 }
 
-# GITS (arXiv 2405.11326), by (model, stamps, coefficient). CIFAR-10: from the
+# GITS (arXiv 2405.11326), by (model, sigmas, coefficient). CIFAR-10: from the
 # 61-point polynomial grid; Stable Diffusion 1.5: from the 101-point discrete grid.
 GITS = {
     ("cifar10", 7, 1.15): (80.0, 10.9836, 3.8811, 1.584, 0.5666, 0.1698, 0.002),

@@ -30,11 +30,11 @@ class Trajectory(NamedTuple):
     """The states of a sampling run.
 
     Attributes:
-      x: ``[stamps, batch, ...]``; the last are the samples. With ``denoise_to_zero``
-        one more follows the last stamp's.
+      x: ``[num_sigmas, batch, ...]``; the last are the samples. With
+        ``denoise_to_zero`` one more follows the last sigma's.
       nfe: evaluations of the denoiser for each sample.
-      denoised: ``[stamps - 1, batch, ...]``, the denoiser's outputs at the stamps but
-        the last, where asked for.
+      denoised: ``[num_sigmas - 1, batch, ...]``, the denoiser's outputs at the sigmas
+        but the last, where asked for.
     """
 
     x: jax.Array
@@ -64,21 +64,21 @@ def sample(
       denoise: ``(x, sigma) -> x0``.
       x_init: ``[batch, ...]``, noise of standard deviation ``sigmas[0]``. Computes in
         its precision, and at least in float32.
-      sigmas: ``[stamps]``, decreasing and positive.
+      sigmas: ``[num_sigmas]``, decreasing and positive.
       solver: a name in ``solvers.MAX_ORDER``.
       order: of a multistep solver: up to 4, and up to 3 for dpmpp and unipc.
       afs: whether the first evaluation is replaced by ``x / sqrt(1 + sigma^2)``, the
         noise prediction for data of unit variance (analytical first step, arXiv
         2210.05475), which saves one.
-      denoise_to_zero: whether to end with the denoiser's output at the last stamp,
+      denoise_to_zero: whether to end with the denoiser's output at the last sigma,
         for one evaluation more.
       predict: ``"x0"`` or ``"eps"``: what dpmpp and unipc expand.
       thresholding: whether dpmpp and unipc limit the clean data dynamically
         (arXiv 2205.11487, section 2.3); for pixels in [-1, 1] and ``predict="x0"``.
       lower_order_final: whether dpmpp and unipc lower the order of the last steps.
       variant: of deis (``tab``, ``rhoab``) and unipc (``bh2``, ``bh1``).
-      offsets: ``[stamps - 1]``, logarithms of the factors by which the sigma that the
-        denoiser is told at a stamp differs from the stamp; the solver's steps stay.
+      offsets: ``[num_sigmas - 1]``, logarithms of the factors by which the sigma that
+        the denoiser is given differs from the schedule's; the solver's steps stay.
         For solvers of one evaluation a step (arXiv 2405.15506, section 4, learns such).
       keep_denoised: whether to return the denoiser's outputs too.
 
@@ -151,7 +151,7 @@ def integrate(
 def shifted(
     recurrence: Recurrence, offsets: np.ndarray, afs: bool = False
 ) -> Recurrence:
-    """Returns a recurrence that evaluates the denoiser beside its stamps.
+    """Returns a recurrence that evaluates the denoiser beside its sigmas.
 
     Args:
       recurrence: of a solver with one evaluation a step.
@@ -169,7 +169,7 @@ def shifted(
     if offsets.shape != recurrence.times.shape or not np.all(np.isfinite(offsets)):
         raise ValueError(
             f"Offsets {offsets.tolist()}; expected {len(recurrence.times)} finite "
-            "numbers, one for each stamp but the last."
+            "numbers, one for each sigma but the last."
         )
     if afs:
         offsets[0] = 0.0  # The denoiser is not asked there.
@@ -182,7 +182,7 @@ def latents(seeds: Sequence[int], shape: Sequence[int], sigma: float) -> jax.Arr
     Args:
       seeds: whole numbers from 0 to 2**64 - 1; different ones give different latents.
       shape: of one sample.
-      sigma: standard deviation, the schedule's first stamp.
+      sigma: standard deviation, the schedule's first sigma.
 
     Raises:
       ValueError: for other seeds.
@@ -284,7 +284,7 @@ def _run(
     thresholding: bool,
     keep_denoised: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """Returns states and outputs at the stamps, and which states are finite."""
+    """Returns states and outputs at the sigmas, and which states are finite."""
     advance = partial(_advance, predict=predict, thresholding=thresholding)
 
     def evaluate(carry, row):
@@ -355,7 +355,7 @@ def _check_finite(finite: jax.Array, sigmas: np.ndarray) -> None:
     if i == 0:
         raise ValueError("The latents hold NaN or infinity before the first step.")
     raise ValueError(
-        f"The state is NaN or infinite from stamp {i} of {len(sigmas)} on, after the "
+        f"The state is NaN or infinite from sigma {i} of {len(sigmas)} on, after the "
         f"denoiser was evaluated at sigma {sigmas[i - 1]:g}. Check what the denoiser "
         "returns there, and that sigma is in the range it was trained on."
     )

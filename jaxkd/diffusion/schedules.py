@@ -1,6 +1,6 @@
 """Time schedules: at which noise levels a sampler stops.
 
-A schedule of ``n`` stamps is a float64 NumPy array ``[n]`` of strictly decreasing
+A schedule of ``n`` sigmas is a float64 NumPy array ``[n]`` of strictly decreasing
 sigma, and has ``n - 1`` steps. Schedules stay on the host because a solver computes
 its coefficients from them in float64 before anything is compiled.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxkd.diffusion import noise_schedules, published_schedules
 
-# Stamps nearer than this share of their sigma are one: solvers divide by the gaps.
+# Sigmas nearer than this share of their sigma are one: solvers divide by the gaps.
 NEAREST = 1e-5
 
 
@@ -25,12 +25,12 @@ class Schedule(NamedTuple):
     """A schedule that was searched for, and how.
 
     Attributes:
-      sigmas: float64 ``[stamps]``, decreasing.
-      indices: ``[stamps]``, where the stamps stand in the grid they are from, or None.
+      sigmas: float64 ``[num_sigmas]``, decreasing.
+      indices: ``[num_sigmas]``, their places in the grid they are from, or None.
       cost: ``[T, T]``, the cost matrix of that grid, or None. It is not saved.
       details: what else is worth keeping, such as the metric, the solver, the seed
         and the model's hash; anything JSON can hold.
-      offsets: ``[stamps - 1]`` of ``samplers.sample``, or None.
+      offsets: ``[num_sigmas - 1]`` of ``samplers.sample``, or None.
     """
 
     sigmas: np.ndarray
@@ -43,16 +43,16 @@ class Schedule(NamedTuple):
 def polynomial(
     n: int, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> np.ndarray:
-    """Returns stamps even in ``sigma^(1/rho)`` (arXiv 2206.00364, equation 5).
+    """Returns sigmas even in ``sigma^(1/rho)`` (arXiv 2206.00364, equation 5).
 
     Args:
-      n: number of stamps, one more than the steps.
-      sigma_min: last stamp.
-      sigma_max: first stamp.
-      rho: 1 is even in sigma; larger values put more stamps at low noise.
+      n: number of sigmas, one more than the steps.
+      sigma_min: last sigma.
+      sigma_max: first sigma.
+      rho: 1 is even in sigma; larger values put more sigmas at low noise.
 
     Raises:
-      ValueError: if there are fewer than two stamps, the range is empty or reversed,
+      ValueError: if there are fewer than two sigmas, the range is empty or reversed,
         or rho is not positive.
     """
     _check_arguments(n, sigma_min, sigma_max, rho)
@@ -61,7 +61,7 @@ def polynomial(
 
 
 def logsnr(n: int, sigma_min: float, sigma_max: float) -> np.ndarray:
-    """Returns stamps even in the logarithm of sigma (arXiv 2206.00927).
+    """Returns sigmas even in the logarithm of sigma (arXiv 2206.00927).
 
     Raises:
       ValueError: as ``polynomial``.
@@ -74,15 +74,15 @@ def logsnr(n: int, sigma_min: float, sigma_max: float) -> np.ndarray:
 def saturating(
     n: int, sigma_min: float, sigma_max: float, rho: float = 2.0, knee: float = 1.0
 ) -> np.ndarray:
-    """Returns stamps even in ``(sigma / (1 + sigma / knee))^(1/rho)``.
+    """Returns sigmas even in ``(sigma / (1 + sigma / knee))^(1/rho)``.
 
     Below the knee it is like ``polynomial``, which a knee at infinity makes it; far
-    above, the stamps grow sparse, since there the flow contracts what errors they make.
+    above, the sigmas grow sparse, since there the flow contracts what errors they make.
 
     Args:
-      n: number of stamps.
-      sigma_min: last stamp.
-      sigma_max: first stamp.
+      n: number of sigmas.
+      sigma_min: last sigma.
+      sigma_max: first sigma.
       rho: as in ``polynomial``.
       knee: the sigma beyond which the scale saturates.
 
@@ -97,14 +97,14 @@ def saturating(
     )
     scaled = np.linspace(first, last, n) ** rho
     # The ends come last: rounding can bring the first to where it would be infinite.
-    stamps = scaled / np.maximum(1 - scaled / knee, np.finfo(np.float64).tiny)
-    return _with_ends(stamps, sigma_min, sigma_max)
+    sigmas = scaled / np.maximum(1 - scaled / knee, np.finfo(np.float64).tiny)
+    return _with_ends(sigmas, sigma_min, sigma_max)
 
 
 def time_uniform(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, eps: float = 1e-3
 ) -> np.ndarray:
-    """Returns stamps even in ``t^(1/rho)`` of a variance-preserving clock.
+    """Returns sigmas even in ``t^(1/rho)`` of a variance-preserving clock.
 
     The clock is fitted so that it shows ``eps`` at sigma_min and 1 at sigma_max; rho 1
     is known as time-uniform, rho 2 as time-quadratic (arXiv 2204.13902).
@@ -125,15 +125,15 @@ def discrete(
     rho: float = 1.0,
     clock: noise_schedules.TableClock | None = None,
 ) -> np.ndarray:
-    """Returns stamps even in ``t^(1/rho)`` of a model trained at discrete times.
+    """Returns sigmas even in ``t^(1/rho)`` of a model trained at discrete times.
 
     The published code leaves the root out of the first time, which is right only
     where the table ends at time 1; here both ends have it.
 
     Args:
-      n: number of stamps.
-      sigma_min: last stamp.
-      sigma_max: first stamp.
+      n: number of sigmas.
+      sigma_min: last sigma.
+      sigma_max: first sigma.
       rho: the power.
       clock: the model's table; by default Stable Diffusion's.
 
@@ -150,15 +150,15 @@ def discrete(
 def ays(n: int, model: str = "sd15") -> np.ndarray:
     """Returns the Align Your Steps schedule of a model (arXiv 2404.14507).
 
-    Lengths other than the published 11 stamps are interpolated linearly in the
+    Lengths other than the published 11 sigmas are interpolated linearly in the
     logarithm of sigma over the relative index.
 
     Args:
-      n: number of stamps.
+      n: number of sigmas.
       model: ``sd15``, ``sdxl`` or ``svd``.
 
     Raises:
-      ValueError: if there are fewer than two stamps, or no schedule of that model.
+      ValueError: if there are fewer than two sigmas, or no schedule of that model.
     """
     if model not in published_schedules.ALIGN_YOUR_STEPS:
         raise ValueError(
@@ -176,7 +176,7 @@ def gits_published(model: str, n: int, coeff: float) -> np.ndarray:
 
     Args:
       model: ``cifar10`` or ``sd15``.
-      n: number of stamps.
+      n: number of sigmas.
       coeff: the coefficient it was searched with.
 
     Raises:
@@ -184,49 +184,49 @@ def gits_published(model: str, n: int, coeff: float) -> np.ndarray:
     """
     if (model, n, coeff) not in published_schedules.GITS:
         raise ValueError(
-            f"No published GITS schedule of {model!r} with {n} stamps and coefficient "
-            f"{coeff:g}; there are (model, stamps, coefficient) "
+            f"No published GITS schedule of {model!r} with {n} sigmas and coefficient "
+            f"{coeff:g}; there are (model, sigmas, coefficient) "
             f"{', '.join(map(str, published_schedules.GITS))}."
         )
     return explicit(published_schedules.GITS[model, n, coeff])
 
 
 def explicit(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Returns the user's own stamps as float64, checked.
+    """Returns the user's own sigmas as float64, checked.
 
     Raises:
       ValueError: if they are not a list of at least two finite, positive, strictly
         decreasing numbers, of which no two are nearer than 1e-5 of their size.
     """
-    stamps = np.array(sigmas, np.float64)
-    if stamps.ndim != 1 or len(stamps) < 2:
+    sigmas = np.array(sigmas, np.float64)
+    if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(
-            f"A schedule of shape {stamps.shape}; expected a list of at least two "
+            f"A schedule of shape {sigmas.shape}; expected a list of at least two "
             "sigmas."
         )
-    if not np.all(np.isfinite(stamps)):
-        raise ValueError(f"A schedule must be finite, got {stamps.tolist()}.")
-    rises = np.flatnonzero(np.diff(stamps) >= 0)
+    if not np.all(np.isfinite(sigmas)):
+        raise ValueError(f"A schedule must be finite, got {sigmas.tolist()}.")
+    rises = np.flatnonzero(np.diff(sigmas) >= 0)
     if rises.size:
         i = int(rises[0])
         raise ValueError(
-            f"A schedule must decrease strictly, but stamp {i} is {stamps[i]:g} and "
-            f"stamp {i + 1} is {stamps[i + 1]:g}. Sort it from the largest sigma to "
+            f"A schedule must decrease strictly, but sigma {i} is {sigmas[i]:g} and "
+            f"sigma {i + 1} is {sigmas[i + 1]:g}. Sort it from the largest sigma to "
             "the smallest and drop repetitions."
         )
-    if stamps[-1] <= 0:
+    if sigmas[-1] <= 0:
         raise ValueError(
-            f"The last stamp is {stamps[-1]:g}, expected a positive sigma. To end on "
+            f"The last sigma is {sigmas[-1]:g}, expected a positive sigma. To end on "
             "clean data, end on a small sigma and sample with denoise_to_zero=True."
         )
-    if (near := np.flatnonzero(stamps[1:] > (1 - NEAREST) * stamps[:-1])).size:
+    if (near := np.flatnonzero(sigmas[1:] > (1 - NEAREST) * sigmas[:-1])).size:
         i = int(near[0])
         raise ValueError(
-            f"Stamps {i} and {i + 1} of a schedule are {stamps[i]!r} and "
-            f"{stamps[i + 1]!r}, nearer than {NEAREST:g} of their size, where rounding "
+            f"Sigmas {i} and {i + 1} of a schedule are {sigmas[i]!r} and "
+            f"{sigmas[i + 1]!r}, nearer than {NEAREST:g} of their size, where rounding "
             "is all that is left of a step. Drop one of them."
         )
-    return stamps
+    return sigmas
 
 
 def save(path: str | Path, schedule: Schedule) -> None:
@@ -274,7 +274,7 @@ def cached(
       folder: of the files, made if it is missing.
       key: all that the schedule depends on and JSON can hold, NumPy's numbers and
         arrays included: a hash of the model, the solver, its order, the number of
-        stamps. It is kept as ``details["key"]``.
+        sigmas. It is kept as ``details["key"]``.
       make: makes the schedule.
     """
     text = json.dumps(dict(key), sort_keys=True, default=_plain)
@@ -304,7 +304,7 @@ def _check_arguments(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0
 ) -> None:
     if n < 2:
-        raise ValueError(f"{n} stamps; expected at least 2 (one step).")
+        raise ValueError(f"{n} sigmas; expected at least 2 (one step).")
     if not 0 < sigma_min < sigma_max < np.inf:
         raise ValueError(
             f"sigma_min={sigma_min:g} and sigma_max={sigma_max:g}; expected "
@@ -314,7 +314,7 @@ def _check_arguments(
         raise ValueError(f"rho={rho:g}; expected a positive number.")
 
 
-def _with_ends(stamps: np.ndarray, sigma_min: float, sigma_max: float) -> np.ndarray:
-    """Returns stamps whose ends are exact despite rounding."""
-    stamps[0], stamps[-1] = sigma_max, sigma_min
-    return stamps
+def _with_ends(sigmas: np.ndarray, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """Returns sigmas whose ends are exact despite rounding."""
+    sigmas[0], sigmas[-1] = sigma_max, sigma_min
+    return sigmas

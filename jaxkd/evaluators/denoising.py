@@ -15,7 +15,7 @@ from jaxkd.report.items import Figure, Table
 
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 ENDS = 0.002, 80.0
-STAMPS = 18  # of Heun's method: what EDM samples CIFAR-10 with
+NUM_SIGMAS = 18  # of Heun's method: what EDM samples CIFAR-10 with
 SAMPLES, SHOWN = 512, 64
 
 MakeDenoiser = Callable[[Member, jax.Array], Partial]
@@ -76,7 +76,7 @@ _NOTE = (
 
 def _caption(scores: Mapping[str, list[float]]) -> str:
     return (
-        f"Of one network, {STAMPS} stamps of Heun's method. Fréchet distance of "
+        f"Of one network, {NUM_SIGMAS} sigmas of Heun's method. Fréchet distance of "
         f"{SAMPLES} samples to the training images on raw pixels, which is not FID: "
         f"{', '.join(f'{value:.3g}' for value in scores['frechet'])} by seed."
     )
@@ -123,6 +123,6 @@ def _samples(make: Callable[[jax.Array], Any], images, labels) -> np.ndarray:
     """Draws samples, of the classes of the first training images where told one."""
     count = min(SAMPLES, len(labels))
     x = samplers.latents(range(count), images.shape[1:], ENDS[1])
-    sigmas = schedules.polynomial(STAMPS, *ENDS)
+    sigmas = schedules.polynomial(NUM_SIGMAS, *ENDS)
     denoise = make(jnp.asarray(labels[:count]))
     return np.asarray(samplers.sample(denoise, x, sigmas, "heun").x[-1])

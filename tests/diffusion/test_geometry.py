@@ -12,7 +12,7 @@ ANGLES = np.linspace(0, 2 * np.pi, 401)
 
 
 def _curve(*parts, size=None):
-    """Returns ``[stamps, 1, d]``, turned into ``size`` dimensions where given."""
+    """Returns ``[num_sigmas, 1, d]``, turned into ``size`` dimensions where given."""
     x = np.stack(np.broadcast_arrays(*parts), axis=-1)[:, None]
     if size is None:
         return x
@@ -94,7 +94,7 @@ def test_align_undoes_a_turn_about_the_chord():
 
 @pytest.fixture(scope="module")
 def digits():
-    """The density, stamps and trajectories of the published facts in the spec."""
+    """The density, sigmas and trajectories of the published facts in the spec."""
     data = load_digits()
     parts = densities.mixture_of_classes(data.data / 8 - 1, data.target)
     denoise = densities.mixture(*parts)
@@ -133,8 +133,8 @@ def test_digits_denoising_path_bends_later(digits):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: geometry.deviation(x[:, 0]), r"\[stamps, batch, ...\]"),
-        (lambda x: geometry.arc_length(x[:1]), "at least two stamps"),
+        (lambda x: geometry.deviation(x[:, 0]), r"\[num_sigmas, batch, ...\]"),
+        (lambda x: geometry.arc_length(x[:1]), "at least two sigmas"),
         (lambda x: geometry.deviation(np.concatenate([x, x[:1]])), "ends where"),
         (lambda x: geometry.frenet(x, 10), "window of 10"),
         (lambda x: geometry.frenet(x[:9], 11), "window of 11 for 9"),

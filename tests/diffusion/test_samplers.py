@@ -64,7 +64,7 @@ def test_denoise_to_zero_appends_the_last_output(denoise, solver):
 
 @pytest.mark.parametrize("solver", ["heun", "ipndm"])
 @pytest.mark.parametrize("to_zero", [False, True])
-def test_outputs_at_the_stamps(denoise, solver, to_zero):
+def test_outputs_at_the_sigmas(denoise, solver, to_zero):
     run = samplers.sample(
         denoise, NOISE, GRID, solver, denoise_to_zero=to_zero, keep_denoised=True
     )
@@ -155,7 +155,7 @@ def test_a_denoiser_that_returns_nan_is_named_with_its_noise_level():
         return jnp.where(sigma < 1.0, jnp.nan, 0.0) * x
 
     broken_at = int(np.argmax(GRID < 1.0))
-    message = f"from stamp {broken_at + 1} of 6 .* sigma {GRID[broken_at]:g}"
+    message = f"from sigma {broken_at + 1} of 6 .* sigma {GRID[broken_at]:g}"
     with pytest.raises(ValueError, match=message):
         samplers.sample(broken, NOISE, GRID)
 
@@ -179,7 +179,7 @@ def test_thresholding_wants_clean_data(denoise, solver, predict):
     "grid", [GRID[::-1], [3.0, 2.0, 2.0], [1.0, 0.0], [1.0], [2.0, 2 - 1e-8, 1.0]]
 )
 def test_wrong_schedules(denoise, grid):
-    with pytest.raises(ValueError, match=r"schedule|last stamp"):
+    with pytest.raises(ValueError, match=r"schedule|last sigma"):
         samplers.sample(denoise, NOISE, grid)
 
 

@@ -25,8 +25,8 @@ def test_discrete_holds_the_published_schedules():
     assert high == pytest.approx(14.614641, abs=1e-6)
     found = np.concatenate(
         [
-            stamps
-            for (model, *_), stamps in published_schedules.GITS.items()
+            sigmas
+            for (model, *_), sigmas in published_schedules.GITS.items()
             if model == "sd15"
         ]
     )
@@ -43,10 +43,10 @@ def test_discrete_holds_the_published_schedules():
 @pytest.mark.parametrize("rho", [1.0, 2.0])
 def test_discrete_is_even_in_the_power_of_time(rho):
     clock = noise_schedules.stable_diffusion_clock()
-    stamps = schedules.discrete(9, 0.1, 10.0, rho)
-    assert stamps[0] == 10.0
-    assert stamps[-1] == 0.1
-    steps = np.diff(clock.time(stamps) ** (1 / rho))
+    sigmas = schedules.discrete(9, 0.1, 10.0, rho)
+    assert sigmas[0] == 10.0
+    assert sigmas[-1] == 0.1
+    steps = np.diff(clock.time(sigmas) ** (1 / rho))
     np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
@@ -58,32 +58,32 @@ def test_polynomial_is_even_in_the_root(rho):
 
 @pytest.mark.parametrize("knee", [0.3, 1.0, 10.0])
 def test_saturating_is_even_in_its_scale(knee):
-    stamps = schedules.saturating(9, 0.002, 80.0, 1.5, knee)
-    assert (stamps[0], stamps[-1]) == (80.0, 0.002)
-    scale = (1 / (1 / stamps + 1 / knee)) ** (1 / 1.5)
+    sigmas = schedules.saturating(9, 0.002, 80.0, 1.5, knee)
+    assert (sigmas[0], sigmas[-1]) == (80.0, 0.002)
+    scale = (1 / (1 / sigmas + 1 / knee)) ** (1 / 1.5)
     np.testing.assert_allclose(np.diff(scale), np.diff(scale)[0], rtol=1e-9)
 
 
 def test_saturating_far_below_its_knee_is_polynomial():
-    stamps = schedules.saturating(9, 0.002, 80.0, 3.0, 1e12)
+    sigmas = schedules.saturating(9, 0.002, 80.0, 3.0, 1e12)
     plain = schedules.polynomial(9, 0.002, 80.0, 3.0)
-    np.testing.assert_allclose(stamps, plain, rtol=1e-8)
+    np.testing.assert_allclose(sigmas, plain, rtol=1e-8)
     # A range so far above that its upper end is at the knee to machine precision.
     schedules.explicit(schedules.saturating(9, 0.002, 1e30, 2.0, 1.0))
 
 
 def test_logsnr_is_geometric():
-    stamps = schedules.logsnr(5, 0.01, 100.0)
-    np.testing.assert_allclose(stamps, [100, 10, 1, 0.1, 0.01], rtol=1e-12)
+    sigmas = schedules.logsnr(5, 0.01, 100.0)
+    np.testing.assert_allclose(sigmas, [100, 10, 1, 0.1, 0.01], rtol=1e-12)
 
 
 @pytest.mark.parametrize("rho", [1.0, 2.0])
 def test_time_uniform_is_even_on_a_clock_through_both_ends(rho):
-    stamps = schedules.time_uniform(9, 0.002, 80.0, rho)
+    sigmas = schedules.time_uniform(9, 0.002, 80.0, rho)
     clock = noise_schedules.fit_linear_beta(0.002, 80.0)
     assert clock.sigma(1e-3) == pytest.approx(0.002, rel=1e-9)
     assert clock.sigma(1.0) == pytest.approx(80.0, rel=1e-9)
-    times = clock.time(stamps) ** (1 / rho)
+    times = clock.time(sigmas) ** (1 / rho)
     np.testing.assert_allclose(np.diff(times), (1e-3 ** (1 / rho) - 1) / 8, rtol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_align_your_steps(model):
 
 
 @pytest.mark.parametrize(
-    "stamps",
+    "sigmas",
     [
         schedules.polynomial(2, 0.002, 80.0),
         schedules.logsnr(40, 0.002, 80.0),
@@ -108,9 +108,9 @@ def test_align_your_steps(model):
         schedules.explicit([3, 2, 1]),
     ],
 )
-def test_every_schedule_decreases_in_double_precision(stamps):
-    assert stamps.dtype == np.float64
-    assert np.all(np.diff(stamps) < 0)
+def test_every_schedule_decreases_in_double_precision(sigmas):
+    assert sigmas.dtype == np.float64
+    assert np.all(np.diff(sigmas) < 0)
 
 
 def test_json_round_trip_is_exact(tmp_path):
@@ -140,7 +140,7 @@ def test_files_without_a_schedule(tmp_path, text):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: schedules.polynomial(1, 0.1, 1.0), "1 stamps; expected at least 2"),
+        (lambda: schedules.polynomial(1, 0.1, 1.0), "1 sigmas; expected at least 2"),
         (lambda: schedules.polynomial(5, 1.0, 0.1), "sigma_min=1 and sigma_max=0.1"),
         (lambda: schedules.saturating(5, 0.1, 1.0, 2.0, 0.0), "knee=0"),
         (lambda: schedules.logsnr(5, 0.0, 1.0), "expected 0 < sigma_min < sigma_max"),
@@ -150,7 +150,7 @@ def test_files_without_a_schedule(tmp_path, text):
         (lambda: schedules.gits_published("sd15", 4, 1.2), "there are .*'sd15', 11"),
         (lambda: schedules.explicit([[1.0, 0.5]]), r"shape \(1, 2\)"),
         (lambda: schedules.explicit([2.0, np.nan, 1.0]), "must be finite"),
-        (lambda: schedules.explicit([1.0, 2.0]), "stamp 0 is 1 and stamp 1 is 2"),
+        (lambda: schedules.explicit([1.0, 2.0]), "sigma 0 is 1 and sigma 1 is 2"),
         (lambda: schedules.explicit([1.0, 0.0]), "denoise_to_zero"),
     ],
 )
@@ -167,7 +167,7 @@ def test_cached_schedules_are_made_once_for_each_key(tmp_path):
         sigmas = schedules.polynomial(3 + len(made), 0.1, 1.0)
         return Schedule(sigmas, details={"calls": 7}, offsets=np.full(2, 0.1))
 
-    key = {"model": "ab12", "solver": "ipndm", "order": 4, "stamps": 4}
+    key = {"model": "ab12", "solver": "ipndm", "order": 4, "sigmas": 4}
     one = schedules.cached(tmp_path / "kept", key, make)
     again = schedules.cached(tmp_path / "kept", dict(reversed(key.items())), make)
     assert len(made) == 1
@@ -180,8 +180,8 @@ def test_cached_schedules_are_made_once_for_each_key(tmp_path):
 
 
 @pytest.mark.parametrize("gap", [1e-12, 3e-8, 9e-6])
-def test_stamps_that_single_precision_cannot_tell_apart_are_refused(gap):
-    with pytest.raises(ValueError, match=r"Stamps 1 and 2 .*5\.0.* nearer than 1e-05"):
+def test_sigmas_that_single_precision_cannot_tell_apart_are_refused(gap):
+    with pytest.raises(ValueError, match=r"Sigmas 1 and 2 .*5\.0.* nearer than 1e-05"):
         schedules.explicit([80.0, 5.0, 5.0 * (1 - gap), 0.002])
     assert len(schedules.explicit([80.0, 5.0, 5.0 * (1 - 2e-5), 0.002])) == 4
 

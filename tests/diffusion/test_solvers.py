@@ -83,10 +83,10 @@ def test_states_equal_the_formulas(denoise, solver, options, expected):
     assert run.nfe == (16 if solver in ("heun", "dpm") else 8)
 
 
-@pytest.mark.parametrize("stamps", [2, 3])
+@pytest.mark.parametrize("sigmas", [2, 3])
 @pytest.mark.parametrize("solver", ["dpmpp", "unipc"])
-def test_fewer_steps_than_the_order(denoise, solver, stamps):
-    grid = schedules.logsnr(stamps, 0.05, 20.0)
+def test_fewer_steps_than_the_order(denoise, solver, sigmas):
+    grid = schedules.logsnr(sigmas, 0.05, 20.0)
     run = samplers.sample(denoise, NOISE, grid, solver, 3)
     options = {"variant": "bh2"} if solver == "unipc" else {}
     formula = getattr(reference, solver)
@@ -240,13 +240,13 @@ def test_unknown_names_and_orders(solver, options, message):
 
 
 @pytest.mark.parametrize("solver", ["ipndm_v", "ab_v", "deis", "dpmpp", "unipc"])
-def test_stamps_nearer_than_the_solver_can_bear_are_refused(solver):
-    """Weights divide by gaps: of stamps 1e-4 apart, rounding is what they magnify."""
+def test_sigmas_nearer_than_the_solver_can_bear_are_refused(solver):
+    """Weights divide by gaps: of sigmas 1e-4 apart, rounding is what they magnify."""
     order = solvers.MAX_ORDER[solver]
     close = [80.0, 20.0, 5.0, 5 * (1 - 2e-5), 5 * (1 - 4e-5), 0.3, 0.002]
     growth = solvers.amplification(solvers.make(solver, close, order, steady=False))
     assert growth.max() > 1e4
-    message = rf"{solver} of order {order} multiplies rounding .*stamps [234] and [345]"
+    message = rf"{solver} of order {order} multiplies rounding .*sigmas [234] and [345]"
     with pytest.raises(ValueError, match=message):
         solvers.make(solver, close, order)
     for usual in (

@@ -144,6 +144,7 @@ def test_the_best_has_the_lowest_loss(study):
 def test_an_unknown_view_is_refused(squares, tmp_path):
     config = squares_config(squares)
     config.model.input = "low"
-    with pytest.raises(UserError, match=r"view is 'low', but config.view makes image"):
+    expected = r"config.model.input is 'low', but config.view makes image"
+    with pytest.raises(UserError, match=expected):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

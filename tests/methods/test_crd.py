@@ -10,8 +10,10 @@ import pytest
 
 from jaxkd import methods
 from jaxkd.core.errors import UserError
+from jaxkd.core.optim import Optimization
 from jaxkd.core.step import Settings, make_train_call
 from jaxkd.core.study import Student, init_group, make_groups
+from jaxkd.core.types import MAIN
 from jaxkd.methods import crd
 from tests.methods.feature_net import (
     ALL_OTHERS,
@@ -149,10 +151,14 @@ def student_row(name, options):
         network=STUDENT,
         input_key="image",
         steps=2,
-        schedule=optax.constant_schedule(0.01),
-        weight_decay=0.0,
-        optimizer=lambda lr, decay: optax.sgd(lr),
-        optimizer_key="sgd",
+        optimizers={
+            MAIN: Optimization(
+                schedule=optax.constant_schedule(0.01),
+                weight_decay=0.0,
+                optimizer=lambda lr, decay: optax.sgd(lr),
+                key="sgd",
+            )
+        },
     )
 
 

@@ -235,7 +235,7 @@ def evaluation_report(tmp_path_factory):
         folder=folder,
         student_order=StudentOrder(["a"], None, None),
     )
-    return defi_assess.evaluator(trained), folder
+    return defi_assess.evaluate(trained), folder
 
 
 @pytest.mark.slow

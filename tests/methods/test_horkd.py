@@ -326,7 +326,7 @@ def test_a_joint_assistant_is_the_student_at_the_large_images(scene):
     options = {
         "teacher_weights": teacher_weights,
         "assistant_weight": 2.0,
-        "assistant_ce": 0.5,
+        "assistant_ce_weight": 0.5,
     }
     params, start, run = _joint(scene, options)
     value, after = jax.jit(run)(params)
@@ -383,7 +383,12 @@ def test_gradients_enter_a_joint_assistant_by_its_own_terms_alone(scene):
         wanted,
     )
     # What the student learns from it is a fixed target.
-    toward = {**alone, "second": 1.0, "assistant_ce": 0.0, "assistant_weight": 0.0}
+    toward = {
+        **alone,
+        "second_weight": 1.0,
+        "assistant_ce_weight": 0.0,
+        "assistant_weight": 0.0,
+    }
     teacher_weights = {"teacher": 0.0, "assistant": 1.0}
     run = _joint(scene, {**toward, "teacher_weights": teacher_weights})[2]
     slope = jax.jit(jax.grad(run, has_aux=True))(params)[0]

@@ -33,15 +33,15 @@ def small(**changed):
     config.name = "small"
     config.densities = ("ring",)
     config.solvers, config.nfe = ("ipndm", "dpm"), (3, 4)
-    config.batch, config.blocks, config.exact_stamps = 16, 2, 101
+    config.batch, config.blocks, config.exact_sigmas = 16, 2, 101
     config.gits.update({"grid": 13, "metrics": ("l2",), "coeffs": (1.0, 1.2)})
     config.fit.update({"reference": 13, "starts": 1})
-    config.geometry.update({"stamps": 41, "window": 11})
+    config.geometry.update({"num_sigmas": 41, "window": 11})
     config.networks.update(
-        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_stamps": 21}
+        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_sigmas": 21}
     )
     config.networks.fit.reference = 11
-    config.networks.geometry.stamps = 41
+    config.networks.geometry.num_sigmas = 41
     config.update(changed)
     return config
 
@@ -86,12 +86,12 @@ def test_all_cells_are_there_and_their_calls_counted(finished):
 def test_errors_are_those_of_direct_calls(finished):
     _, results = finished
     denoise = gits_densities.ring().denoise
-    exact_stamps = schedules.time_uniform(101, *ENDS, 2.0)
+    exact_sigmas = schedules.time_uniform(101, *ENDS, 2.0)
     sigmas = schedules.polynomial(5, *ENDS)
     ends = []
     for block in range(2):
         x = held_out(block)
-        exact = samplers.sample(denoise, x, exact_stamps, "ab_v", 4).x[-1]
+        exact = samplers.sample(denoise, x, exact_sigmas, "ab_v", 4).x[-1]
         ends.append(samplers.sample(denoise, x, sigmas, "ipndm", 4).x[-1])
         apart = jnp.linalg.norm(ends[-1] - exact, axis=1)
         record = cell_of(results, "ipndm", 4)["schedules"]["polynomial"]
@@ -362,7 +362,7 @@ def model_file(tmp_path_factory):
 def test_a_model_of_the_user_end_to_end(model_file, tmp_path):
     config = load_config_file().get_config(f"edm,{model_file}")
     config.networks.update(
-        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_stamps": 21}
+        {"solvers": ("ipndm",), "nfe": (3,), "batch": 4, "exact_sigmas": 21}
     )
     config.gits.grid, config.networks.fit.reference = 11, 11
     results = pipelines.run(config, tmp_path / "run")
@@ -398,7 +398,7 @@ def test_a_model_that_returns_nan(model_file, tmp_path):
         broken = {name: np.full_like(array, np.nan) for name, array in arrays.items()}
     np.savez(tmp_path / "broken.npz", **broken)
     config = small(densities=(), edm={"path": str(tmp_path / "broken.npz")})
-    config.exact_stamps, config.batch = 21, 4
+    config.exact_sigmas, config.batch = 21, 4
     with pytest.raises(UserError, match=r"broken.*NaN or infinite"):
         pipelines.run(config, tmp_path / "run")
 

@@ -1,7 +1,7 @@
 """GITS: the schedule of least summed local error, by dynamic programming.
 
 A fine teacher trajectory of a small warm-up batch tells what one Euler step from any
-of its stamps to any later one would cost; the best ``K`` steps through the grid are
+of its sigmas to any later one would cost; the best ``K`` steps through the grid are
 then a shortest path (Chen et al., "On the Trajectory Regularity of ODE-based
 Diffusion Sampling", ICML 2024, arXiv 2405.11326, algorithm 1). It needs no training,
 and as many model calls as the warm-up batch has samples times grid steps.
@@ -36,7 +36,7 @@ def search(
     denoise: Denoiser,
     x_init: jax.Array,
     grid: np.ndarray,
-    stamps: int,
+    num_sigmas: int,
     *,
     metric: str = "dev",
     coeff: float | str = 1.15,
@@ -46,13 +46,13 @@ def search(
     teacher_order: int = 4,
     afs: bool = False,
 ) -> Schedule:
-    """Searches the stamps of a grid for the best schedule.
+    """Searches the sigmas of a grid for the best schedule.
 
     Args:
       denoise: ``(x, sigma) -> x0``.
       x_init: ``[batch, ...]`` warm-up latents at ``grid[0]``; 256 in the paper.
-      grid: ``[T]`` decreasing sigmas; 61 stamps of ``schedules.polynomial`` there.
-      stamps: of the schedule, both ends counted.
+      grid: ``[T]`` decreasing sigmas; 61 of ``schedules.polynomial`` there.
+      num_sigmas: of the schedule, both ends counted.
       metric: ``dev`` (how much farther from the chord than the teacher), ``l1`` or
         ``l2`` (distance to the teacher).
       coeff: above 1, errors at low noise count more; 1.15 for pixels and 1.2 for
@@ -64,7 +64,7 @@ def search(
       teacher_solver: of the teacher, whose trajectory the costs are measured on.
       teacher_order: of the teacher's solver.
       afs: whether the schedule is for sampling with an analytical first step: it then
-        has one stamp more if there is room for one after the first, at the place the
+        has one sigma more if there is room for one after the first, at the place the
         solver likes best.
 
     Returns:
@@ -73,10 +73,10 @@ def search(
 
     Raises:
       ValueError: for an unknown metric, a grid that does not decrease or has fewer
-        points than stamps, or as ``samplers.sample``.
+        points than sigmas, or as ``samplers.sample``.
     """
     grid = schedules.explicit(grid)
-    _check_search(metric, coeff, grid, stamps)
+    _check_search(metric, coeff, grid, num_sigmas)
     solvers.make(solver, grid, order)  # To refuse it before the teacher runs.
     teacher = sample(
         denoise, x_init, grid, teacher_solver, teacher_order, keep_denoised=True
@@ -84,14 +84,14 @@ def search(
     calls = teacher.nfe * len(x_init)
     student = partial(_end_error, denoise, teacher.x, grid, solver, order)
     if coeff == "auto":
-        metric, coeff, spent = _choose(teacher, grid, stamps, student)
+        metric, coeff, spent = _choose(teacher, grid, num_sigmas, student)
         calls += spent
     elif metric == "dev":
         _warn_of_few_dimensions(teacher.x[0, 0].size)
     cost = cost_matrix(teacher.x, teacher.denoised, grid, metric)
-    indices = plan(cost, stamps, float(coeff))
+    indices = plan(cost, num_sigmas, float(coeff))
     if afs:
-        indices, spent = _with_first_stamp(indices, student)
+        indices, spent = _with_first_sigma(indices, student)
         calls += spent
     details = {
         "grid": grid.tolist(),
@@ -110,7 +110,7 @@ def search(
 def cost_matrix(
     x: jax.Array, denoised: jax.Array | None, grid: np.ndarray, metric: str = "dev"
 ) -> np.ndarray:
-    """Returns what an Euler step from each stamp of a trajectory to each later costs.
+    """Returns what an Euler step from each sigma of a trajectory to each later costs.
 
     Args:
       x: ``[T, batch, ...]``, the teacher's states.
@@ -131,33 +131,33 @@ def cost_matrix(
     shape = None if denoised is None else denoised.shape
     if denoised is None or len(x) != len(grid) or shape != x[1:].shape:
         raise ValueError(
-            f"States {x.shape} and outputs {shape} for {len(grid)} stamps; expected a "
+            f"States {x.shape} and outputs {shape} for {len(grid)} sigmas; expected a "
             "trajectory sampled with keep_denoised=True on that grid."
         )
     rows = _cost_rows(x, denoised, jnp.asarray(grid, x.dtype), metric)
     return np.triu(np.pad(np.asarray(rows, np.float64), ((0, 1), (0, 0))), 1)
 
 
-def plan(cost: np.ndarray, stamps: int, coeff: float = 1.15) -> np.ndarray:
+def plan(cost: np.ndarray, num_sigmas: int, coeff: float = 1.15) -> np.ndarray:
     """Plans the cheapest path through a cost matrix.
 
     Args:
       cost: ``[T, T]``, entry ``[i, j]`` the cost of a step from i to j > i.
-      stamps: of the path, both ends counted.
+      num_sigmas: of the path, both ends counted.
       coeff: the k-th step counts ``coeff^(k-1)`` times.
 
     Returns:
-      ``[stamps]`` strictly increasing indices from 0 to T - 1. Of equal paths, the
-      one whose first differing stamp is the smaller.
+      ``[num_sigmas]`` strictly increasing indices from 0 to T - 1. Of equal paths, the
+      one whose first differing sigma is the smaller.
 
     Raises:
       ValueError: if the matrix is not square and finite above the diagonal, there are
-        more stamps than points or fewer than two, or coeff is not positive.
+        more sigmas than points or fewer than two, or coeff is not positive.
     """
     cost = np.asarray(cost, np.float64)
     _check_cost(cost)
-    points, steps = len(cost), stamps - 1
-    _check_path(points, stamps, coeff)
+    points, steps = len(cost), num_sigmas - 1
+    _check_path(points, num_sigmas, coeff)
     allowed = np.triu(np.ones((points, points), bool), 1)
     allowed[:, -1] = False  # Only the last step ends there.
     value, choices = cost[:, -1].copy(), []
@@ -224,7 +224,7 @@ def _end_error(denoise, teacher, grid, solver, order, indices, start=0, afs=Fals
     return error, run.nfe * states.shape[1]
 
 
-def _choose(teacher, grid, stamps, student):
+def _choose(teacher, grid, num_sigmas, student):
     """Returns the metric and coefficient of the least held-out error, and calls."""
     half = teacher.x.shape[1] // 2
     if half == 0:
@@ -234,14 +234,14 @@ def _choose(teacher, grid, stamps, student):
     for metric in AUTO_METRICS:
         cost = cost_matrix(x, denoised, grid, metric)
         for coeff in AUTO_COEFFS:
-            error, calls = student(plan(cost, stamps, coeff), start=half)
+            error, calls = student(plan(cost, num_sigmas, coeff), start=half)
             errors[metric, coeff] = error
             spent += calls
     return *min(errors, key=lambda pair: errors[pair]), spent
 
 
-def _with_first_stamp(indices, student):
-    """Returns indices with the best second stamp inserted, and the calls spent."""
+def _with_first_sigma(indices, student):
+    """Returns indices with the best second sigma inserted, and the calls spent."""
     errors, spent = {}, 0
     for second in range(1, int(indices[1])):
         error, calls = student(np.insert(indices, 1, second), afs=True)
@@ -261,19 +261,19 @@ def _warn_of_few_dimensions(size: int) -> None:
         )
 
 
-def _check_search(metric, coeff, grid, stamps):
+def _check_search(metric, coeff, grid, num_sigmas):
     if metric not in METRICS:
         raise ValueError(f"No metric {metric!r}; there are {', '.join(METRICS)}.")
     if isinstance(coeff, str) and coeff != "auto":
         raise ValueError(f"coeff={coeff!r}; expected a positive number or 'auto'.")
-    _check_path(len(grid), stamps, 1.0 if isinstance(coeff, str) else coeff)
+    _check_path(len(grid), num_sigmas, 1.0 if isinstance(coeff, str) else coeff)
 
 
-def _check_path(points, stamps, coeff):
-    if not 2 <= stamps <= points:
+def _check_path(points, num_sigmas, coeff):
+    if not 2 <= num_sigmas <= points:
         raise ValueError(
-            f"{stamps} stamps of a grid of {points} points; expected at least 2 and no "
-            "more than the points. Take a finer grid or fewer stamps."
+            f"{num_sigmas} sigmas of a grid of {points} points; expected at least 2 "
+            "and no more than the points. Take a finer grid or fewer sigmas."
         )
     if not 0 < coeff < np.inf:
         raise ValueError(f"coeff={coeff:g}; expected a positive number.")

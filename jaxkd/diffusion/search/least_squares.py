@@ -1,13 +1,13 @@
-"""The schedule fitted to its solver: Levenberg-Marquardt on the stamps themselves.
+"""The schedule fitted to its solver: Levenberg-Marquardt on the sigmas themselves.
 
 A search on local errors, such as ``gits``, knows nothing of how a multistep solver
 carries errors on. Here the student is rolled out as it will be used, and its distance
-to a fine teacher's end is lowered over the logarithms of the inner stamps, a problem
+to a fine teacher's end is lowered over the logarithms of the inner sigmas, a problem
 of few unknowns and many residuals. It needs no gradient of the model: one column of
-the Jacobian is a rollout with one stamp moved. Where the model can be differentiated
+the Jacobian is a rollout with one sigma moved. Where the model can be differentiated
 forward, all columns may come from one call instead.
 
-A schedule fitted for one solver, order and number of stamps is not good for others.
+A schedule fitted for one solver, order and number of sigmas is not good for others.
 
 With offsets, what the denoiser is told of the noise is fitted too: another K unknowns,
 which lower the error further, but ask the denoiser about noise that is not there. Look
@@ -28,7 +28,7 @@ from jaxkd.diffusion.search.rollout import Rollout, free_indices, jacobian, unpa
 
 STEPS = 10  # Accepted ones at most, from each start.
 TRIES = 7
-SPACING = 1e-4  # Of the logarithms of two stamps, below which none is moved.
+SPACING = 1e-4  # Of the logarithms of two num_sigmas, below which none is moved.
 MOST, FARTHEST = 0.15, 0.5  # An offset's change in one step, and its size.
 GITS_CHOICES = (("dev", 1.0), ("dev", 1.1), ("l2", 1.0), ("l2", 1.1))
 # (rho, knee) of saturating schedules, of which the best two are candidates.
@@ -41,7 +41,7 @@ def fit(
     denoise: Denoiser,
     x_fit: jax.Array,
     x_valid: jax.Array,
-    stamps: int,
+    num_sigmas: int,
     *,
     solver: str = "ipndm",
     order: int = 4,
@@ -50,7 +50,7 @@ def fit(
     offsets: bool = False,
     forward: bool = False,
 ) -> Schedule:
-    """Fits the stamps of a solver to the ends of a fine trajectory.
+    """Fits the sigmas of a solver to the ends of a fine trajectory.
 
     Candidates to start from are the polynomial, geometric, time-uniform and
     time-quadratic schedules (these two where they span the range), the best two of six
@@ -66,10 +66,10 @@ def fit(
       denoise: ``(x, sigma) -> x0``.
       x_fit: ``[batch, ...]`` latents at ``reference[0]`` to fit on; 128 do.
       x_valid: ``[batch, ...]`` others, to choose by.
-      stamps: of the schedule, both ends counted.
+      num_sigmas: of the schedule, both ends counted.
       solver: of the student; the teacher's is iPNDM of order 4.
       order: of the solver.
-      reference: ``[T]`` decreasing sigmas, the teacher's stamps and the grid of GITS;
+      reference: ``[T]`` decreasing sigmas, the teacher's and the grid of GITS;
         the schedule has the same ends. 61 are plenty.
       starts: number of candidates to start from.
       offsets: whether to go on with ``add_offsets``.
@@ -83,16 +83,16 @@ def fit(
       from, and ``calls``, the model calls spent.
 
     Raises:
-      ValueError: if latents do not match, there are more stamps than in the reference
+      ValueError: if latents do not match, there are more sigmas than in the reference
         or fewer than two, or no starts; or as ``samplers.sample``.
     """
     reference = schedules.explicit(reference)
-    _check(x_fit, x_valid, stamps, reference, starts)
+    _check(x_fit, x_valid, num_sigmas, reference, starts)
     solvers.make(solver, reference, order)  # To refuse it before the teacher runs.
     fitted, valid = (
         Rollout(denoise, x, solver, order, reference, forward) for x in (x_fit, x_valid)
     )
-    candidates = _candidates(fitted, reference, stamps)
+    candidates = _candidates(fitted, reference, num_sigmas)
     ranked = sorted(candidates, key=lambda k: _mean_norm(fitted(candidates[k])))
     errors = {name: _mean_norm(valid(candidates[name])) for name in ranked}
     start = min(errors, key=lambda name: errors[name])
@@ -127,7 +127,7 @@ def add_offsets(
     reference: np.ndarray,
     forward: bool = False,
 ) -> Schedule:
-    """Fits offsets to a schedule, and its stamps anew along with them.
+    """Fits offsets to a schedule, and its sigmas anew along with them.
 
     Where a rollout takes K evaluations, this takes about ``8 K^2 + 6 K`` for each
     sample of ``x_fit`` and ``10 K`` for each of ``x_valid``.
@@ -139,7 +139,7 @@ def add_offsets(
       schedule: such as ``search`` returns; its ends are those of the reference.
       solver: of the student, with one evaluation a step.
       order: of the solver.
-      reference: the teacher's stamps.
+      reference: the teacher's sigmas.
       forward: how to differentiate.
 
     Returns:
@@ -164,10 +164,10 @@ def _with_offsets(schedule: Schedule, fitted, valid) -> Schedule:
     sigmas = schedule.sigmas
     offsets: np.ndarray | None = np.zeros(len(sigmas) - 1)
     before = error = _mean_norm(valid(sigmas, offsets))
-    for stamps, shifts in _descend(fitted, schedule.sigmas, offsets=True):
-        reached = _mean_norm(valid(stamps, shifts))
+    for moved, shifts in _descend(fitted, schedule.sigmas, offsets=True):
+        reached = _mean_norm(valid(moved, shifts))
         if reached < error:
-            sigmas, offsets, error = stamps, shifts, reached
+            sigmas, offsets, error = moved, shifts, reached
     details = dict(schedule.details) | {
         "error": error,
         "error_before": before,
@@ -176,25 +176,27 @@ def _with_offsets(schedule: Schedule, fitted, valid) -> Schedule:
     return Schedule(sigmas, None, None, MappingProxyType(details), offsets)
 
 
-def _candidates(student, reference, stamps) -> dict[str, np.ndarray]:
+def _candidates(student, reference, num_sigmas) -> dict[str, np.ndarray]:
     ends = reference[-1], reference[0]
     made = {
-        "polynomial": schedules.polynomial(stamps, *ends),
-        "logsnr": schedules.logsnr(stamps, *ends),
+        "polynomial": schedules.polynomial(num_sigmas, *ends),
+        "logsnr": schedules.logsnr(num_sigmas, *ends),
     }
     for name, rho in (("time-uniform", 1.0), ("time-quadratic", 2.0)):
         try:
-            made[name] = schedules.time_uniform(stamps, *ends, rho)
+            made[name] = schedules.time_uniform(num_sigmas, *ends, rho)
         except ValueError:  # No such clock spans the range.
             continue
     family = {
-        f"saturating {rho:g} {knee:g}": schedules.saturating(stamps, *ends, rho, knee)
+        f"saturating {rho:g} {knee:g}": schedules.saturating(
+            num_sigmas, *ends, rho, knee
+        )
         for rho, knee in SATURATING
     }
     teacher, planned = student.teacher, {}
     for metric, coeff in GITS_CHOICES:
         cost = gits.cost_matrix(teacher.x, teacher.denoised, reference, metric)
-        planned[metric, coeff] = reference[gits.plan(cost, stamps, coeff)]
+        planned[metric, coeff] = reference[gits.plan(cost, num_sigmas, coeff)]
     (best,) = _best_of(student, planned, 1)
     made |= {name: family[name] for name in _best_of(student, family, 2)}
     return made | {"gits": planned[best]}
@@ -212,8 +214,8 @@ def _best_of(student, sigmas: dict[Any, np.ndarray], count: int) -> list[Any]:
 def _descend(
     student: Rollout, sigmas: np.ndarray, offsets: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yields stamps, and offsets if asked for, of ever smaller error."""
-    # Logarithms of the stamps, the ends too, and then the offsets.
+    """Yields sigmas, and offsets if asked for, of ever smaller error."""
+    # Logarithms of the sigmas, the ends too, and then the offsets.
     theta = np.append(np.log(sigmas), np.zeros(len(sigmas) - 1 if offsets else 0))
     residual = student(*unpack(theta, sigmas))
     error, damping, small, age = _mean_norm(residual), 0.01, 0, 0
@@ -250,7 +252,7 @@ def _step(jacobian, residual, damping) -> np.ndarray:
     weighted = jacobian * weights[:, None, None]
     matrix = np.einsum("bdj,bdk->jk", weighted, jacobian, optimize=True)
     slope = np.einsum("bdj,bd->j", weighted, residual)
-    # Least squares, as a stamp that changes nothing leaves a row of zeros.
+    # Least squares, as a sigma that changes nothing leaves a row of zeros.
     damped = matrix + damping * np.diag(np.diag(matrix))
     return -np.linalg.lstsq(damped, slope, rcond=None)[0]
 
@@ -275,16 +277,16 @@ def _mean_norm(residual: np.ndarray) -> float:
     return float(norms.mean() / np.sqrt(residual.shape[1]))
 
 
-def _check(x_fit, x_valid, stamps, reference, starts):
+def _check(x_fit, x_valid, num_sigmas, reference, starts):
     if np.ndim(x_fit) < 2 or np.shape(x_fit)[1:] != np.shape(x_valid)[1:]:
         raise ValueError(
             f"Latents to fit of shape {np.shape(x_fit)} and to validate of shape "
             f"{np.shape(x_valid)}; expected both [batch, ...] of one sample shape."
         )
-    if not 2 <= stamps <= len(reference):
+    if not 2 <= num_sigmas <= len(reference):
         raise ValueError(
-            f"{stamps} stamps with a reference of {len(reference)}; expected at least "
-            "2 and no more than the reference has."
+            f"{num_sigmas} sigmas with a reference of {len(reference)}; expected at "
+            "least 2 and no more than the reference has."
         )
     if starts < 1:
         raise ValueError(f"starts={starts}; expected at least 1.")

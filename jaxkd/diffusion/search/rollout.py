@@ -1,7 +1,7 @@
-"""A solver rolled out on fixed latents, as a function of its stamps, and its slopes.
+"""A solver rolled out on fixed latents, as a function of its sigmas, and its slopes.
 
-The unknowns are one vector: the logarithms of the stamps, and after them the offsets
-(``samplers.sample``) if there are any. The first and the last stamp stay.
+The unknowns are one vector: the logarithms of the sigmas, and after them the offsets
+(``samplers.sample``) if there are any. The first and the last sigma stay.
 """
 
 from functools import partial
@@ -90,10 +90,10 @@ class Rollout:
 def unpack(
     theta: np.ndarray, sigmas: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns stamps, the ends exactly those of ``sigmas``, and offsets if any."""
+    """Returns sigmas, the ends exactly those of ``sigmas``, and offsets if any."""
     count = len(sigmas)
-    stamps = [sigmas[:1], np.exp(theta[1 : count - 1]), sigmas[-1:]]
-    return np.concatenate(stamps), theta[count:] if len(theta) > count else None
+    inner = [sigmas[:1], np.exp(theta[1 : count - 1]), sigmas[-1:]]
+    return np.concatenate(inner), theta[count:] if len(theta) > count else None
 
 
 def free_indices(theta: np.ndarray, sigmas: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def make(
 
     Args:
       solver: one of ``MAX_ORDER``.
-      sigmas: ``[stamps]``, decreasing.
+      sigmas: ``[num_sigmas]``, decreasing.
       order: of a multistep solver; euler, heun and dpm have one order only.
       predict: ``"x0"`` or ``"eps"``, for dpmpp and unipc.
       lower_order_final: for dpmpp and unipc.
@@ -59,7 +59,7 @@ def make(
         ``MAX_AMPLIFICATION``.
 
     Raises:
-      ValueError: if one of these is unknown or out of range, or stamps are nearer than
+      ValueError: if one of these is unknown or out of range, or sigmas are nearer than
         the solver can bear.
     """
     sigmas = schedules.explicit(sigmas)
@@ -72,7 +72,7 @@ def make(
         close = max(i - order + 1, 0) + int(before)
         raise ValueError(
             f"{solver} of order {order} multiplies rounding by {growth.max():.0e} in "
-            f"the step from stamp {i}, as stamps {close} and {close + 1} "
+            f"the step from sigma {i}, as sigmas {close} and {close + 1} "
             f"({sigmas[close]:g} and {sigmas[close + 1]:g}) are much nearer than those "
             f"after them; expected at most {MAX_AMPLIFICATION:.0e}. Drop one of them, "
             "or take euler, heun or ipndm, whose weights do not divide by gaps."

@@ -72,7 +72,7 @@ def deis(
     """Makes DEIS (arXiv 2204.13902): the polynomial is in the time of a VP clock.
 
     Args:
-      sigmas: the stamps.
+      sigmas: of the schedule.
       order: values used, at most 4; DEIS-tAB3 in papers is 4.
       variant: ``tab``, or ``rhoab`` for a polynomial in sigma (``ab_v``).
       quadrature: ``gauss``, of 40 points, or ``riemann10000``, the plain sum over

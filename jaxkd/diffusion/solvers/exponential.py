@@ -1,7 +1,7 @@
 """Exponential-integrator solvers in log sigma: DPM-Solver++ and UniPC.
 
 With ``lambda = -ln sigma`` the linear part of the equation is solved exactly and the
-model's output is expanded around the present stamp. ``predict="x0"`` expands the clean
+model's output is expanded around the present sigma. ``predict="x0"`` expands the clean
 data, ``"eps"`` the noise. Order counts the outputs used: the first steps use fewer,
 and with ``lower_order_final`` so do the last, which steadies few-step sampling.
 """
@@ -23,7 +23,7 @@ def dpmpp(
     any other; the published sampler of GITS does not lower it there.
 
     Args:
-      sigmas: the stamps.
+      sigmas: of the schedule.
       order: 1 to 3.
       predict: ``x0`` (DPM-Solver++) or ``eps`` (DPM-Solver).
       lower_order_final: whether the last steps use fewer outputs.
@@ -50,7 +50,7 @@ def unipc(
     steps than the order.
 
     Args:
-      sigmas: the stamps.
+      sigmas: of the schedule.
       order: 1 to 3.
       predict: ``x0`` or ``eps``.
       lower_order_final: whether the last steps use fewer outputs.
@@ -117,14 +117,14 @@ def _unified_weights(
     """Returns the factors of the outputs in step ``i`` of UniPC.
 
     Returns:
-      The predictor's, ``[used]``, from the output at stamp ``i`` backwards, and the
-      corrector's, ``[used + 1]``, from the output at stamp ``i + 1``.
+      The predictor's, ``[used]``, from the output at sigma ``i`` backwards, and the
+      corrector's, ``[used + 1]``, from the output at sigma ``i + 1``.
     """
     log_snr = -np.log(sigmas[: i + 2])
     length = log_snr[-1] - log_snr[-2]
     signed, unit = (-length, 1.0) if predict == "x0" else (length, sigmas[i + 1])
     bound = signed if variant == "bh1" else np.expm1(signed)
-    # Places of the differences: the earlier stamps, then the next one.
+    # Places of the differences: the earlier sigmas, then the next one.
     ratios = np.append((log_snr[-3::-1][: used - 1] - log_snr[-2]) / length, 1.0)
     powers = ratios ** np.arange(used)[:, None]
     moments = _moments(signed, used) / bound

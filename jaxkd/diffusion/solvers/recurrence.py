@@ -20,16 +20,16 @@ import numpy as np
 
 
 class Recurrence(NamedTuple):
-    """A solver on a schedule, of ``n`` stamps and ``E`` evaluations.
+    """A solver on a schedule, of ``n`` sigmas and ``E`` evaluations.
 
     Attributes:
-      sigmas: ``[n]``, the stamps.
+      sigmas: ``[n]``, of the schedule.
       times: ``[E]``, sigma of each evaluation.
       scale: ``[E]``, factor of the state.
       weights: ``[E, history]``, factors of the outputs, the latest first.
       correction: ``[E, history]``, or None where no step is corrected.
       predict: ``"eps"`` if the outputs are noise, ``"x0"`` if they are clean data.
-      stages: evaluations per step; states between stamps are not reported.
+      stages: evaluations per step; states between sigmas are not reported.
     """
 
     sigmas: np.ndarray

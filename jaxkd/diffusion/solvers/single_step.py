@@ -13,7 +13,7 @@ def euler(sigmas: np.ndarray) -> Recurrence:
 def heun(sigmas: np.ndarray) -> Recurrence:
     """Makes Heun's method (arXiv 2206.00364, algorithm 1), also on the last step."""
     step = np.diff(sigmas)
-    # A trial step to the next stamp, then the mean of both slopes.
+    # A trial step to the next sigma, then the mean of both slopes.
     return _two_stages(sigmas, sigmas[1:], 0.5 * step, 0.5 * step)
 
 

@@ -52,7 +52,7 @@ def plan(config: ConfigDict) -> list[Cell]:
         for seed in own.seeds
         for nfe in sorted(own.nfe, reverse=True)
         for solver in own.solvers
-        if gits_config.stamps(solver, nfe) is not None
+        if gits_config.num_sigmas(solver, nfe) is not None
     ]
 
 
@@ -95,10 +95,10 @@ def fill(
 
 
 @cache
-def count_calls(solver: str, stamps: int, order: int) -> int:
+def count_calls(solver: str, num_sigmas: int, order: int) -> int:
     """Counts what a solver asks of a denoiser, by asking one that counts."""
     counting, calls = denoisers.counted(lambda x, sigma: 0 * x)
-    sigmas = schedules.polynomial(stamps, 0.01, 1.0)
+    sigmas = schedules.polynomial(num_sigmas, 0.01, 1.0)
     with jax.disable_jit():
         samplers.sample(counting, jnp.ones((1, 1)), sigmas, solver, order)
     return calls.wait().calls
@@ -116,9 +116,9 @@ def measure(config: ConfigDict, bench: Bench, cell: Cell) -> dict[str, Any]:
         best = min(tries, key=lambda one: np.mean(one.errors))
         records[name] = _record(bench.target, best)
         fastest = min(fastest, *(one.seconds for one in tries))
-    stamps = gits_config.stamps(cell.solver, cell.nfe)
-    assert stamps is not None
-    calls = count_calls(cell.solver, stamps, order)
+    num_sigmas = gits_config.num_sigmas(cell.solver, cell.nfe)
+    assert num_sigmas is not None
+    calls = count_calls(cell.solver, num_sigmas, order)
     return cell._asdict() | {
         "order": order,
         "counted": calls,
@@ -134,26 +134,26 @@ def _schedules(
 ) -> Iterator[tuple[str, list[schedules.Schedule]]]:
     """Yields the schedules to measure by name; several where the best counts."""
     ends = bench.target.sigma_min, bench.target.sigma_max
-    stamps = gits_config.stamps(cell.solver, cell.nfe)
-    assert stamps is not None
+    num_sigmas = gits_config.num_sigmas(cell.solver, cell.nfe)
+    assert num_sigmas is not None
     fixed = {
-        "polynomial": lambda: schedules.polynomial(stamps, *ends),
-        "logsnr": lambda: schedules.logsnr(stamps, *ends),
-        "time-uniform": lambda: schedules.time_uniform(stamps, *ends),
-        "time-quadratic": lambda: schedules.time_uniform(stamps, *ends, 2.0),
+        "polynomial": lambda: schedules.polynomial(num_sigmas, *ends),
+        "logsnr": lambda: schedules.logsnr(num_sigmas, *ends),
+        "time-uniform": lambda: schedules.time_uniform(num_sigmas, *ends),
+        "time-quadratic": lambda: schedules.time_uniform(num_sigmas, *ends, 2.0),
     }
     fitted = None
     for name in config.schedules:
         if name == "gits":
-            yield name, _planned(config, bench, stamps)
+            yield name, _planned(config, bench, num_sigmas)
         elif name == "fit":
-            fitted = _fitted(config, bench, cell, stamps, order)
+            fitted = _fitted(config, bench, cell, num_sigmas, order)
             yield name, [fitted]
         elif name == "fit-offsets":
             if cell.solver in gits_config.TWO_STAGES:
                 continue
             if fitted is None:
-                fitted = _fitted(config, bench, cell, stamps, order)
+                fitted = _fitted(config, bench, cell, num_sigmas, order)
             yield name, [_with_offsets(config, bench, cell, fitted, order)]
         else:
             try:
@@ -162,12 +162,14 @@ def _schedules(
                 continue
 
 
-def _planned(config: ConfigDict, bench: Bench, stamps: int) -> list[schedules.Schedule]:
+def _planned(
+    config: ConfigDict, bench: Bench, num_sigmas: int
+) -> list[schedules.Schedule]:
     """Plans by every metric and coefficient; equal plans are kept once."""
     plans: dict[tuple[int, ...], schedules.Schedule] = {}
     for metric, cost in bench.costs.items():
         for coeff in config.gits.coeffs:
-            indices = gits.plan(cost, stamps, coeff)
+            indices = gits.plan(cost, num_sigmas, coeff)
             details = {
                 "metric": metric,
                 "coeff": coeff,
@@ -181,7 +183,7 @@ def _planned(config: ConfigDict, bench: Bench, stamps: int) -> list[schedules.Sc
 
 
 def _fitted(
-    config: ConfigDict, bench: Bench, cell: Cell, stamps: int, order: int
+    config: ConfigDict, bench: Bench, cell: Cell, num_sigmas: int, order: int
 ) -> schedules.Schedule:
     began = time.perf_counter()
     ends = bench.target.sigma_min, bench.target.sigma_max
@@ -190,7 +192,7 @@ def _fitted(
         bench.denoise,
         x_fit,
         x_valid,
-        stamps,
+        num_sigmas,
         solver=cell.solver,
         order=order,
         reference=reference.fine(config.fit.reference, ends),

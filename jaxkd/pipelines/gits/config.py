@@ -60,7 +60,7 @@ def default() -> ConfigDict:
     # batch, whose spread is the standard error.
     config.batch = 128
     config.blocks = 4
-    config.exact_stamps = 401  # of the fine solution that errors are measured from
+    config.exact_sigmas = 401  # of the fine solution that errors are measured from
     config.gits = ConfigDict(
         {
             "grid": 61,
@@ -69,8 +69,8 @@ def default() -> ConfigDict:
         }
     )
     config.fit = ConfigDict({"reference": 61, "starts": 3})
-    # Of the figures: stamps of the trajectories, and those a cubic is fitted to.
-    config.geometry = ConfigDict({"stamps": 401, "window": 41})
+    # Of the figures: sigmas of the trajectories, and those a cubic is fitted to.
+    config.geometry = ConfigDict({"num_sigmas": 401, "window": 41})
 
     # What differs for networks, since their calls are dear and compiling takes longer.
     config.networks = ConfigDict(
@@ -79,9 +79,9 @@ def default() -> ConfigDict:
             "nfe": (5, 6, 8, 10),
             "batch": 64,
             "blocks": 2,
-            "exact_stamps": 121,
+            "exact_sigmas": 121,
             "fit": {"reference": 61, "starts": 1},
-            "geometry": {"stamps": 121, "window": 11},
+            "geometry": {"num_sigmas": 121, "window": 11},
         }
     )
 
@@ -129,8 +129,8 @@ def of_target(config: ConfigDict, name: str) -> ConfigDict:
     return own
 
 
-def stamps(solver: str, nfe: int) -> int | None:
-    """Returns how many stamps take so many model calls; None if no number does."""
+def num_sigmas(solver: str, nfe: int) -> int | None:
+    """Returns how many sigmas take so many model calls; None if no number does."""
     if solver not in TWO_STAGES:
         return nfe + 1
     return nfe // 2 + 1 if nfe % 2 == 0 else None
@@ -195,11 +195,11 @@ def _check_numbers(config: ConfigDict) -> None:
     for key, least in (
         ("batch", 2),
         ("blocks", 1),
-        ("exact_stamps", 3),
+        ("exact_sigmas", 3),
         ("gits.grid", 3),
         ("fit.reference", 3),
         ("fit.starts", 1),
-        ("geometry.stamps", 9),
+        ("geometry.num_sigmas", 9),
         ("sample.batch", 1),
         ("sample.nfe", 1),
         ("edm.label", -1),
@@ -211,11 +211,11 @@ def _check_numbers(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{key} is {value!r}, expected a whole number >= {least}."
             )
-    window, most = config.geometry.window, config.geometry.stamps - 2
+    window, most = config.geometry.window, config.geometry.num_sigmas - 2
     if not _is_whole(window) or window % 2 == 0 or not 5 <= window <= most:
         raise UserError(
             f"config.geometry.window is {window!r}, expected an odd number from 5 to "
-            f"{most}, less than config.geometry.stamps."
+            f"{most}, less than config.geometry.num_sigmas."
         )
     coeffs = config.gits.coeffs
     if not _is_tuple_of(coeffs, lambda c: _is_number(c) and c > 0):
@@ -232,7 +232,7 @@ def _check_numbers(config: ConfigDict) -> None:
 
 
 def _check_nfe(config: ConfigDict) -> None:
-    """Checks the numbers of calls, also against the grids that stamps are from."""
+    """Checks the numbers of calls, also against the grids that sigmas are from."""
     most = min(config.gits.grid, config.fit.reference) - 1
     if not _is_tuple_of(config.nfe, lambda n: _is_whole(n) and 1 <= n <= most):
         raise UserError(
@@ -242,7 +242,7 @@ def _check_nfe(config: ConfigDict) -> None:
     if len(set(config.nfe)) < len(config.nfe):
         raise UserError(f"config.nfe is {config.nfe!r}, expected different numbers.")
     for solver in config.solvers:
-        if all(stamps(solver, nfe) is None for nfe in config.nfe):
+        if all(num_sigmas(solver, nfe) is None for nfe in config.nfe):
             raise UserError(
                 f"{solver} takes two model calls a step, so that it cannot make "
                 f"config.nfe = {config.nfe!r}; expected an even number among them, or "

@@ -20,8 +20,8 @@ class SampledModel(NamedTuple):
       about: one sentence.
       denoise: makes the denoiser for a number of samples.
       shape: of one sample.
-      sigma_min: the last stamp.
-      sigma_max: the first stamp.
+      sigma_min: the last sigma.
+      sigma_max: the first sigma.
       moments: of the data, or None where nobody knows them.
     """
 

@@ -78,14 +78,14 @@ def by_solver(
         _finish(figure, axes, len(found), columns, FRECHET if frechet else ERROR)
 
 
-def stamps(
+def schedule_sigmas(
     path: Path,
     theme: Theme,
     *,
     found: Mapping[tuple[str, int], CellGroup],
     solver: str,
 ) -> None:
-    """Draws where schedules have their stamps, one row for each number of calls."""
+    """Draws where schedules have their sigmas, one row for each number of calls."""
     mine = {calls: g for (name, calls), g in found.items() if name == solver}
     names = next(iter(mine.values())).names
     styles = line_styles(_student_order(names), theme)
@@ -117,7 +117,7 @@ def cost(
     plans: Mapping[str, np.ndarray],
     metric: str,
 ) -> None:
-    """Draws the cost of an Euler step between any two stamps, and planned paths.
+    """Draws the cost of an Euler step between any two sigmas, and planned paths.
 
     Args:
       path: the PNG file.

@@ -24,7 +24,7 @@ class Bench(NamedTuple):
       warm_up: two batches of latents, for GITS and to fit and validate.
       held_out: batches of other latents.
       exact: where the fine solution takes them.
-      grid: the stamps that GITS picks from.
+      grid: the sigmas that GITS picks from.
       costs: metric -> its cost matrix.
       summary: what is known of the target, plain data.
     """
@@ -50,8 +50,8 @@ def prepare(
     first = 2 * config.batch * seed
     warm_up = _batches(config, target, first, 2)
     held_out = _batches(config, target, gits_config.HELD_OUT, config.blocks)
-    exact = [solve(denoise, x, config.exact_stamps, ends) for x in held_out]
-    coarser = solve(denoise, held_out[0], config.exact_stamps // 2 + 1, ends)
+    exact = [solve(denoise, x, config.exact_sigmas, ends) for x in held_out]
+    coarser = solve(denoise, held_out[0], config.exact_sigmas // 2 + 1, ends)
     grid = schedules.polynomial(config.gits.grid, *ends)
     summary = {
         "name": name,
@@ -61,7 +61,7 @@ def prepare(
         "sigma_max": target.sigma_max,
         "latents": config.batch * config.blocks,
         "batch": config.batch,
-        # How far half as many stamps end from where the errors are measured from.
+        # How far half as many sigmas end from where the errors are measured from.
         "reference_error": end_error(coarser, exact[0]),
         "frechet_exact": distance(target, exact),
     }
@@ -75,12 +75,12 @@ def solve(
     count: int,
     ends: tuple[float, float],
 ) -> jax.Array:
-    """Solves the flow finely: exact Adams-Bashforth of order 4 on many stamps."""
+    """Solves the flow finely: exact Adams-Bashforth of order 4 on many sigmas."""
     return samplers.sample(denoise, x, fine(count, ends), "ab_v", 4).x[-1]
 
 
 def fine(count: int, ends: tuple[float, float]) -> np.ndarray:
-    """Returns stamps for an accurate solution: time-quadratic where that is defined."""
+    """Returns sigmas for an accurate solution: time-quadratic where that is defined."""
     try:
         return schedules.time_uniform(count, *ends, 2.0)
     except ValueError:  # No such clock spans the range.

@@ -116,7 +116,7 @@ def _target_jobs(
     measured = trajectories.measure(config, target)
     jobs = {
         "error": partial(figures.by_schedule, found=found),
-        "schedules": partial(figures.stamps, found=found, solver=shown),
+        "schedules": partial(figures.schedule_sigmas, found=found, solver=shown),
         "cost": partial(figures.cost, **_costs(config, target)),
         "trajectories": partial(trajectories.trajectories, shape=measured),
         "along": partial(trajectories.along, shape=measured),

@@ -17,14 +17,14 @@ MOST_DRAWN = 24  # trajectories in one picture
 
 
 class Shape(NamedTuple):
-    """Trajectories measured along the way; arrays of ``[stamps, batch]``.
+    """Trajectories measured along the way; arrays of ``[num_sigmas, batch]``.
 
     Attributes:
-      sigmas: ``[stamps]`` of a fine solution.
+      sigmas: ``[num_sigmas]`` of a fine solution.
       deviation: of its states from their chord.
       denoised: of the implicit denoising path from its own.
-      coordinates: ``[stamps, batch, 1 + k]``, along the chord and beside it.
-      inner: stamps at which curvature and torsion are known.
+      coordinates: ``[num_sigmas, batch, 1 + k]``, along the chord and beside it.
+      inner: sigmas at which curvature and torsion are known.
       curvature: at those.
       torsion: at those, its magnitude; None in fewer than three dimensions, and of a
         network, whose single precision leaves nothing of it.
@@ -50,7 +50,7 @@ def measure(config: ConfigDict, target: SampledModel) -> Shape:
     denoise = target.denoise(count)
     x = samplers.latents(range(first, first + count), target.shape, target.sigma_max)
     sigmas = schedules.polynomial(
-        config.geometry.stamps, target.sigma_min, target.sigma_max
+        config.geometry.num_sigmas, target.sigma_min, target.sigma_max
     )
     double = target.name in config.densities
     with jax.enable_x64(double):
@@ -60,7 +60,7 @@ def measure(config: ConfigDict, target: SampledModel) -> Shape:
     beside = min(2, x[0].size - 1)
     coordinates = geometry.project(states, beside).coordinates
     bends = geometry.frenet(coordinates, config.geometry.window)
-    # Stamps whose window was moved inside are biased.
+    # Sigmas whose window was moved inside are biased.
     inner = slice(config.geometry.window // 2, -(config.geometry.window // 2))
     return Shape(
         sigmas,

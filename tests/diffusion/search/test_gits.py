@@ -31,7 +31,7 @@ def found():
 # Planning.
 
 
-def _brute_force(cost, stamps, coeff):
+def _brute_force(cost, num_sigmas, coeff):
     """Every path, summed step by step; the first of the least."""
     last = len(cost) - 1
 
@@ -39,20 +39,20 @@ def _brute_force(cost, stamps, coeff):
         path = (0, *inner, last)
         return sum(coeff**k * cost[path[k], path[k + 1]] for k in range(len(path) - 1))
 
-    best = min(combinations(range(1, last), stamps - 2), key=total)
+    best = min(combinations(range(1, last), num_sigmas - 2), key=total)
     return [0, *best, last], total(best)
 
 
-@pytest.mark.parametrize("stamps", [3, 4, 5, 6])
+@pytest.mark.parametrize("num_sigmas", [3, 4, 5, 6])
 @pytest.mark.parametrize("coeff", [0.8, 1.0, 1.15])
-def test_plan_is_as_good_as_any_path(stamps, coeff):
-    rng = np.random.default_rng(stamps)
+def test_plan_is_as_good_as_any_path(num_sigmas, coeff):
+    rng = np.random.default_rng(num_sigmas)
     for kind in ("positive", "signed", "smooth"):
         cost = rng.uniform(0, 1, (12, 12)) - (0.3 if kind == "signed" else 0.0)
         if kind == "smooth":  # As measured: longer steps cost more.
             cost *= np.abs(np.subtract.outer(np.arange(12), np.arange(12))) ** 2
-        path, least = _brute_force(cost, stamps, coeff)
-        planned = gits.plan(cost, stamps, coeff)
+        path, least = _brute_force(cost, num_sigmas, coeff)
+        planned = gits.plan(cost, num_sigmas, coeff)
         assert planned.tolist() == path
         assert gits.path_cost(cost, planned, coeff) == pytest.approx(least, rel=1e-12)
 
@@ -67,20 +67,20 @@ def test_plan_at_its_ends():
     np.testing.assert_array_equal(gits.plan(wild, 4), gits.plan(cost, 4))
 
 
-def test_of_equal_paths_the_earliest_stamps_are_planned():
+def test_of_equal_paths_the_earliest_sigmas_are_planned():
     assert gits.plan(np.zeros((8, 8)), 4).tolist() == [0, 1, 2, 7]
 
 
-def test_a_larger_coefficient_puts_more_stamps_at_low_noise(found):
+def test_a_larger_coefficient_puts_more_sigmas_at_low_noise(found):
     even, late = (gits.plan(found.cost, 5, coeff) for coeff in (0.5, 2.0))
     assert np.all(late >= even)
     assert late.sum() > even.sum()
 
 
 @pytest.mark.parametrize(
-    ("cost", "stamps", "coeff", "message"),
+    ("cost", "num_sigmas", "coeff", "message"),
     [
-        (np.zeros((5, 5)), 6, 1.0, "6 stamps of a grid of 5 points"),
+        (np.zeros((5, 5)), 6, 1.0, "6 sigmas of a grid of 5 points"),
         (np.zeros((5, 5)), 1, 1.0, "expected at least 2"),
         (np.zeros((5, 4)), 3, 1.0, r"shape \(5, 4\); expected \[T, T\]"),
         (0.0, 3, 1.0, r"shape \(\); expected \[T, T\]"),
@@ -90,9 +90,9 @@ def test_a_larger_coefficient_puts_more_stamps_at_low_noise(found):
         (np.full((5, 5), np.inf), 3, 1.0, "NaN or infinity above"),
     ],
 )
-def test_impossible_plans(cost, stamps, coeff, message):
+def test_impossible_plans(cost, num_sigmas, coeff, message):
     with pytest.raises(ValueError, match=message):
-        gits.plan(cost, stamps, coeff)
+        gits.plan(cost, num_sigmas, coeff)
 
 
 # Costs.
@@ -152,7 +152,7 @@ def test_trajectories_that_do_not_fit():
     x, outputs = jnp.zeros((9, 2, 4)), jnp.zeros((8, 2, 4))
     with pytest.raises(ValueError, match="keep_denoised=True on that grid"):
         gits.cost_matrix(x, None, GRID)
-    with pytest.raises(ValueError, match="for 8 stamps"):
+    with pytest.raises(ValueError, match="for 8 sigmas"):
         gits.cost_matrix(x, outputs, GRID[:-1])
     with pytest.raises(ValueError, match=r"outputs \(7, 2, 4\)"):
         gits.cost_matrix(x, outputs[1:], GRID)
@@ -217,7 +217,7 @@ def _end_errors(denoise, paths, afs=False, start=0):
     return errors
 
 
-def test_a_stamp_is_added_for_the_analytical_first_step():
+def test_a_sigma_is_added_for_the_analytical_first_step():
     denoise, calls = denoisers.counted(_denoise())
     made = gits.search(denoise, NOISE, GRID, 4, coeff=2.0, afs=True)
     planned = gits.plan(made.cost, 4, 2.0)
@@ -226,7 +226,7 @@ def test_a_stamp_is_added_for_the_analytical_first_step():
     assert made.details["calls"] == calls.wait().samples == (8 + 3 * len(paths)) * 6
     errors = _end_errors(_denoise(), paths, afs=True)
     np.testing.assert_array_equal(made.indices, paths[int(np.argmin(errors))])
-    # No room after the first stamp: nothing to add.
+    # No room after the first sigma: nothing to add.
     full = gits.search(denoise, NOISE, GRID, 9, afs=True)
     np.testing.assert_array_equal(full.indices, np.arange(9))
 
@@ -257,10 +257,10 @@ def test_deviation_in_few_dimensions_is_warned_of():
     ("changed", "message"),
     [
         ({"grid": GRID[::-1]}, "must decrease strictly"),
-        ({"grid": GRID[[0, 2, 1, 3, 4]]}, "stamp 1 is .* and stamp 2 is"),
+        ({"grid": GRID[[0, 2, 1, 3, 4]]}, "sigma 1 is .* and sigma 2 is"),
         ({"grid": [20.0, 1.0, 0.0]}, "expected a positive sigma"),
-        ({"stamps": 10}, "10 stamps of a grid of 9 points"),
-        ({"stamps": 1}, "expected at least 2"),
+        ({"num_sigmas": 10}, "10 sigmas of a grid of 9 points"),
+        ({"num_sigmas": 1}, "expected at least 2"),
         ({"order": 0}, "ipndm of order 0; expected at least 1"),
         ({"solver": "rk45"}, "No solver 'rk45'"),
         ({"metric": "lpips"}, "No metric 'lpips'; there are dev, l1, l2"),
@@ -268,11 +268,11 @@ def test_deviation_in_few_dimensions_is_warned_of():
         ({"coeff": "best"}, "coeff='best'; expected a positive number or 'auto'"),
         ({"x_init": NOISE[:, :5]}, r"Latents of shape \(6, 5\)"),
         ({"x_init": NOISE[0]}, r"Latents of shape \(16,\)"),
-        ({"denoise": lambda x, sigma: x * jnp.nan}, "NaN or infinite from stamp 1"),
+        ({"denoise": lambda x, sigma: x * jnp.nan}, "NaN or infinite from sigma 1"),
     ],
 )
 def test_impossible_searches(changed, message):
-    arguments = {"denoise": _denoise(), "x_init": NOISE, "grid": GRID, "stamps": 4}
+    arguments = {"denoise": _denoise(), "x_init": NOISE, "grid": GRID, "num_sigmas": 4}
     with pytest.raises(ValueError, match=message):
         gits.search(**arguments | changed)
 
@@ -366,13 +366,13 @@ def test_schedules_hardly_depend_on_the_warm_up(digits, costs):
     draws = [costs, _costs(digits, seed=1), _costs(digits, seed=2)]
     for metric, coeff in product(("dev", "l2"), (1.0, 1.15)):
         moved = []
-        for stamps in range(4, 12):
-            paths = [gits.plan(draw[metric], stamps, coeff) for draw in draws]
+        for num_sigmas in range(4, 12):
+            paths = [gits.plan(draw[metric], num_sigmas, coeff) for draw in draws]
             moved.append(np.ptp(paths, axis=0).max())
             # Now and then two paths far apart are as good as each other.
             for draw in draws:
                 totals = [gits.path_cost(draw[metric], path, coeff) for path in paths]
-                assert max(totals) <= 1.02 * min(totals), (stamps, paths)
+                assert max(totals) <= 1.02 * min(totals), (num_sigmas, paths)
         assert np.mean(np.array(moved) <= 2) >= 0.75, (metric, coeff, moved)
 
 

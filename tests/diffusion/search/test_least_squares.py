@@ -29,11 +29,11 @@ def found(denoise):
     return _search(denoise)
 
 
-def _search(denoise, stamps=6, starts=2, **changed):
+def _search(denoise, num_sigmas=6, starts=2, **changed):
     arguments = {"solver": "ipndm", "order": 4, "reference": REFERENCE} | changed
     x_fit, x_valid = _latents(0, 64), _latents(64, 64)
     return least_squares.fit(
-        denoise, x_fit, x_valid, stamps, starts=starts, **arguments
+        denoise, x_fit, x_valid, num_sigmas, starts=starts, **arguments
     )
 
 
@@ -168,8 +168,8 @@ def test_offsets_lower_the_error_further(denoise, found, tmp_path):
     np.testing.assert_array_equal(loaded.offsets, made.offsets)
 
 
-def test_two_stamps_are_the_ends(denoise):
-    assert _search(denoise, stamps=2).sigmas.tolist() == [40.0, 0.01]
+def test_two_sigmas_are_the_ends(denoise):
+    assert _search(denoise, num_sigmas=2).sigmas.tolist() == [40.0, 0.01]
 
 
 @pytest.mark.slow
@@ -212,8 +212,8 @@ def test_fit_beats_every_other_schedule_on_digits(solver, order):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"stamps": 42}, "42 stamps with a reference of 41"),
-        ({"stamps": 1}, "expected at least 2"),
+        ({"num_sigmas": 42}, "42 sigmas with a reference of 41"),
+        ({"num_sigmas": 1}, "expected at least 2"),
         ({"starts": 0}, "starts=0"),
         ({"reference": REFERENCE[::-1]}, "must decrease strictly"),
         ({"order": 0}, "ipndm of order 0"),
