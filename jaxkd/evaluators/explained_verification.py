@@ -29,7 +29,7 @@ class _Judged(NamedTuple):
     texts: list[str]  # of the first pairs; empty where nothing is written
 
 
-def assess(trained: TrainedStudy) -> EvaluationReport:
+def evaluate(trained: TrainedStudy) -> EvaluationReport:
     """Judges the test's pairs in both orders, and reads what is written about them."""
     test: PromptedPairs = trained.dataset.test  # type: ignore[assignment]
     same = test.arrays["label"] == 1

@@ -44,7 +44,7 @@ def by_size(
     return _curve(tuple(sorted(sides)), kernel, spec.input_key, spec.image_shape[-2])
 
 
-# Cached, so that all students of a run are assessed together.
+# Cached, so that all students of a run are evaluated together.
 @functools.cache
 def _curve(sides: tuple[int, ...], kernel: str, input_key: str, own: int):
     def evaluate(trained: TrainedStudy) -> EvaluationReport:

@@ -116,7 +116,7 @@ def report(spec: Spec) -> Callable[[Any], EvaluationReport]:
     return _report(spec.input_key, spec.image_shape[-2])
 
 
-# Cached, so that all students of a run are assessed together.
+# Cached, so that all students of a run are evaluated together.
 @functools.cache
 def _report(input_key: str, side: int) -> Callable[[TrainedStudy], EvaluationReport]:
     def evaluate(trained: TrainedStudy) -> EvaluationReport:

@@ -19,7 +19,7 @@ NAMES = ("accuracy", "precision", "recall", "f1", "auc", "eer")
 HAND_CRAFTED = ("raw pixels", "HOG", "GSC-style")
 
 
-def assess(trained: TrainedStudy) -> EvaluationReport:
+def evaluate(trained: TrainedStudy) -> EvaluationReport:
     """Verifies the test's pairs, compares cosines, and fits the baselines."""
     test: PairedWords = trained.dataset.test  # type: ignore[assignment]
     same, writers = test.arrays["label"] == 1, test.arrays["writers"]

@@ -155,7 +155,7 @@ def make(
     return method._replace(
         evaluate=evaluate,
         score=SCORE,
-        evaluator=verification.assess,
+        evaluator=verification.evaluate,
         trainable=_trainable(encoder),
         warm_start=_encoder_of(start_from) if start_from else None,
     )

@@ -236,7 +236,7 @@ def _body(
         predict=predict,
         evaluate=handwriting_pairs.evaluate,
         score=handwriting_pairs.SCORE,
-        evaluator=explained_verification.assess,
+        evaluator=explained_verification.evaluate,
     )
 
 

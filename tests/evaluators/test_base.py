@@ -19,7 +19,7 @@ from jaxkd.train import train
 from tests.conftest import squares_config
 
 
-def assess(trained):
+def evaluate(trained):
     """Counts right answers, and averages logits of images and mirror images."""
     scores = {}
     for student, members in trained.by_student().items():
@@ -73,7 +73,7 @@ def study(squares, tmp_path_factory):
         method = make(spec, **options)
         score = Score("loss", "cross entropy", percent=False, lower=True)
         start = warm_start if "teacher" in spec.frozen else None
-        return method._replace(score=score, evaluator=assess, warm_start=start)
+        return method._replace(score=score, evaluator=evaluate, warm_start=start)
 
     teacher = squares_config(squares)
     teacher.name = "teacher"

@@ -60,7 +60,7 @@ def test_scores_are_those_of_the_verdicts_and_of_the_text(tmp_path):
         for seed in (0, 1)
     ]
     trained = study("explain_then_answer", members, tmp_path)
-    report = explained_verification.assess(trained)
+    report = explained_verification.evaluate(trained)
     found = report.scores["oracle"]
     for name in ("accuracy", "auc", "swap_consistency", "feature_accuracy"):
         assert found[name] == [100.0, 100.0]
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_verdicts_and_of_the_text(tmp_path):
 
 def test_verdicts_alone_have_no_features(tmp_path):
     trained = study("answer_only", [Member("mute", 0, None, None, oracle)], tmp_path)
-    report = explained_verification.assess(trained)
+    report = explained_verification.evaluate(trained)
     assert "feature_accuracy" not in report.scores["mute"]
     assert len(report.tables) == 1
     assert not list(tmp_path.glob("explanations-*"))

@@ -55,7 +55,7 @@ def test_known_answers(tmp_path):
         return 0.1 - ((rows[:, 0] - rows[:, 1]) ** 2).mean(1)
 
     study = _study(tmp_path, {"oracle": all_seeing, "pixels": of_pixels})
-    report = verification.assess(study)
+    report = verification.evaluate(study)
     oracle, pixels = report.scores["oracle"], report.scores["pixels"]
     for name in ("accuracy", "precision", "recall", "f1", "auc"):
         assert oracle[name] == [100, 100]

@@ -202,7 +202,7 @@ def test_a_backbone_is_loaded(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def evaluation_report(tmp_path_factory):
     """What is found out about a localiser that sees brightness."""
-    from jaxkd.evaluators import localization as defi_assess
+    from jaxkd.evaluators import localization as localization
     from jaxkd.evaluators.base import Member, TrainedStudy
 
     rng = np.random.default_rng(0)
@@ -235,7 +235,7 @@ def evaluation_report(tmp_path_factory):
         folder=folder,
         student_order=StudentOrder(["a"], None, None),
     )
-    return defi_assess.evaluate(trained), folder
+    return localization.evaluate(trained), folder
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The training of CT classifiers, what is assessed after it, and their predictions."""
+"""The training of CT classifiers, what is evaluated after it, and their predictions."""
 
 import csv
 import json
@@ -132,7 +132,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_run_assesses_scores_heat_maps_and_robustness(run):
+def test_run_evaluates_scores_heat_maps_and_robustness(run):
     workdir, results = run
     last = results["students"]["full"]["last"]
     assert 0 <= last["auc"][0] <= 1 and 0 <= last["f1"][0] <= 1

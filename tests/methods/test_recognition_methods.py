@@ -10,6 +10,7 @@ import pytest
 from jaxkd import losses, methods, models
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import FrozenNetwork, Spec
+from jaxkd.evaluators import recognition
 from jaxkd.methods.common import embedding
 from jaxkd.readers.identity_pairs import Pairs
 from tests.fields import loss_of
@@ -256,12 +257,12 @@ def test_measures_of_perfect_and_of_empty_embeddings():
     first, second = np.triu_indices(60, k=1)
     same = labels[first] == labels[second]
     pairs = Pairs(first, second, same, np.arange(len(first)) % 10)
-    perfect = embedding.measure(np.eye(20)[labels], labels, pairs)
+    perfect = recognition.measure(np.eye(20)[labels], labels, pairs)
     assert perfect["verification"] == perfect["recall_at_1"] == 100
     assert perfect["eer"] == 0 and perfect["tar_at_0.001"] == 100
     assert 0 < perfect["threshold"] < 1
     noise = np.random.default_rng(0).normal(size=(60, 8))
-    chance = embedding.measure(noise, labels, pairs)
+    chance = recognition.measure(noise, labels, pairs)
     assert abs(chance["eer"] - 50) < 15 and chance["recall_at_1"] < 30
-    alone = embedding.measure(noise, np.arange(60), None)
+    alone = recognition.measure(noise, np.arange(60), None)
     assert alone == {}

@@ -7,7 +7,6 @@ sees one batch of them.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from clu import metrics
 
 from jaxkd import losses
@@ -30,15 +28,14 @@ from jaxkd.core.types import (
     Score,
     Spec,
 )
-from jaxkd.evaluators.base import EvaluationReport, TrainedStudy
+from jaxkd.evaluators import collapse
 from jaxkd.losses.numerics import einsum, unit
 from jaxkd.methods.common.embedding import PairAccuracy
+from jaxkd.metrics.collapse import feature_std
 from jaxkd.models.projection import Head, Layer
-from jaxkd.report.items import Table
 
 PAIRS = Score("pairs", "pair accuracy")
 RANK = Score("effective_rank", "effective rank", percent=False)
-COLLAPSED = 0.3  # feature_std below which an encoder has collapsed
 
 
 def apply(module: nn.Module, params, state, *args, train: bool, **kwargs) -> Any:
@@ -47,15 +44,6 @@ def apply(module: nn.Module, params, state, *args, train: bool, **kwargs) -> Any
     if not train:
         return module.apply(variables, *args, train=False, **kwargs), state
     return module.apply(variables, *args, train=True, mutable=list(state), **kwargs)
-
-
-def feature_std(features: jax.Array) -> jax.Array:
-    """Computes how far directions spread: 1 if they fill the sphere, 0 if collapsed.
-
-    ``sqrt(features)`` times the mean deviation of the features of unit vectors.
-    """
-    rows = unit(features.astype(jnp.float32))
-    return jnp.sqrt(rows.shape[-1]) * jnp.mean(jnp.std(rows, axis=0))
 
 
 @flax.struct.dataclass
@@ -131,29 +119,6 @@ def evaluate(outputs: Mapping[str, Any], batch: Batch) -> metrics.Collection:
     return Labelled.single_from_model_output(labels=batch["label"], **given)
 
 
-def assess(trained: TrainedStudy) -> EvaluationReport:
-    """Warns of collapsed encoders: they give almost one direction to all images."""
-    rows, collapsed = [["student", "seed", "feature std"]], []
-    for member in trained.members:
-        features = []
-        for batch in trained.batches():
-            found = member.predict(batch)["embedding"]
-            features.append(np.asarray(found)[np.asarray(batch["mask"])])
-        std = float(feature_std(jnp.asarray(np.concatenate(features))))
-        rows.append([member.student, str(member.seed), f"{std:.3f}"])
-        if std < COLLAPSED:
-            collapsed.append(f"{member.student} (seed {member.seed}): {std:.3f}")
-    if not collapsed:
-        return EvaluationReport()
-    note = (
-        f"Collapsed, feature std below {COLLAPSED}: {'; '.join(collapsed)}. All images "
-        "get nearly one direction; lower the learning rate, enlarge the batch, or see "
-        "that no head or variance term was taken away."
-    )
-    warnings.warn(note, stacklevel=2)
-    return EvaluationReport(tables=[Table("Collapse of features", rows, note)])
-
-
 def pretrainer(
     spec: Spec,
     init: Callable,
@@ -178,7 +143,7 @@ def pretrainer(
         predict=_predict(spec.network, spec.input_key),
         evaluate=evaluate,
         score=PAIRS if "label" in spec.fields else RANK,
-        evaluator=assess,
+        evaluator=collapse.evaluate,
         **others,
     )
 
