@@ -134,7 +134,7 @@ def test_digits_denoising_path_bends_later(digits):
     ("call", "message"),
     [
         (lambda x: geometry.deviation(x[:, 0]), r"\[num_sigmas, batch, ...\]"),
-        (lambda x: geometry.arc_length(x[:1]), "at least two sigmas"),
+        (lambda x: geometry.arc_length(x[:1]), "at least two states"),
         (lambda x: geometry.deviation(np.concatenate([x, x[:1]])), "ends where"),
         (lambda x: geometry.frenet(x, 10), "window of 10"),
         (lambda x: geometry.frenet(x[:9], 11), "window of 11 for 9"),
