@@ -130,8 +130,9 @@ def _format(run: build.Run, scores: Mapping[str, Results], use: str) -> str:
     scales = {m: 100 if by.percent and m != "loss" else 1 for m in metrics}
     heads = [f"{name} %" if scales[name] > 1 else name for name in metrics]
     lines = [
-        f"{len(run.dataset.test):,} test examples of {run.dataset.info.name}, {use} "
-        f"parameters, {len(run.config.seeds)} seeds:",
+        f"{statistics.plural(len(run.dataset.test), 'test example')} of "
+        f"{run.dataset.info.name}, {use} parameters, "
+        f"{statistics.plural(len(run.config.seeds), 'seed')}:",
         f"{'student':<16}" + "".join(f"{head:>18}" for head in heads),
     ]
     for name, values in scores.items():

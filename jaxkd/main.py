@@ -28,6 +28,7 @@ configuration chooses: --config.batch_size=64, --config.students.kd.loss.tempera
 """
 
 import errno
+import glob
 import logging
 import os
 import re
@@ -51,6 +52,9 @@ _CONFIG = flags.DEFINE_string(
     None,
     "Configuration: a file, mine.py or mine.py:arg, or a shipped one, rld:digits. "
     "--config.KEY=VALUE, any number of times, overrides a key.",
+)
+_QUIET = flags.DEFINE_bool(
+    "quiet", False, "Show results and mistakes alone: no progress, no announcements."
 )
 _STUDENTS = flags.DEFINE_string(
     "students",
@@ -89,7 +93,7 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:2x4", "compile: kind of TPU and its chips, such as v5p:2x2x1."
 )
 _INPUTS = flags.DEFINE_multi_string(
-    "inputs", [], "predict: image file or folder; may be given several times."
+    "inputs", [], "predict: image files or folders, --inputs photos/*.png."
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
@@ -144,11 +148,12 @@ def main(argv: list[str]) -> None:
     # Orbax tells of every file it writes and, when one fails, of every part of it.
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    from jaxkd.core import compile_cache, namesake
+    from jaxkd.core import compile_cache, console, namesake
 
     if message := namesake.warning():
         print(f"jaxkd: {message}", file=sys.stderr)
     compile_cache.enable()
+    console.set_quiet(_QUIET.value)
     try:
         _run()
     except UserError as error:
@@ -204,7 +209,9 @@ def _train() -> None:
 
     if _BREAK_LOCK.value:
         workdir_lock.break_locks()
-    print(f"jaxkd {__version__}: {source} -> {workdir}", file=sys.stderr, flush=True)
+    if not _QUIET.value:
+        begins = f"jaxkd {__version__}: {source} -> {workdir}"
+        print(begins, file=sys.stderr, flush=True)
     run, format_table = _system(config)
     with preemption.catch_signals() as stop_requested:
         results = run(config, workdir, stop_requested)
@@ -231,7 +238,7 @@ def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]
 def _predict() -> None:
     from jaxkd import predictors
 
-    workdir, inputs, output = _given_workdir(), _INPUTS.value, _OUTPUT.value
+    workdir, inputs, output = _given_workdir(), _inputs(), _OUTPUT.value
     chosen: dict[str, Any]
     chosen = {"student": _STUDENT.value, "seed": _SEED.value, "use": _USE.value}
     options = predictors.parse_options(_OPTIONS.value)
@@ -244,6 +251,15 @@ def _predict() -> None:
     from jaxkd.predictors.classification import predict_files
 
     predict_files(workdir, inputs, output, topk=_TOPK.value, **chosen)
+
+
+def _inputs() -> list[str]:
+    """Returns the files and folders of --inputs; patterns stand for what fits them."""
+    found: list[str] = []
+    for given in _INPUTS.value:
+        fitting = sorted(glob.glob(given, recursive=True))
+        found += [given] if Path(given).exists() or not fitting else fitting
+    return found
 
 
 def _sample() -> None:
@@ -317,10 +333,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
     rest, _overrides[:] = split(argv)
     _added_students[:] = [one[13:] for one in rest if one.startswith("--students+=")]
     rest = [one for one in rest if not one.startswith("--students+=")]
+    rest = _join_inputs(rest)
     try:
         return flags.FLAGS(rest)
     except flags.Error as error:
         _exit(f"wrong command line: {error} (see --help).")
+
+
+def _join_inputs(argv: list[str]) -> list[str]:
+    """Repeats --inputs before each of several files, as a shell leaves ``*.png``."""
+    joined: list[str] = []
+    several = False
+    for argument in argv:
+        if argument.startswith("-"):
+            several = argument.lstrip("-").partition("=")[0] == "inputs"
+            joined += [argument] * (argument.lstrip("-") != "inputs")
+        else:
+            joined.append(f"--inputs={argument}" if several else argument)
+    return joined
 
 
 def _load_config() -> ConfigDict | None:

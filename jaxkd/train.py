@@ -1,7 +1,6 @@
 """The one train loop: needed runs first, then all students of the study together."""
 
 import functools
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, sharding, study
+from jaxkd.core import checkpoint, console, sharding, study, writers
 from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
 from jaxkd.core.checkpoint import Checkpoints
@@ -19,7 +18,7 @@ from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.metric_accumulator import MetricAccumulator
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.core.types import Best, TrainState
-from jaxkd.core.writers import Progress, Writer, truncate
+from jaxkd.core.writers import Writer, truncate
 from jaxkd.evaluate import Evaluator
 from jaxkd.training import (
     evaluation,
@@ -31,6 +30,7 @@ from jaxkd.training import (
 )
 from jaxkd.training import workdir as workdirs
 from jaxkd.training.build import Run, build
+from jaxkd.training.display import Display
 from jaxkd.training.input_pipeline import make_inputs
 from jaxkd.training.needs import Known, LoadedNetwork
 
@@ -77,6 +77,7 @@ def train(
     finished = workdirs.check_resumable(workdir, config)
     if finished is not None:
         return _whole(workdir, finished)
+    writers.check(config.writers)
     workdir_lock.check_free(workdir)
     run = build(config)
     target_cache.check(run)
@@ -108,15 +109,12 @@ def _whole(workdir: Path, finished: dict[str, Any]) -> dict[str, Any]:
 
 
 def _announce(run: Run, workdir: Path) -> None:
-    if jax.process_index() == 0:
-        students, seeds = len(run.students), len(run.config.seeds)
-        print(
-            f"{run.config.name}: students x seeds: {students} x {seeds}; {run.steps:,} "
-            f"steps of {run.config.batch_size} images from {len(run.draws[0]):,}; "
-            f"{jax.default_backend()} devices: {run.mesh.size}; in {workdir}",
-            file=sys.stderr,
-            flush=True,
-        )
+    students, seeds = len(run.students), len(run.config.seeds)
+    console.announce(
+        f"{run.config.name}: students x seeds: {students} x {seeds}; {run.steps:,} "
+        f"steps of {run.config.batch_size} images from {len(run.draws[0]):,}; "
+        f"{jax.default_backend()} devices: {run.mesh.size}; in {workdir}"
+    )
 
 
 def _start(
@@ -163,7 +161,8 @@ def _train_loop(
         position = _start(run, checkpoints, frozen, expected)
         if writes:
             truncate(workdir, position.step)
-        with Writer(workdir, enabled=writes) as writer:
+        copies, shown = run.config.writers, configs.resolved(run.config)
+        with Writer(workdir, writes, copies, shown) as writer:
             position, last = _loop(
                 run, frozen, position, checkpoints, writer, stop_requested
             )
@@ -195,13 +194,13 @@ def _loop(
     variables = {name: one.variables for name, one in frozen.items()}
     inputs = make_inputs(run, now, target_cache.prepare(run, frozen))
     call = program.train_call(run, state)
-    progress = _progress(run, now)
+    display = Display(run, now)
     last = {} if now < run.steps else _evaluate(evaluator, state, _training(run, now))
     for stop in cadence.stops(now, inputs.steps_per_call):
         batches = inputs.next(now, stop - now)
         state, metrics = call(state, variables, inputs.table, batches, stop - now)
         accumulator.add(metrics, stop - now)
-        progress.update(stop)
+        display.trained(stop, metrics)
         if cadence.logs(stop):
             results.check_finite(run, accumulator.skipped(), stop, checkpoints.latest())
             writer.write_scalars(
@@ -214,6 +213,7 @@ def _loop(
             writer.write_scalars(
                 stop, results.scalars(run.groups, last, "test", stop - 1)
             )
+            display.evaluated(stop, last)
         asker = stop_requested()
         if cadence.saves(stop) or asker:
             elapsed = time.monotonic() - began
@@ -222,7 +222,7 @@ def _loop(
         if stop < run.steps:
             _stop_if_requested(run, asker, stop)
         now = stop
-    progress.close()
+    display.close()
     return Position(state, best, now, time.monotonic() - began, accumulator), last
 
 
@@ -242,12 +242,6 @@ def _cadence(run: Run) -> Cadence:
         save=run.in_steps(run.config.checkpoint_every),
         ends=tuple(student.steps for student in run.students),
     )
-
-
-def _progress(run: Run, now: int) -> Progress:
-    images = run.config.batch_size * len(run.draws)
-    enabled = jax.process_index() == 0
-    return Progress(run.steps, now, run.config.name, images, enabled=enabled)
 
 
 def _training(run: Run, step: int) -> dict[str, np.ndarray]:

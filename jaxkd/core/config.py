@@ -27,6 +27,7 @@ RUNTIME_KEYS = (
     "steps_per_call",
     "study_loop",
     "workers",
+    "writers",
 )
 
 _FREE = ("data", "loss", "model", "needs", "optimizers", "students", "view")
@@ -115,6 +116,8 @@ def default() -> ConfigDict:
     config.study_loop = "map"  # map: students in turn; vmap: side by side
     config.steps_per_call = 20  # steps per dispatch where the data is in memory
     config.keep = 2  # newest checkpoints to keep
+    # Where metrics are copied, beside metrics.jsonl: tensorboard, wandb.
+    config.writers = ("tensorboard",)
     config.max_skipped = 10  # steps that may be skipped since they were not finite
     return _lock(config)
 

@@ -1,7 +1,10 @@
 """Devices and processes, before anything is computed on them."""
 
+import atexit
 import math
 import os
+import sys
+import threading
 
 import jax
 import numpy as np
@@ -36,6 +39,8 @@ def start(
             f"--coordinator, --num_processes and --process_id are {given}: expected "
             "all three, or none to detect the cluster."
         )
+    if jax.config.jax_platforms in ("cpu", None):  # type: ignore[attr-defined]
+        _hide_gloo()
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:
@@ -43,6 +48,31 @@ def start(
             f"No cluster was detected ({error}). Give --coordinator=HOST:PORT, "
             "--num_processes and --process_id, or leave out --distributed."
         ) from error
+
+
+def _hide_gloo() -> None:
+    """Leaves Gloo's greetings out of the standard output.
+
+    The library that connects processes on CPU prints a line for each of its rings. It
+    writes past Python, so compiled code gets a pipe for its output, from which all
+    other lines are passed on.
+    """
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding)
+    source, sink = os.pipe()
+    os.dup2(sink, 1)
+    os.close(sink)
+
+    def pass_on() -> None:
+        with os.fdopen(source, "rb") as lines:
+            for line in lines:
+                if not line.startswith(b"[Gloo]"):
+                    os.write(terminal, line)
+
+    threading.Thread(target=pass_on, daemon=True).start()
+    # What compiled code still writes at the very end finds the output in its place.
+    atexit.register(os.dup2, terminal, 1)
 
 
 def from_first(array: np.ndarray) -> np.ndarray:

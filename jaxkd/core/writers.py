@@ -2,8 +2,9 @@
 
 ``metrics.jsonl`` is the record that resuming and the report rely on: one JSON object
 per line, written to the operating system at once, so that a killed process loses at
-most the line it was writing. TensorBoard event files are a copy for looking at.
-JSON has no NaN or infinity, so values that are not finite are stored as ``null``.
+most the line it was writing. What ``config.writers`` names gets a copy of it, for
+looking at: TensorBoard event files, Weights & Biases. JSON has no NaN or infinity, so
+values that are not finite are stored as ``null``.
 """
 
 import json
@@ -11,15 +12,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxkd.core import files
+from jaxkd.core import console, files, lookup, weights_and_biases
 from jaxkd.core.errors import UserError
 from jaxkd.core.event_files import EventFile
 
@@ -108,58 +109,145 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
+class MetricWriter(Protocol):
+    """Takes the records of ``metrics.jsonl``, one after another."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes a record: ``step``, ``time`` in seconds since 1970, and numbers."""
+
+    def flush(self) -> None:
+        """Hands everything written so far on."""
+
+    def close(self) -> None:
+        """Flushes and closes."""
+
+
+class _Lines:
+    """``metrics.jsonl``."""
+
+    def __init__(self, workdir: Path):
+        # Buffered by line, so that every line reaches the system when written.
+        self._file = open(  # noqa: SIM115 (closed by close)
+            workdir / METRICS, "a", encoding="utf-8", buffering=1
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(_line(record))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Events:
+    """TensorBoard: an event file that holds all that ``metrics.jsonl`` does.
+
+    Whatever a killed process had not written, or wrote of steps that will be repeated,
+    TensorBoard shows what the record says.
+    """
+
+    def __init__(self, workdir: Path, config: Mapping[str, Any]):
+        del config
+        records = read_metrics(workdir)
+        began = records[0].get("time", 0.0) if records else time.time()
+        self._events = EventFile(workdir / TENSORBOARD, began)
+        for record in records:
+            self.write(record)
+        self._events.supersede()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        values = {
+            name: value
+            for name, value in record.items()
+            if name not in ("step", "time")
+            and value is not None
+            and math.isfinite(value)  # TensorBoard draws no others
+        }
+        self._events.write(record["step"], record.get("time", 0.0), values)
+        self._events.flush()
+
+    def flush(self) -> None:
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+# Name in ``config.writers`` -> ``(workdir, resolved configuration) -> writer``.
+KINDS: Mapping[str, Callable[[Path, Mapping[str, Any]], MetricWriter]] = {
+    "tensorboard": _Events,
+    "wandb": weights_and_biases.WeightsAndBiases,
+}
+
+
+def check(names: Sequence[str]) -> None:
+    """Checks that there are such writers, and that their libraries are installed.
+
+    Raises:
+      UserError: if not.
+    """
+    for name in names:
+        lookup.choose(name, KINDS, what="config.writers: the writer")
+    if "wandb" in names:
+        weights_and_biases.library()
+
+
 class Writer:
-    """Appends metrics to ``metrics.jsonl`` and to TensorBoard event files.
+    """Appends metrics to ``metrics.jsonl``, and copies them to other writers.
 
     The methods are named as in ``clu.metric_writers``. Keys are
     ``"{split}_{metric}/{student}/{seed}"``, such as ``"test_top1/kd/1"``, and bare
     names such as ``"steps_per_s"`` for what concerns the whole run.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], enabled: bool):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        enabled: bool,
+        copies: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         """Opens the files.
 
         Args:
           workdir: folder of the run; created if missing.
           enabled: False on all processes but one, where every method does nothing.
+          copies: names of ``KINDS``.
+          config: the resolved configuration, for writers that show it.
         """
-        self._file: TextIO | None = None
-        self._events: Any = None
+        self._writers: list[MetricWriter] = []
         if enabled:
-            Path(workdir).mkdir(parents=True, exist_ok=True)
-            self._events = _open_events(Path(workdir))
-            # Buffered by line, so that every line reaches the system when written.
-            self._file = open(  # noqa: SIM115 (closed by close)
-                Path(workdir) / METRICS, "a", encoding="utf-8", buffering=1
-            )
+            folder = Path(workdir)
+            folder.mkdir(parents=True, exist_ok=True)
+            # Those that copy what is there already come before the next line.
+            others = [KINDS[name](folder, config or {}) for name in copies]
+            self._writers = [_Lines(folder), *others]
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes one line and one event per metric.
+        """Writes one record.
 
         Args:
           step: optimiser steps done when the values were measured.
           scalars: metric name -> value.
         """
-        if self._file is None:
+        if not self._writers:
             return
-        record = {"step": int(step), "time": time.time()}
+        record: dict[str, Any] = {"step": int(step), "time": time.time()}
         record |= {name: float(value) for name, value in scalars.items()}
-        self._file.write(_line(record))
-        _write_event(self._events, record)
-        self._events.flush()
+        for writer in self._writers:
+            writer.write(record)
 
     def flush(self) -> None:
-        """Hands everything written so far to the operating system."""
-        if self._file is not None:
-            self._file.flush()
-            self._events.flush()
+        """Hands everything written so far on."""
+        for writer in self._writers:
+            writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; a second call does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._events.close()
-            self._file = None
+        """Flushes and closes; a second call does nothing."""
+        while self._writers:
+            self._writers.pop().close()
 
     def __enter__(self) -> Self:
         return self
@@ -173,33 +261,8 @@ class Writer:
         self.close()
 
 
-def _open_events(workdir: Path) -> EventFile:
-    """Opens an event file that holds all that ``metrics.jsonl`` does.
-
-    Whatever a killed process had not written, or wrote of steps that will be repeated,
-    TensorBoard shows what the record says.
-    """
-    records = read_metrics(workdir)
-    began = records[0].get("time", 0.0) if records else time.time()
-    events = EventFile(workdir / TENSORBOARD, began)
-    for record in records:
-        _write_event(events, record)
-    events.supersede()
-    return events
-
-
-def _write_event(events: EventFile, record: Mapping[str, Any]) -> None:
-    values = {
-        name: value
-        for name, value in record.items()
-        # TensorBoard draws no others.
-        if name not in ("step", "time") and value is not None and math.isfinite(value)
-    }
-    events.write(record["step"], record.get("time", 0.0), values)
-
-
 class Progress:
-    """Shows how far a run is: percentage, speed, remaining time, loss.
+    """Shows how far a run is: percentage, speed, remaining time, loss; unless quiet.
 
     On a terminal this is a live bar. Elsewhere (log files, pods) it is a plain line
     at the first update, at the last, and every ten seconds between. Speed and
@@ -215,6 +278,7 @@ class Progress:
         images_per_step: int,
         enabled: bool = True,
         file: TextIO | None = None,
+        unit: str = "step",
     ):
         """Prepares the display.
 
@@ -225,11 +289,13 @@ class Progress:
           images_per_step: images in a batch, over all processes.
           enabled: False on all processes but one, where nothing is shown.
           file: where to write, standard error if None.
+          unit: what is counted.
         """
         self._total, self._name, self._images = total, name, images_per_step
         self._file = sys.stderr if file is None else file
-        self._enabled = enabled
-        self._live = enabled and self._file.isatty()
+        self._unit = unit
+        self._enabled = enabled and console.shows()
+        self._live = self._enabled and self._file.isatty()
         self._interval = 0.2 if self._live else 10.0
         self._first: tuple[int, float] | None = None
         self._shown = -math.inf
@@ -237,7 +303,7 @@ class Progress:
             total=total,
             initial=start,
             desc=name,
-            unit="step",
+            unit=unit,
             smoothing=0,  # the remaining time is from the mean speed
             dynamic_ncols=True,
             file=self._file,
@@ -249,8 +315,8 @@ class Progress:
 
         Args:
           step: steps done.
-          **postfix: values to show, such as ``loss=...``. They are read only when
-            they are shown, so arrays still being computed are not waited for.
+          **postfix: text or numbers to show, such as ``loss=...``. They are read only
+            when they are shown, so arrays still being computed are not waited for.
         """
         if not self._enabled:
             return
@@ -268,7 +334,7 @@ class Progress:
         first, began = self._first
         speed = (step - first) / (now - began) if step > first else math.nan
         parts = [] if math.isnan(speed) else [f"{speed * self._images:.0f} images/s"]
-        parts += [f"{name}={float(value):.4g}" for name, value in postfix.items()]
+        parts += [f"{name}={_shown(value)}" for name, value in postfix.items()]
         if self._live:
             self._bar.n = step
             self._bar.set_postfix_str(", ".join(parts))
@@ -279,13 +345,25 @@ class Progress:
             now - began,
             ncols=0,  # no bar of characters
             prefix=self._name,
-            unit="step",
+            unit=self._unit,
             postfix=", ".join(parts),
             initial=first,
         )
         self._file.write(line + "\n")
         self._file.flush()
 
+    def print(self, text: str) -> None:
+        """Writes a line that stays, above a live bar."""
+        if self._live:
+            self._bar.write(text, file=self._file)
+        elif self._enabled:
+            self._file.write(text + "\n")
+            self._file.flush()
+
     def close(self) -> None:
         """Leaves the terminal at the start of a fresh line."""
         self._bar.close()
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else f"{float(value):.4g}"

@@ -16,6 +16,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
+from jaxkd.report.statistics import plural
 
 _BATCH = 64
 
@@ -107,7 +108,7 @@ def _writer(output: str | None) -> Callable[[list[Prediction]], None]:
 
     def write(predictions: list[Prediction]) -> None:
         path.write_text(formats[path.suffix](predictions), encoding="utf-8")
-        print(f"{len(predictions)} images -> {path}", file=sys.stderr)
+        print(f"{plural(len(predictions), 'image')} -> {path}", file=sys.stderr)
 
     return write
 

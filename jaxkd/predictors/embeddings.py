@@ -14,6 +14,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.metrics import retrieval, verification
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
+from jaxkd.report.statistics import plural
 
 _BATCH = 64
 _CELL = 72  # pixels of an image on the sheet
@@ -75,7 +76,9 @@ def predict(
     _make_folder(output)
     names = np.array([str(file) for file in files])
     np.savez(output / "embeddings.npz", files=names, embeddings=embeddings)
-    said = [f"{len(files)} images, embeddings of {embeddings.shape[1]} numbers"]
+    said = [
+        f"{plural(len(files), 'image')}, embeddings of {embeddings.shape[1]} numbers"
+    ]
     if neighbours:
         _write_neighbours(output, files, embeddings, neighbours)
         said.append(f"{neighbours} neighbours each")

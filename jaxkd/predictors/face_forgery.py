@@ -22,6 +22,7 @@ from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
+from jaxkd.report.statistics import plural
 
 SMALL = 64  # pixels; smaller faces show little
 _BATCH = 32
@@ -114,7 +115,7 @@ def predict(
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
     fakes = sum(finding.fake >= threshold for finding in good)
     where = output / "index.html"
-    return f"{len(good)} images, {fakes} called fake -> {where}{failed}"
+    return f"{plural(len(good), 'image')}, {fakes} called fake -> {where}{failed}"
 
 
 def _forward(restored: Restored, graph: LabelGraph) -> Callable:

@@ -22,6 +22,7 @@ from jaxkd.predictors import localization_page
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
 from jaxkd.readers.masks import files as mask_files
+from jaxkd.report.statistics import plural
 
 INFERENCES = ("tile", "resize")
 
@@ -124,7 +125,7 @@ def predict(
     (output / "index.html").write_text(page, encoding="utf-8")
     bad = [f"\n  {reading.error}" for reading in readings if reading.error]
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
-    return f"{len(good)} images -> {output / 'index.html'}{failed}"
+    return f"{plural(len(good), 'image')} -> {output / 'index.html'}{failed}"
 
 
 def tiled(

@@ -14,6 +14,7 @@ from jaxkd.methods import resshift
 from jaxkd.models.super_resolution import enlarged
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
+from jaxkd.report.statistics import plural
 
 
 def predict(
@@ -79,7 +80,10 @@ def predict(
         large = in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
         levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
         Image.fromarray(levels[..., 0] if grey else levels).save(output / name)
-    return f"{len(files)} images enlarged {scale} times by {restored.name}, in {output}"
+    return (
+        f"{plural(len(files), 'image')} enlarged {scale} times by {restored.name}, in "
+        f"{output}"
+    )
 
 
 def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:

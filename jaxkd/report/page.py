@@ -22,10 +22,12 @@ from jaxkd.report.statistics import (
     Results,
     Row,
     class_accuracies,
+    decimals,
     estimate,
     format_estimate,
     learning_curves,
     networks,
+    plural,
     score,
     study_rows,
     worst_classes,
@@ -36,13 +38,8 @@ REPORT, CONFUSION = "report.html", "confusion.npz"
 
 
 def digits(results: Results) -> int:
-    """Returns how many decimals of the score are shown.
-
-    Of a percentage, as many as the size of the test set supports.
-    """
-    if not score(results).percent:
-        return 4
-    return 2 if results["data"]["test_examples"] >= 5000 else 1
+    """Returns how many decimals of the score are shown."""
+    return decimals(score(results), results["data"]["test_examples"])
 
 
 def _scale(results: Results) -> int:
@@ -147,8 +144,8 @@ def setting(results: Results) -> str:
     data, environment = results["data"], results.get("environment", {})
     shape = "×".join(map(str, data["image_shape"]))
     text = (
-        f"{_plural(len(results['students']), 'student')} × "
-        f"{_plural(len(results['seeds']), 'seed')} on {data['name']} "
+        f"{plural(len(results['students']), 'student')} × "
+        f"{plural(len(results['seeds']), 'seed')} on {data['name']} "
         f"({data['num_classes']} classes, images of {shape}, "
         f"{data['train_examples']:,} for training and {data['test_examples']:,} for "
         f"testing), {results['steps']:,} steps of {results['batch_size']} images"
@@ -156,13 +153,9 @@ def setting(results: Results) -> str:
     if "seconds" in results:
         text += f" in {_duration(results['seconds'])}"
     if "platform" in environment:
-        devices = _plural(environment["devices"], "device")
+        devices = plural(environment["devices"], "device")
         text += f" on {devices} ({environment['platform']})"
     return text + "."
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:

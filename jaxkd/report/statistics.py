@@ -86,6 +86,25 @@ def format_estimate(
     return text
 
 
+def decimals(by: Score, examples: int) -> int:
+    """Returns how many decimals of a score are shown.
+
+    Of a percentage, as many as the size of the test set supports.
+    """
+    if not by.percent:
+        return 4
+    return 2 if examples >= 5000 else 1
+
+
+def plural(number: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    >>> plural(1, "seed"), plural(2000, "seed")
+    ('1 seed', '2,000 seeds')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_mean(values: Sequence[float], places: int, scale: float = 1) -> str:
     """Formats the mean of one value per seed with its standard error; no value as "".
 

@@ -237,10 +237,17 @@ def source_config(need: ConfigDict) -> ConfigDict:
     """Returns the configuration of a needed run: its own, or that of ``init_from``.
 
     Raises:
-      UserError: if ``init_from`` holds no run.
+      UserError: if ``init_from`` holds no run, or is a file of weights.
     """
     if not need.init_from:
         return need
+    if Path(need.init_from).is_file():
+        raise UserError(
+            f"init_from is {need.init_from!r}, a file, expected the folder of a run. "
+            f"Of a PyTorch checkpoint `python -m jaxkd.convert from-torch "
+            f"{need.init_from} FOLDER --model={need.model.name}` makes one; "
+            "`python -m jaxkd.convert --help` lists what else is converted."
+        )
     return read_config(Path(need.init_from))
 
 

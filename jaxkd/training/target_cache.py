@@ -148,6 +148,7 @@ def _fill(run: Run, frozen, folders: list[list[Path]], names: list[str]) -> None
         name=f"{run.config.name}: targets",
         images_per_step=_batch(run) * len(run.draws),
         enabled=writes,
+        unit="batch",
     )
     compute = _make_compute(run, frozen, names)
     for number, (visit, places) in enumerate(work):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import signal
 import struct
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxkd.core import writers
+from jaxkd.core import console, writers
 from jaxkd.core.errors import UserError
 
 
@@ -319,3 +320,76 @@ def test_disabled_progress_is_silent(stream):
     progress.update(2, loss=loss)
     progress.close()
     assert file.getvalue() == "" and loss.input_key == 0
+
+
+def test_progress_prints_rows_above_the_bar_and_is_quiet_if_told(monkeypatch):
+    file = Terminal()
+    progress = writers.Progress(2, 0, "rld", 10, file=file, unit="cell")
+    progress.update(1, loss="last")
+    progress.print("a row")
+    progress.close()
+    assert "a row\n" in file.getvalue() and "1/2 [" in file.getvalue()
+    assert "cell" in file.getvalue() and "loss=last" in file.getvalue()
+
+    monkeypatch.setattr(console, "_quiet", True)
+    file = io.StringIO()
+    progress = writers.Progress(2, 0, "rld", 10, file=file)
+    progress.update(2)
+    progress.print("a row")
+    progress.close()
+    assert file.getvalue() == ""
+
+
+class Collector(list):
+    """A writer that keeps what it is given."""
+
+    flushed = closed = 0
+
+    def write(self, record):
+        self.append(record)
+
+    def flush(self):
+        self.flushed += 1
+
+    def close(self):
+        self.closed += 1
+
+
+def test_every_writer_gets_what_the_record_holds(tmp_path, monkeypatch):
+    copy = Collector()
+    monkeypatch.setattr(writers, "KINDS", {"copy": lambda folder, config: copy})
+    with writers.Writer(tmp_path, True, ("copy",)) as writer:
+        writer.write_scalars(3, {"a": float("inf")})
+        writer.write_scalars(4, {"a": 1})
+        writer.flush()
+    assert [(record["step"], record["a"]) for record in copy] == [(3, math.inf), (4, 1)]
+    assert copy.flushed == copy.closed == 1
+    assert not (tmp_path / "tensorboard").exists()
+    assert steps_of(tmp_path) == [3, 4]
+
+
+def test_unknown_writers_and_missing_libraries_are_named(monkeypatch):
+    with pytest.raises(UserError, match=r"tensorborad.*mean 'tensorboard'"):
+        writers.check(("tensorborad",))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"'.\[wandb\]'"):
+        writers.check(("tensorboard", "wandb"))
+
+
+def test_weights_and_biases_continues_the_run_of_a_folder(tmp_path, monkeypatch):
+    """With the library's calls recorded: it is no dependency of the tests."""
+    calls = []
+
+    def init(**options):
+        calls.append(options)
+        log = SimpleNamespace(id=options["id"] or "new", finish=lambda: None)
+        log.log = lambda values, step: calls.append((values, step))
+        return log
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for _ in range(2):
+        with writers.Writer(tmp_path, True, ("wandb",), {"name": "rld"}) as writer:
+            writer.write_scalars(5, {"a": 0.5, "lost": float("nan")})
+    assert [call["id"] for call in calls[::2]] == [None, "new"]
+    assert calls[0]["config"] == {"name": "rld"} and calls[0]["resume"] == "allow"
+    assert calls[1] == ({"a": 0.5}, 5)

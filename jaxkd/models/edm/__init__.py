@@ -8,7 +8,6 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 and the published weights are read by ``jaxkd.convert.edm``.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxkd.core import lookup
 from jaxkd.models.edm import layers as parts
 from jaxkd.models.edm.unet import UNet
 
@@ -200,8 +200,8 @@ def build(name: str, **options: Any) -> UNet:
       ValueError: if there is no such model, or it has no such option.
     """
     if name not in PUBLISHED:
-        close = difflib.get_close_matches(str(name), PUBLISHED, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        close = lookup.closest(name, PUBLISHED)
+        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
             f"Unknown EDM model {name!r}.{hint} Models: {', '.join(PUBLISHED)}."
         )

@@ -70,7 +70,7 @@ def fill(
     missing = [cell for cell in cells if not (workdir / cell.path).exists()]
     done = len(cells) - len(missing)
     drawn = config.batch * config.blocks * len(config.schedules)
-    progress = Progress(len(cells), done, config.name, drawn)
+    progress = Progress(len(cells), done, config.name, drawn, unit="cell")
     bench: Bench | None = None
     for count, cell in enumerate(missing, done):
         who = stop_requested()
