@@ -12,9 +12,14 @@ A trained student becomes a file for torch.load(path)["model"]:
 
     python -m jaxkd.convert to-torch runs/rld student.pth --student=rld --use=best
 
-Networks have the names, and files the variables' names, of RepDistiller, mdistiller
-and (those that end in _imagenet) torchvision. Like these, jaxkd feeds them images that
-are normalised with the data set's mean and standard deviation.
+Networks have the names, and files the variables' names, of RepDistiller and mdistiller
+for small images, and of timm and torchvision for photographs; a folder with timm's
+model.safetensors and config.json names its network itself:
+
+    python -m jaxkd.convert from-torch downloads/resnet50.a1_in1k runs/resnet50
+
+jaxkd feeds networks images that are normalised with the mean and standard deviation of
+the data set; config.data.mean and config.data.std set others (docs/networks.md).
 """
 
 import argparse
@@ -24,7 +29,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from jaxkd.core.errors import UserError
@@ -48,9 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="{from-torch,to-torch}")
     there = commands.add_parser("from-torch", help="torch file -> folder of a run")
-    there.add_argument("file", type=Path, help=".pth, .safetensors, student_best, ...")
+    there.add_argument(
+        "file",
+        type=Path,
+        help=".pth, .safetensors, student_best, ..., or a folder of timm's",
+    )
     there.add_argument("workdir", type=Path, help="new folder")
-    there.add_argument("--model", required=True, help="network, such as resnet32x4")
+    there.add_argument(
+        "--model", help="network, such as resnet32x4; default: as the folder names it"
+    )
     there.add_argument(
         "--options", type=_json_options, default={}, help="of the network, as JSON"
     )
@@ -91,25 +101,35 @@ def _json_options(text: str) -> dict[str, Any]:
 
 
 def _from_torch(options: argparse.Namespace) -> str:
-    from jaxkd.convert.torch import weights
+    from jaxkd.convert.torch import hub, weights
     from jaxkd.training import export
 
+    found = hub.find(options.file)
+    name = options.model or found.name
+    if not name:
+        raise UserError(
+            f"{options.file} does not name its network. Name it with --model, such as "
+            "--model=resnet32x4; docs/networks.md lists all."
+        )
     if options.part == "backbone":
-        return _backbone(options)
-    state = weights.read_state(options.file, options.part)
-    classes = options.classes or _count_classes(state, options.file)
-    model = options.model, options.options
+        return _backbone(options, name)
+    state = weights.read_state(found.weights, options.part)
+    model = name, options.options
+    classes = options.classes or weights.count_classes(
+        state, found.weights, name, options.channels, options.options
+    )
     variables = weights.to_variables(
-        state, options.file, model[0], classes, options.channels, model[1]
+        state, found.weights, name, classes, options.channels, options.options
     )
     export.write(options.workdir, variables, *model)
-    return (
-        f"{options.model} with {classes} classes: {options.workdir}\nUse it as a "
-        f"teacher with --config.needs.teacher.init_from={options.workdir}"
-    )
+    lines = [
+        f"{name} with {classes} classes: {options.workdir}",
+        f"Use it as a teacher with --config.needs.teacher.init_from={options.workdir}",
+    ]
+    return "\n".join(lines + hub.describe_preprocessing(found))
 
 
-def _backbone(options: argparse.Namespace) -> str:
+def _backbone(options: argparse.Namespace, name: str) -> str:
     """Writes a DeFI-Net whose backbone is that of a file, and all else is untrained."""
     import jax
 
@@ -117,27 +137,17 @@ def _backbone(options: argparse.Namespace) -> str:
     from jaxkd.convert import defi
     from jaxkd.training import export
 
-    network = models.build(options.model, options.classes or 2, **options.options)
+    network = models.build(name, options.classes or 2, **options.options)
     # Fully convolutional: the size of the image changes no variable.
     image = jax.numpy.zeros((1, 32, 32, options.channels))
     variables = jax.jit(network.init)(jax.random.key(0), image)
     loaded, report = defi.load_backbone(options.file, variables, network)
-    export.write(options.workdir, loaded, options.model, options.options)
+    export.write(options.workdir, loaded, name, options.options)
     return (
-        f"{report}\n{options.model}: {options.workdir}\nUse it with "
+        f"{report}\n{name}: {options.workdir}\nUse it with "
         f"--config.loss.start_from=backbone and config.needs.backbone, a run of "
-        f"{options.model} with init_from={options.workdir}"
+        f"{name} with init_from={options.workdir}"
     )
-
-
-def _count_classes(state: dict[str, np.ndarray], path: Path) -> int:
-    """Returns the number of rows of the one matrix in a network: its classifier."""
-    matrices = [array for array in state.values() if array.ndim == 2]
-    if not matrices:
-        raise UserError(
-            f"{path} holds no classifier. Give the number of classes with --classes."
-        )
-    return len(matrices[-1])
 
 
 def _to_torch(options: argparse.Namespace) -> str:

@@ -95,7 +95,7 @@ def load_backbone(
         elif state[leaf.key].shape != leaf.shape:
             reshaped[leaf.key] = (state[leaf.key].shape, leaf.shape)
         else:
-            flat[leaf.path] = names.from_torch(leaf.path, state[leaf.key])
+            flat[leaf.path] = leaf.from_torch(state[leaf.key])
             loaded.append(leaf.key)
     if not loaded:
         raise UserError(

@@ -8,7 +8,10 @@ distillation literature uses them:
 - ``ResNet18`` ... ``ResNet152``: the four stages of section 4.1 behind a 3x3 stem, for
   small images.
 - ``resnet18_imagenet`` ... ``resnet152_imagenet``: the same behind the stem of section
-  4.1, for photographs of about 224 pixels.
+  4.1, for photographs of about 224 pixels; timm's and torchvision's names for them,
+  ``resnet18`` ... ``resnet152``, are known too.
+- ``resnet18d`` ... ``resnet152d``: timm's, with a stem of three 3x3 convolutions and
+  shortcuts that average before they project (arXiv:1812.01187, "ResNet-D").
 
 Deep blocks stride in their 3x3 convolution, as is usual since, not in the first 1x1.
 """
@@ -33,12 +36,15 @@ class BasicBlock(nn.Module):
       stride: of the first convolution.
       conv: makes convolutions.
       norm: makes batch normalisations.
+      average: whether a strided shortcut averages 2x2 pixels before its convolution,
+        instead of keeping one of four.
     """
 
     width: int
     stride: int
     conv: layers.Factory
     norm: layers.Factory
+    average: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -47,7 +53,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="bn1")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.norm(name="bn2")(y)
-        return y + _shortcut(x, y.shape[-1], self.stride, self.conv, self.norm)
+        return y + _shortcut(x, y.shape[-1], self)
 
 
 class BottleneckBlock(nn.Module):
@@ -60,6 +66,7 @@ class BottleneckBlock(nn.Module):
     stride: int
     conv: layers.Factory
     norm: layers.Factory
+    average: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,14 +77,21 @@ class BottleneckBlock(nn.Module):
         y = nn.relu(self.norm(name="bn2")(y))
         y = self.conv(4 * self.width, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y)
-        return y + _shortcut(x, y.shape[-1], self.stride, self.conv, self.norm)
+        return y + _shortcut(x, y.shape[-1], self)
 
 
-def _shortcut(x, width, stride, conv, norm):
+def _shortcut(x, width, block):
+    stride = block.stride
     if stride == 1 and x.shape[-1] == width:
         return x
-    x = conv(width, 1, name="shortcut_conv")(layers.subsample(x, stride))
-    return norm(name="shortcut_bn")(x)
+    if block.average and stride > 1:
+        # Pixels beyond the edge of odd maps do not count.
+        window = (stride, stride)
+        x = nn.avg_pool(x, window, window, "SAME", count_include_pad=False)
+    else:
+        x = layers.subsample(x, stride)
+    x = block.conv(width, 1, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_bn")(x)
 
 
 class ResNet(nn.Module):
@@ -92,6 +106,8 @@ class ResNet(nn.Module):
       block: ``BasicBlock`` or ``BottleneckBlock``.
       photographs: whether to start with a 7x7 convolution of stride 2 and a max-pool
         of stride 2, instead of a 3x3 convolution.
+      deep_stem: of photographs: whether three 3x3 convolutions, the first two of half
+        the stem's channels, replace the 7x7 one, and shortcuts average.
       unbiased_variance: see ``layers.BatchNorm``.
       dtype: dtype of the computation; parameters and logits stay float32.
     """
@@ -103,6 +119,7 @@ class ResNet(nn.Module):
     strides: Sequence[int] = (1, 2, 2)
     block: type[nn.Module] = BasicBlock
     photographs: bool = False
+    deep_stem: bool = False
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
 
@@ -136,8 +153,15 @@ class ResNet(nn.Module):
           ``[batch, channels]``.
         """
         conv, norm = layers.factories(train, self.unbiased_variance, self.dtype)
-        size, stride = (7, 2) if self.photographs else (3, 1)
-        x = conv(self.stem, size, stride, name="conv1")(images)
+        if self.deep_stem:
+            x = conv(self.stem // 2, 3, 2, name="conv1_0")(images)
+            x = nn.relu(norm(name="bn1_0")(x))
+            x = conv(self.stem // 2, 3, name="conv1_1")(x)
+            x = nn.relu(norm(name="bn1_1")(x))
+            x = conv(self.stem, 3, name="conv1_2")(x)
+        else:
+            size, stride = (7, 2) if self.photographs else (3, 1)
+            x = conv(self.stem, size, stride, name="conv1")(images)
         x = nn.relu(norm(name="bn1")(x))
         features = {"stem": x}
         if self.photographs:
@@ -149,7 +173,8 @@ class ResNet(nn.Module):
             for index in range(count):
                 name = f"stage{stage}_block{index}"
                 first = stride if index == 0 else 1
-                preact = self.block(width, first, conv, norm, name=name)(x)
+                block = self.block(width, first, conv, norm, self.deep_stem, name=name)
+                preact = block(x)
                 x = nn.relu(preact)
             features[f"stage{stage}_preact"] = preact
             features[f"stage{stage}"] = x
@@ -190,7 +215,15 @@ VARIANTS = {
         for depth, options in _DEPTHS.items()
     },
     **{
-        f"resnet{depth}_imagenet": (ResNet, {**_DEEP, **options, "photographs": True})
+        f"resnet{depth}{suffix}": (ResNet, {**_DEEP, **options, "photographs": True})
+        for depth, options in _DEPTHS.items()
+        for suffix in ("_imagenet", "")
+    },
+    **{
+        f"resnet{depth}d": (
+            ResNet,
+            {**_DEEP, **options, "photographs": True, "deep_stem": True},
+        )
         for depth, options in _DEPTHS.items()
     },
 }

@@ -6,7 +6,10 @@ network reads a subset of the patches (masked autoencoders) or attends through a
 (autoregressive models).
 
 Names: ``vit_<size><patch>``, such as ``vit_base32``. ``vit_micro4`` and ``vit_micro8``
-are for images of 32 to 64 pixels.
+are for images of 32 to 64 pixels. ``vit_<size>_patch16_224``,
+``deit_<size>_patch16_224`` and ``deit_<size>_distilled_patch16_224`` are timm's, whose
+class token has a position of its own; the distilled ones (arXiv:2012.12877) have a
+second token with a second classifier.
 """
 
 from typing import Any
@@ -94,6 +97,10 @@ class ViT(nn.Module):
       positions: ``"learned"``, or ``"sincos"`` for fixed ones.
       grid: rows and columns of patches that the learned positions are stored for; other
         images get them interpolated. None stores those of the images at hand.
+      token_positions: whether learned positions are stored for the tokens before the
+        patches too, ahead of theirs, as in published weights.
+      distilled: whether a distillation token with a classifier of its own follows the
+        class token. Logits are the mean of both classifiers'.
       dtype: dtype of the computation; parameters, features and logits stay float32.
     """
 
@@ -106,6 +113,8 @@ class ViT(nn.Module):
     pool: str = "cls"
     positions: str = "learned"
     grid: tuple[int, int] | None = None
+    token_positions: bool = False
+    distilled: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -130,7 +139,11 @@ class ViT(nn.Module):
         Returns:
           Logits ``[batch, num_classes]``, and the features ``patches``
           ``[batch, patches, width]`` and ``pooled`` ``[batch, width]``, after the last
-          norm, in float32.
+          norm, in float32. Where all patches are seen, also ``stage1`` ...
+          ``[batch, rows, columns, width]``, the patches after each quarter of the
+          blocks (of fewer than four blocks, after each), and ``stage1_preact`` ...,
+          which are the same, since no ReLU follows. Of a distilled network, also
+          ``class_logits`` and ``distillation_logits``.
 
         Raises:
           ValueError: if images are not whole numbers of patches, or an attribute is
@@ -138,24 +151,33 @@ class ViT(nn.Module):
         """
         del train
         self._check(images)
-        x = self._embed(images)
+        tokens, x = self._embed(images)
         if keep is not None:
             x = jnp.take_along_axis(x, keep[..., None], axis=1)
-        if self.pool == "cls":
-            init = nn.initializers.normal(0.02)
-            token = self.param("class_token", init, (1, 1, self.width))
-            token = jnp.broadcast_to(token, (len(x), 1, self.width))
-            x = jnp.concatenate([token.astype(x.dtype), x], axis=1)
+        count = tokens.shape[1]
+        tokens = jnp.broadcast_to(tokens, (len(x), *tokens.shape[1:]))
+        x = jnp.concatenate([tokens.astype(x.dtype), x], axis=1)
+        grid = images.shape[1] // self.patch, images.shape[2] // self.patch
+        features: dict[str, jax.Array] = {}
+        ends = _stage_ends(self.depth) if keep is None else ()
         for index in range(self.depth):
             block = EncoderBlock(
                 self.heads, self.ratio, dtype=self.dtype, name=f"block{index}"
             )
             x = block(x, mask)
+            if index + 1 in ends:
+                stage = f"stage{ends.index(index + 1) + 1}"
+                maps = x[:, count:].reshape(len(x), *grid, self.width)
+                features |= {stage: maps, f"{stage}_preact": maps}
         x = nn.LayerNorm(epsilon=EPSILON, name="norm")(x)  # in float32
-        patches = x[:, 1:] if self.pool == "cls" else x
-        pooled = x[:, 0] if self.pool == "cls" else jnp.mean(x, axis=1)
-        logits = nn.Dense(self.num_classes, name="fc")(pooled)
-        return logits, {"patches": patches, "pooled": pooled}
+        features["patches"] = x[:, count:]
+        features["pooled"] = x[:, 0] if count else jnp.mean(x, axis=1)
+        logits = nn.Dense(self.num_classes, name="fc")(features["pooled"])
+        if self.distilled:
+            second = nn.Dense(self.num_classes, name="fc_distillation")(x[:, 1])
+            features |= {"class_logits": logits, "distillation_logits": second}
+            logits = (logits + second) / 2
+        return logits, features
 
     def _check(self, images) -> None:
         height, width = images.shape[1:3]
@@ -172,9 +194,19 @@ class ViT(nn.Module):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, expected one of {known}."
                 )
+        if self.distilled and self.pool != "cls":
+            raise ValueError(
+                f"a distilled network with pool={self.pool!r}, expected 'cls': its two "
+                "classifiers read a token each."
+            )
 
-    def _embed(self, images: jax.Array) -> jax.Array:
-        """Maps images to tokens of patches with their positions added."""
+    def _embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps images to the tokens before the patches, and the patches.
+
+        Returns:
+          ``[1, tokens, width]``, of 0, 1 or 2 tokens, and ``[batch, patches, width]``,
+          both with their positions added.
+        """
         x = patchify(images, self.patch).astype(self.dtype)
         grid = images.shape[1] // self.patch, images.shape[2] // self.patch
         dense = nn.Dense(
@@ -183,15 +215,31 @@ class ViT(nn.Module):
             kernel_init=nn.initializers.xavier_uniform(),
             name="patch_embedding",
         )
+        x = dense(x)
+        init = nn.initializers.normal(0.02)
+        names = ("class_token", "distillation_token")[: 1 + self.distilled]
+        names = names if self.pool == "cls" else ()
+        own = len(names) if self.token_positions else 0  # tokens with positions
         if self.positions == "sincos":
-            return dense(x) + sincos_positions(grid, self.width).astype(self.dtype)
-        stored = self.grid or grid
-        table = self.param(
-            "positions",
-            nn.initializers.normal(0.02),
-            (1, stored[0] * stored[1], self.width),
-        )
-        return dense(x) + resize_positions(table, stored, grid).astype(self.dtype)
+            x = x + sincos_positions(grid, self.width).astype(self.dtype)
+            table = jnp.zeros((1, 0, self.width))
+        else:
+            stored = self.grid or grid
+            shape = (1, own + stored[0] * stored[1], self.width)
+            table = self.param("positions", init, shape)
+            place = resize_positions(table[:, own:], stored, grid)
+            x = x + place.astype(self.dtype)
+        tokens = [self.param(name, init, (1, 1, self.width)) for name in names]
+        if not tokens:
+            return jnp.zeros((1, 0, self.width)), x
+        first = jnp.concatenate(tokens, axis=1)
+        return (first + table[:, :own] if own else first), x
+
+
+def _stage_ends(depth: int) -> tuple[int, ...]:
+    """Returns the numbers of blocks after which a quarter of them is done."""
+    quarters = (depth * quarter // 4 for quarter in (1, 2, 3, 4))
+    return tuple(dict.fromkeys(end for end in quarters if end))
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
@@ -269,11 +317,26 @@ _SIZES: dict[str, dict[str, int]] = {
 }
 _MICRO = {"width": 64, "depth": 4, "heads": 4, "ratio": 2.0}
 
+# Positions are stored for 224 pixels; other images get them interpolated.
+_TIMM: dict[str, Any] = {"patch": 16, "grid": (14, 14), "token_positions": True}
+
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{
         f"vit_{size}{patch}": (ViT, {"patch": patch, **options})
         for size, options in _SIZES.items()
         for patch in (16, 32)
+    },
+    **{
+        f"{family}_{size}_patch16_224": (ViT, {**_TIMM, **_SIZES[size]})
+        for family in ("vit", "deit")
+        for size in ("tiny", "small", "base")
+    },
+    **{
+        f"deit_{size}_distilled_patch16_224": (
+            ViT,
+            {**_TIMM, **_SIZES[size], "distilled": True},
+        )
+        for size in ("tiny", "small", "base")
     },
     "vit_micro4": (ViT, {"patch": 4, **_MICRO}),
     "vit_micro8": (ViT, {"patch": 8, **_MICRO}),

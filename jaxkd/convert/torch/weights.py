@@ -89,7 +89,7 @@ def to_variables(
       options: of the network.
     """
     network = _build(name, num_classes, options)
-    table = names.leaves(name, network, channels)
+    table = names.leaves(name, network, channels, state)
     # Checkpoints of torch before 0.4.1 have no counters.
     counters = {leaf.key for leaf in table if leaf.path is None}
     saved = {key: array for key, array in state.items() if key not in counters}
@@ -98,21 +98,52 @@ def to_variables(
         for leaf in table
         if leaf.path
     }
-    # A 1x1 convolution may lack its axes of pixels: the published Xception does.
     saved = {
-        key: array[..., None, None]
-        if key in wanted and wanted[key].shape == (*np.shape(array), 1, 1)
-        else array
+        key: _with_axes(array, wanted[key].shape) if key in wanted else array
         for key, array in saved.items()
     }
     checkpoint.compare(origin, saved, wanted)
     return traverse_util.unflatten_dict(
-        {
-            leaf.path: names.from_torch(leaf.path, saved[leaf.key])
-            for leaf in table
-            if leaf.path
-        }
+        {leaf.path: leaf.from_torch(saved[leaf.key]) for leaf in table if leaf.path}
     )
+
+
+def _with_axes(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Adds or removes axes of length 1 at the end, if that makes it of a shape.
+
+    A 1x1 convolution may lack its axes of pixels (the published Xception does), and a
+    scale of channels may have them (torchvision's ConvNeXts).
+    """
+    rank = min(np.ndim(array), len(shape))
+    tail = (*np.shape(array)[rank:], *shape[rank:])
+    equal = np.shape(array)[:rank] == shape[:rank] and set(tail) <= {1}
+    return np.reshape(array, shape) if equal else array
+
+
+def count_classes(
+    state: Mapping[str, np.ndarray],
+    origin: str | Path,
+    name: str,
+    channels: int = 3,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Returns the number of outputs of the classifier in a state dictionary.
+
+    It is read by the classifier's name; of a network that names none so, by the last
+    matrix. Arguments as of ``to_variables``.
+
+    Raises:
+      UserError: if there is none.
+    """
+    table = names.leaves(name, _build(name, 1, options), channels, state)
+    keys = [leaf.key for leaf in table if leaf.path == ("params", "fc", "kernel")]
+    matrices = [state[key] for key in keys if key in state]
+    matrices = matrices or [array for array in state.values() if array.ndim == 2]
+    if not matrices:
+        raise UserError(
+            f"{origin} holds no classifier. Give the number of classes with --classes."
+        )
+    return len(matrices[-1])
 
 
 def save_torch(
@@ -148,11 +179,15 @@ def save_torch(
             "name and the options of the network."
         )
     counter = np.zeros((), np.int64)
+    parts: dict[str, list[np.ndarray]] = {}
+    for leaf in table:
+        value = counter
+        if leaf.path:
+            value = leaf.to_torch(np.asarray(flat[leaf.path], np.float32))
+        parts.setdefault(leaf.key, []).append(value)
     state = {
-        leaf.key: names.to_torch(leaf.path, np.asarray(flat[leaf.path], np.float32))
-        if leaf.path
-        else counter
-        for leaf in table
+        key: np.concatenate(tensors) if len(tensors) > 1 else tensors[0]
+        for key, tensors in parts.items()
     }
     if Path(path).suffix == ".safetensors":
         save_file({key: np.ascontiguousarray(x) for key, x in state.items()}, path)
