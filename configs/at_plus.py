@@ -15,6 +15,7 @@ says what came out.
 
 from ml_collections import ConfigDict
 
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import recognition as recipes
 
 
@@ -25,12 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "quick": quick,
         "folder": folder,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/at_plus.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/at_plus.py variant")()
 
 
 def quick() -> ConfigDict:

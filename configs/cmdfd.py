@@ -22,6 +22,7 @@ No download. What is known of the outcome: docs/cross_modal.md. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 FRAMES, SIZE = 40, 24
 RECOGNISERS = {"real": 200}
@@ -37,12 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "quick": quick,
         "files": files,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/cmdfd.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/cmdfd.py variant")()
 
 
 def embedded() -> ConfigDict:

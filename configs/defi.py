@@ -17,6 +17,7 @@ cores, no download; needs the extra ``forensics``. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 # Narrower than the presets: for crops of 48 pixels on two cores.
 MICRO = {
@@ -38,12 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "ablation": ablation,
         "official": official,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/defi.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/defi.py variant")()
 
 
 def embedded() -> ConfigDict:

@@ -19,6 +19,7 @@ The paper's tables were not accessible, so nothing is compared with them.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.pipelines import dtiil
 from jaxkd.recipes import diffusion
 
@@ -26,12 +27,7 @@ from jaxkd.recipes import diffusion
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": embedded, "quick": quick, "edited": edited}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/dtiil.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/dtiil.py variant")()
 
 
 def embedded() -> ConfigDict:

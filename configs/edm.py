@@ -18,6 +18,7 @@ Which schedule samples it best with few model calls:
 
 from ml_collections import ConfigDict
 
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import diffusion
 
 
@@ -29,12 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "conditional": conditional,
         "glyphs": glyphs,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/edm.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/edm.py variant")()
 
 
 def quick() -> ConfigDict:

@@ -21,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 # 20,020 parameters, for images of 32 pixels.
 MICRO: dict[str, Any] = {
@@ -40,12 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "official": official,
         "quick": quick,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/face_forgery.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/face_forgery.py variant")()
 
 
 def embedded() -> ConfigDict:

@@ -22,6 +22,7 @@ what came out.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import recognition as recipes
 
 
@@ -36,12 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "cub": lambda: retrieval("cub"),
         "cars196": lambda: retrieval("cars196"),
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/faces.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/faces.py variant")()
 
 
 def quick() -> ConfigDict:

@@ -15,18 +15,14 @@ out.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import cross_resolution as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": embedded, "quick": quick}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/gdrd.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/gdrd.py variant")()
 
 
 def embedded() -> ConfigDict:

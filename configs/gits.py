@@ -32,6 +32,7 @@ Draw samples with a schedule that was found:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.pipelines import gits
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.recipes import diffusion
@@ -42,14 +43,9 @@ def get_config(arg: str = "") -> ConfigDict:
     variant, *rest = arg.split(",", 1)
     variants = {"": embedded, "quick": quick, "study": study}
     variants |= {"offsets": offsets, "trained": trained, "edm": edm}
-    if variant not in variants:
-        raise ValueError(
-            f"configs/gits.py has no variant {variant!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
     if variant == "edm" and not (rest and rest[0]):
         raise ValueError("configs/gits.py:edm wants a file, as in :edm,model.pkl.")
-    return variants[variant](*rest)
+    return choose(variant, variants, what="configs/gits.py variant")(*rest)
 
 
 def embedded() -> ConfigDict:

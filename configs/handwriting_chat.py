@@ -13,20 +13,17 @@ OpenAI-compatible server does: --config.base_url. docs/handwriting_vlm.md says m
 
 from ml_collections import ConfigDict
 
+from jaxkd.core.lookup import choose
 from jaxkd.pipelines import chat_verification
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    if arg not in ("", "json"):
-        raise ValueError(
-            f"configs/handwriting_chat.py has no variant {arg!r}, expected '' or "
-            "'json'."
-        )
+    variants = {"": {}, "json": {"mode": "one_turn_json", "composite": True}}
+    chosen = choose(arg, variants, what="configs/handwriting_chat.py variant")
     config = chat_verification.default()
     config.name = "handwriting_chat"
     config.swap = True
     config.budget = 5.0
-    if arg == "json":
-        config.mode, config.composite = "one_turn_json", True
+    config.update(chosen)
     return config

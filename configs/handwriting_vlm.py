@@ -20,6 +20,7 @@ data/paligemma. It was never run here. configs/handwriting_chat.py asks a chat m
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 SEEDS = (0, 1, 2)
 SIDE = 32
@@ -76,12 +77,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "quick": quick,
         "3b": published,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/handwriting_vlm.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/handwriting_vlm.py variant")()
 
 
 def compare() -> ConfigDict:

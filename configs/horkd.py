@@ -27,6 +27,7 @@ minutes on two CPU cores, no download. docs/cross_resolution.md says what came o
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import cross_resolution as recipes
 
 
@@ -42,12 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "joint": joint,
         "cifar100": cifar100,
     }
-    if variant not in variants:
-        raise ValueError(
-            f"configs/horkd.py has no variant {variant!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[variant](*options)
+    return choose(variant, variants, what="configs/horkd.py variant")(*options)
 
 
 def few_labels(

@@ -15,6 +15,7 @@ cores, no download. docs/recognition.md says what came out.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import recognition as recipes
 
 SIDES = (6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
@@ -23,12 +24,7 @@ SIDES = (6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": lambda: recipes.mixed_faces(32, SIDES), "quick": quick}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/ipn.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/ipn.py variant")()
 
 
 def quick() -> ConfigDict:

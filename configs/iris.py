@@ -13,17 +13,13 @@ seeds, minutes on two CPU cores, no download. See docs/restoration.md.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": irises, "quick": quick}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/iris.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/iris.py variant")()
 
 
 def irises() -> ConfigDict:

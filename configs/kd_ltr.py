@@ -16,6 +16,7 @@ over three seeds. Minutes on two CPU cores, no download. See docs/text.md.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 SIZES = {
     "slots": 5,
@@ -33,12 +34,7 @@ SIZES = {
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": words, "quick": quick, "textzoom": textzoom}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/kd_ltr.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/kd_ltr.py variant")()
 
 
 def words() -> ConfigDict:

@@ -18,20 +18,15 @@ they fare. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import classification
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variant, *pair = arg.split(",")
-    if variant == "cifar100":
-        return cifar100(*pair)
-    if arg:
-        raise ValueError(
-            f"configs/kd_table.py has no variant {variant!r}, expected '' or "
-            "'cifar100' with ',TEACHER,STUDENT'."
-        )
-    return glyphs()
+    variants = {"": glyphs, "cifar100": cifar100}
+    return choose(variant, variants, what="configs/kd_table.py variant")(*pair)
 
 
 def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigDict:

@@ -16,6 +16,7 @@ on two CPU cores, no download. docs/restoration.md says what came out.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 TAPS = ("stage1", "stage2")
 
@@ -23,12 +24,7 @@ TAPS = ("stage1", "stage2")
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": glyphs, "quick": quick, "div2k": div2k}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/mkd.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/mkd.py variant")()
 
 
 def glyphs() -> ConfigDict:

@@ -17,6 +17,7 @@ on two CPU cores, no download. See docs/detection.md.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,12 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variants |= {
         f"coco_{width:03d}": lambda width=width: coco(width) for width in (25, 75, 100)
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/msad.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/msad.py variant")()
 
 
 def scenes() -> ConfigDict:

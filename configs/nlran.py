@@ -18,6 +18,7 @@ docs/medical.md. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 LUNGS = (24, 32, 40)  # the middle of a phantom, with both lungs
 
@@ -25,12 +26,7 @@ LUNGS = (24, 32, 40)  # the middle of a phantom, with both lungs
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": phantoms, "comparators": comparators, "cccii": cccii}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/nlran.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/nlran.py variant")()
 
 
 def phantoms() -> ConfigDict:

@@ -20,6 +20,7 @@ see docs/editing.md.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.pipelines import parallel_edits
 from jaxkd.recipes import diffusion
 
@@ -27,12 +28,7 @@ from jaxkd.recipes import diffusion
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": embedded, "quick": quick, "known": known}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/parallel_edits.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/parallel_edits.py variant")()
 
 
 def embedded() -> ConfigDict:

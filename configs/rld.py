@@ -20,6 +20,7 @@ own ten labelled images per class; minutes on two CPU cores, no download. Varian
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import classification
 
 
@@ -34,12 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "cifar100": cifar100,
         "imagenet": imagenet,
     }
-    if variant not in variants:
-        raise ValueError(
-            f"configs/rld.py has no variant {variant!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[variant](*pair)
+    return choose(variant, variants, what="configs/rld.py variant")(*pair)
 
 
 def few_labels() -> ConfigDict:

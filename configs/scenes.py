@@ -18,6 +18,7 @@ configs/parallel_edits.py and configs/dtiil.py need such a model, and train it.
 
 from ml_collections import ConfigDict
 
+from jaxkd.core.lookup import choose
 from jaxkd.recipes import diffusion
 
 
@@ -28,12 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "quick": diffusion.scenes_quick,
         "held_out": held_out,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/scenes.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/scenes.py variant")()
 
 
 def held_out() -> ConfigDict:

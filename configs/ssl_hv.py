@@ -23,6 +23,7 @@ what is known.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 SEEDS = (0, 1, 2)
 SIDE = 32
@@ -80,12 +81,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "cedar": cedar,
         "pretrain": full_pretraining,
     }
-    if arg not in variants:
-        raise ValueError(
-            f"configs/ssl_hv.py has no variant {arg!r}, wanted one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/ssl_hv.py variant")()
 
 
 def compare(pretrainings: dict[str, dict]) -> ConfigDict:

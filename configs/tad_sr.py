@@ -13,6 +13,7 @@ Minutes on two CPU cores, no download.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.lookup import choose
 
 SCHEDULE = {"num_steps": 8, "kappa": 1.0, "least": 0.04}
 
@@ -20,12 +21,7 @@ SCHEDULE = {"num_steps": 8, "kappa": 1.0, "least": 0.04}
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
     variants = {"": glyphs, "quick": quick}
-    if arg not in variants:
-        raise ValueError(
-            f"configs/tad_sr.py has no variant {arg!r}, expected one of "
-            f"{', '.join(repr(name) for name in variants)}."
-        )
-    return variants[arg]()
+    return choose(arg, variants, what="configs/tad_sr.py variant")()
 
 
 def glyphs() -> ConfigDict:

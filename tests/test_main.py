@@ -25,7 +25,7 @@ def call(*arguments):
         ([RLD, "--config.students.kd.loss.temprature=1"], "mean 'temperature'?"),
         ([RLD, "--students=kd,rdl"], "did you mean 'rld'?"),
         (["--students=kd"], "--students=kd needs --config"),
-        ([RLD + ":no_such_variant"], "no variant 'no_such_variant'"),
+        ([RLD + ":no_such_variant"], "variant is 'no_such_variant'"),
         ([RLD, "surplus"], "unexpected argument 'surplus'"),
         (["--config=rdl:digits"], "Did you mean 'rld:digits'?"),
         (["--mode=train"], "--config is missing"),

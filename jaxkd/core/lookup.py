@@ -227,7 +227,7 @@ def call(
 
 
 def _one_of(got: Any, names: Iterable[Any]) -> str:
-    names = [str(name) for name in names]
+    names = [str(name) or "''" for name in names]
     close = closest(got, names)
     hint = f" (did you mean {close!r}?)" if close else ""
     return f"one of {', '.join(names)}{hint}"
