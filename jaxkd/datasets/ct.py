@@ -25,6 +25,7 @@ import numpy as np
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.ct import lungs, nifti, scans, volumes
+from jaxkd.readers.ct.cache import Cache
 from jaxkd.readers.ct.cases import Case, assign_splits, list_cases
 from jaxkd.readers.ct.volumes import Volume
 
@@ -69,7 +70,7 @@ class Reader(NamedTuple):
     spacing: tuple[float, float, float] | None
     lung_crop: bool
     masks: bool
-    cache: scans.Cache
+    cache: Cache
 
     def image(self, case: Case) -> np.ndarray:
         """Returns the scan, int16 of ``size``."""
@@ -129,6 +130,10 @@ def load(
     allow_tilt: bool = False,
     intensity_offset: float = 0.0,
     already_windowed: bool = False,
+    series: str = "",
+    correct_tilt: bool = False,
+    even_spacing: bool = False,
+    volume: int | None = None,
     cache: str | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -150,11 +155,15 @@ def load(
       shared_patients: accept a manifest with one patient in several splits.
       skip_bad: read all scans first and leave out, with a line each, those that cannot
         be read. Otherwise the first of them ends the run.
-      fill_gaps: see ``dicom.read``.
+      fill_gaps: see ``dicom.read_survey``.
       pick_largest: likewise.
       allow_tilt: likewise.
       intensity_offset: see ``nifti.read``.
       already_windowed: likewise; needed for slice images.
+      series: see ``dicom.read_survey``.
+      correct_tilt: likewise.
+      even_spacing: likewise.
+      volume: see ``nifti.read``.
       cache: folder for the scans as the network sees them; by default ``jaxkd/ct`` in
         the user's cache folder.
       seed: of the split.
@@ -164,10 +173,18 @@ def load(
     """
     cases, names = list_cases(Path(root).expanduser(), classes)
     options = scans.Options(
-        fill_gaps, pick_largest, allow_tilt, intensity_offset, already_windowed
+        fill_gaps=fill_gaps,
+        pick_largest=pick_largest,
+        allow_tilt=allow_tilt,
+        intensity_offset=intensity_offset,
+        already_windowed=already_windowed,
+        series=series,
+        correct_tilt=correct_tilt,
+        even_spacing=even_spacing,
+        volume=volume,
     )
     masks = any(case.lesion_mask for case in cases)
-    kept = scans.Cache(cache, (options, tuple(size), spacing, lung_crop))
+    kept = Cache(cache, (options, tuple(size), spacing, lung_crop))
     depth, height, width = size
     reader = Reader(options, (depth, height, width), spacing, lung_crop, masks, kept)
     if skip_bad:
@@ -225,35 +242,49 @@ def check(root: Path, options: scans.Options) -> tuple[list[str], int]:
       A line for each scan, and how many are bad.
     """
     lines, bad = [], 0
-    for name, path in _scans(root):
+    found, aside = _scans(root, options)
+    for scan in found:
         try:
-            volume = scans.read(path, options)
+            volume = scans.read_scan(scan, options)
         except UserError as error:
             bad += 1
-            lines.append(f"BAD  {name}: {error}")
+            lines.append(f"BAD  {scan.name}: {error}")
             continue
         depth, height, width = volume.voxels.shape
         spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing)
         low, high = volume.voxels.min(), volume.voxels.max()
         notes = "".join(f"; {note}" for note in volume.notes)
         lines.append(
-            f"ok   {name}: {depth} x {height} x {width} voxels of {spacing} mm, "
+            f"ok   {scan.name}: {depth} x {height} x {width} voxels of {spacing} mm, "
             f"{low} to {high} HU{notes}"
         )
-    return lines, bad
+    return [*lines, *aside], bad
 
 
-def _scans(root: Path) -> list[tuple[str, Path]]:
-    if scans.is_scan(root):
-        return [(root.name, root)]
-    try:
-        cases, _ = list_cases(root, None)
-        return [(case.name, case.path) for case in cases]
-    except UserError:  # of no layout: scans are scans all the same
-        found = list(scans.below(root)) if root.is_dir() else []
-        if not found:
-            raise
-        return [(str(path.relative_to(root)), path) for path in found]
+def _scans(root: Path, options: scans.Options) -> tuple[list[scans.Scan], list[str]]:
+    """Returns the scans of a layout, or all there are, and notes of other files."""
+    single = scans.is_scan(root)
+    if not single:
+        try:
+            cases, _ = list_cases(root, None)
+            return [scans.Scan(case.name, case.path) for case in cases], []
+        except UserError:  # of no layout: scans are scans all the same
+            if not root.is_dir():
+                raise
+    if root.is_file():
+        return [scans.Scan(root.name, root)], []
+    found, aside = scans.find(root, options)
+    if not found:
+        raise UserError(f"{root} holds no CT scans, expected DICOM or NIfTI files.")
+    if not single:
+        found = [each._replace(name=_below(each, root)) for each in found]
+    return found, [f"note {text}" for text in scans.describe_aside(aside)]
+
+
+def _below(scan: scans.Scan, root: Path) -> str:
+    """Names a scan by its place below a folder."""
+    place = scan.path.relative_to(root).parent
+    return scan.name if str(place) == "." else f"{place}/{scan.name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,13 +303,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-tilt", action="store_true")
     parser.add_argument("--intensity-offset", type=float, default=0.0, metavar="HU")
     parser.add_argument("--already-windowed", action="store_true")
+    parser.add_argument("--series", default="", metavar="UID_NUMBER_OR_DESCRIPTION")
+    parser.add_argument("--correct-tilt", action="store_true")
+    parser.add_argument("--even-spacing", action="store_true")
+    parser.add_argument("--volume", type=int, metavar="N")
     given = vars(parser.parse_args(arguments))
     try:
-        lines, bad = check(given.pop("root"), scans.Options(**given))
+        lines, bad = check(given.pop("root").expanduser(), scans.Options(**given))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join([*lines, f"{len(lines)} scans, {bad} bad"]))
+    count = sum(not line.startswith("note ") for line in lines)
+    print("\n".join([*lines, f"{count} scans, {bad} bad"]))
     return 1 if bad else 0
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.readers import listing
 from jaxkd.readers.ct import nifti
 
 SPLITS = ("train", "val", "test")
@@ -141,8 +142,14 @@ def _folders(root: Path) -> list[Case]:
                 raise UserError(
                     f"{patient} is a file, expected {root}/<class>/<patient>/<scan>."
                 )
-            for scan in _visible(patient):
-                if scan.is_file() and not scan.name.lower().endswith(nifti.SUFFIXES):
+            inside = _visible(patient)
+            values = {p for p in inside if nifti.is_named(p)} - set(
+                nifti.unpaired(inside)
+            )
+            for scan in inside:
+                if scan in values:
+                    continue
+                if scan.is_file() and not nifti.is_named(scan):
                     raise UserError(
                         f"{scan} is a file, expected a folder of slices or a NIfTI "
                         f"file: {root}/<class>/<patient>/<scan>."
@@ -155,7 +162,7 @@ def _folders(root: Path) -> list[Case]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return [folder / name for name in listing.entries(folder)]
 
 
 def assign_splits(

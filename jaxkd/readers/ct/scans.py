@@ -1,38 +1,54 @@
-"""One CT scan from whatever holds it: DICOM folder, NIfTI file, slice images."""
+"""Finds and reads CT scans, whatever holds them: DICOM, NIfTI, slice images."""
 
-import hashlib
 import os
-import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from jaxkd.core.errors import UserError
-from jaxkd.readers import images
-from jaxkd.readers.ct import dicom, nifti, volumes
+from jaxkd.readers import listing
+from jaxkd.readers.ct import dicom, nifti, pictures, volumes
+from jaxkd.readers.ct import series as ct_series
+from jaxkd.readers.ct.headers import Aside
+from jaxkd.readers.ct.series import Series, Survey
 from jaxkd.readers.ct.volumes import Volume
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# Of neighbouring slices: below it they may be out of order.
-CORRELATION = 0.5
-# Slice images say nothing of their size: mm between voxels that are assumed.
-ASSUMED = (5.0, 0.7, 0.7)
 
 
 class Options(NamedTuple):
-    """How to read; see ``dicom.read`` and ``nifti.read``."""
+    """How to read; see ``dicom.read_survey`` and ``nifti.read``."""
 
     fill_gaps: int = 0
     pick_largest: bool = False
     allow_tilt: bool = False
     intensity_offset: float = 0.0
     already_windowed: bool = False
+    series: str = ""
+    correct_tilt: bool = False
+    even_spacing: bool = False
+    volume: int | None = None
 
 
 STRICT = Options()
+
+
+class Scan(NamedTuple):
+    """One scan among the files of a folder.
+
+    Attributes:
+      name: of its folder or file.
+      path: a NIfTI file, or the folder of everything else.
+      found: its DICOM files; None for what is no DICOM.
+    """
+
+    name: str
+    path: Path
+    found: Survey | None = None
+
+    @property
+    def uid(self) -> str:
+        """SeriesInstanceUID of a DICOM series, where there is one alone."""
+        known = {each.uid for each in self.found.series} if self.found else set()
+        return known.pop() if len(known) == 1 else ""
 
 
 def read(path: Path, options: Options = STRICT) -> Volume:
@@ -49,142 +65,181 @@ def read(path: Path, options: Options = STRICT) -> Volume:
     if not path.exists():
         raise UserError(f"{path} does not exist, expected a CT scan.")
     if path.is_file():
-        if not path.name.lower().endswith(nifti.SUFFIXES):
+        if not nifti.is_named(path):
             raise UserError(
                 f"{path} is no CT scan by its name, expected .nii or .nii.gz, or the "
                 "folder of a DICOM series."
             )
-        return nifti.read(
-            path,
-            intensity_offset=options.intensity_offset,
-            already_windowed=options.already_windowed,
-            allow_tilt=options.allow_tilt,
+        return _read_nifti(path, options)
+    found = ct_series.survey(path)
+    files = nifti.unpaired(path / name for name in listing.entries(path))
+    if _holds_dicom(found):
+        volume = read_scan(Scan(path.name, path, found), options)
+        beside = [f"left out: {file.name} (a NIfTI file)" for file in files]
+        return volume._replace(notes=(*volume.notes, *beside))
+    if len(files) > 1:
+        named = ", ".join(file.name for file in files[:5])
+        raise UserError(
+            f"{path} holds {len(files)} NIfTI files ({named}), expected one scan. "
+            "Name the file itself."
         )
-    if _pictures(path):
-        return _read_pictures(path, options.already_windowed)
-    files = [p for p in path.iterdir() if p.name.lower().endswith(nifti.SUFFIXES)]
-    if len(files) == 1:
-        return read(files[0], options)
-    return dicom.read(
-        path,
+    if files:
+        return _read_nifti(files[0], options)
+    if pictures.find(path):
+        return pictures.read(path, options.already_windowed)
+    return read_scan(Scan(path.name, path, found), options)
+
+
+def read_scan(scan: Scan, options: Options = STRICT) -> Volume:
+    """Reads what ``find`` found.
+
+    Raises:
+      UserError: likewise.
+    """
+    if scan.found is None:
+        return read(scan.path, options)
+    return dicom.read_survey(
+        scan.found,
+        scan.path,
         fill_gaps=options.fill_gaps,
         pick_largest=options.pick_largest,
         allow_tilt=options.allow_tilt,
+        series=options.series,
+        correct_tilt=options.correct_tilt,
+        even_spacing=options.even_spacing,
     )
 
 
+def _read_nifti(path: Path, options: Options) -> Volume:
+    return nifti.read(
+        path,
+        intensity_offset=options.intensity_offset,
+        already_windowed=options.already_windowed,
+        allow_tilt=options.allow_tilt,
+        volume=options.volume,
+    )
+
+
+def _holds_dicom(found: Survey) -> bool:
+    """Tells whether any file has to do with DICOM, read or not."""
+    return bool(found.series) or any(a.damage or a.series for a in found.aside)
+
+
 def is_scan(path: Path) -> bool:
-    """Tells whether a path is a single scan, by its name or first files."""
+    """Tells whether files of a scan lie in a folder itself, or a path is one."""
     if path.is_file():
-        return path.name.lower().endswith(nifti.SUFFIXES)
-    return path.is_dir() and (bool(_pictures(path)) or dicom.is_series(path))
+        return nifti.is_named(path)
+    if not path.is_dir():
+        return False
+    files = [path / name for name in listing.entries(path)]
+    files = [file for file in files if file.is_file()]
+    return bool(
+        nifti.unpaired(files)
+        or pictures.find(path)
+        or any(ct_series.is_dicom(file) for file in files)
+    )
 
 
-def below(folder: Path) -> Iterator[Path]:
-    """Yields the scans in a folder and in those inside it, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+def find(
+    folder: Path, options: Options = STRICT, exclude: Collection[Path] = ()
+) -> tuple[list[Scan], list[Aside]]:
+    """Lists the scans below a folder, by what their files hold.
+
+    Every DICOM series is a scan of its own; with ``pick_largest`` or ``series``, every
+    study is. A folder of nothing but damaged files is listed, so that it is named.
+
+    Args:
+      folder: to search.
+      options: for reading.
+      exclude: folders that are not entered.
+
+    Returns:
+      The scans, by path, and the files that belong to none.
+    """
+    files = listing.below(Path(folder), exclude)
+    named = nifti.unpaired(files)
+    scans = [Scan(path.name, path) for path in named]
+    others = [path for path in files if not nifti.is_named(path)]
+    found = ct_series.survey_files(others)
+    dicoms, used = _dicom_scans(found, options)
+    scans += dicoms
+    taken = {path.parent for path in named}
+    taken |= {p for scan in dicoms for p in _folders(scan)}
+    rest = [aside for aside in found.aside if aside not in used]
+    folders = sorted({a.path.parent for a in rest if _is_picture(a.path)} - taken)
+    drawn = [Scan(each.name, each) for each in folders]
+    if scans:  # a logo or two beside scans
+        drawn = [d for d in drawn if len(pictures.find(d.path)) >= volumes.MIN_SLICES]
+    places = {scan.path for scan in drawn}
+    rest = [a for a in rest if a.path.parent not in places or not _is_picture(a.path)]
+    return sorted([*scans, *drawn], key=lambda scan: (scan.path, scan.name)), rest
+
+
+def _is_picture(path: Path) -> bool:
+    return path.name.lower().endswith(pictures.SUFFIXES)
+
+
+def _folders(scan: Scan) -> set[Path]:
+    assert scan.found is not None
+    inside = {place for each in scan.found.series for place in each.folders}
+    return inside | {aside.path.parent for aside in scan.found.damage}
+
+
+def _dicom_scans(found: Survey, options: Options) -> tuple[list[Scan], list[Aside]]:
+    """Groups series into scans, and says which files set aside are named by them."""
+    studies: dict[tuple[str, str], list[Series]] = {}
+    for each in found.series:
+        key = each.first.tags.patient, each.first.tags.study
+        studies.setdefault(key, []).append(each)
+    groups: list[list[Series]] = []
+    for members in studies.values():
+        choice, _ = ct_series.candidates(Survey(tuple(members), ()))
+        short = [one for one in choice if len(one.slices) < volumes.MIN_SLICES]
+        if options.pick_largest or options.series or short:
+            groups.append(members)
             continue
-        if is_scan(path):
-            yield path
-        elif path.is_dir():
-            yield from below(path)
+        by_uid: dict[str, list[Series]] = {}
+        for each in choice:
+            by_uid.setdefault(each.uid, []).append(each)
+        # Companions too short for a volume are named by the first scan of their study.
+        company = [one for one in members if one not in choice]
+        first, *others = by_uid.values()
+        groups += [[*first, *company], *others]
+    scans, used = [], []
+    for group in groups:
+        places = {place for each in group for place in each.folders}
+        uids = {each.uid for each in group}
+        beside = [
+            a for a in found.aside if a.path.parent in places or a.series in uids - {""}
+        ]
+        used += beside
+        path = Path(os.path.commonpath([str(place) for place in places]))
+        scans.append(Scan(path.name, path, Survey(tuple(group), tuple(beside))))
+    lost = [aside for aside in found.damage if aside not in used]
+    for place in sorted({aside.path.parent for aside in lost}):
+        inside = tuple(aside for aside in found.aside if aside.path.parent == place)
+        used += inside
+        scans.append(Scan(place.name, place, Survey((), inside)))
+    return _told_apart(scans), used
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES]
-    return sorted(found, key=_by_number)
+def _told_apart(scans: Sequence[Scan]) -> list[Scan]:
+    """Adds the number of the series to names of scans in one folder."""
+    paths = [scan.path for scan in scans]
+    return [
+        scan._replace(name=f"{scan.name}-{_number(scan)}")
+        if paths.count(scan.path) > 1 and scan.found and scan.found.series
+        else scan
+        for scan in scans
+    ]
 
 
-def _by_number(path: Path) -> list[Any]:
-    """Sorts 2 before 10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def _number(scan: Scan) -> str:
+    assert scan.found is not None
+    tags = scan.found.series[0].first.tags
+    return tags.number or tags.uid[-8:] or "series"
 
 
-def _read_pictures(folder: Path, windowed: bool) -> Volume:
-    """Reads slice images, first slice at the feet, as shades of the default window."""
-    files = _pictures(folder)
-    if not windowed:
-        raise UserError(
-            f"{folder}: {files[0].name} and others are images, which hold no "
-            "Hounsfield units; say --already-windowed to read shades from 0 to 255."
-        )
-    slices = [images.decode(file)[..., 0] for file in files]
-    for file, each in zip(files, slices, strict=True):
-        if each.shape != slices[0].shape:
-            raise UserError(
-                f"{folder}: {file.name} has {each.shape[0]}x{each.shape[1]} pixels, "
-                f"{files[0].name} has {slices[0].shape[0]}x{slices[0].shape[1]}."
-            )
-    notes = _check_order(folder, files, slices)
-    stored = nifti.spread(np.stack(slices)).round().astype(np.int16)
-    directions = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]]) * np.array(ASSUMED)
-    affine = np.eye(4)
-    affine[:3, :3] = directions
-    volume = volumes.to_frame(stored, affine, notes)
-    try:
-        volumes.check_size(volume)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}.") from error
-    return volume
-
-
-def _check_order(folder: Path, files: list[Path], slices: list[np.ndarray]):
-    """Refuses repeated slices, and notes neighbours that hardly resemble each other."""
-    seen: dict[bytes, Path] = {}
-    for file, each in zip(files, slices, strict=True):
-        digest = hashlib.sha256(each.tobytes()).digest()
-        if digest in seen and np.ptp(each):
-            raise UserError(
-                f"{folder}: {file.name} repeats {seen[digest].name}; remove one."
-            )
-        seen[digest] = file
-    notes = ["slice images: size of voxels assumed, no Hounsfield units"]
-    flat = [each.reshape(-1).astype(np.float32) for each in slices]
-    for index in range(1, len(flat)):
-        if min(np.ptp(flat[index]), np.ptp(flat[index - 1])) == 0:
-            continue
-        if np.corrcoef(flat[index - 1], flat[index])[0, 1] < CORRELATION:
-            notes.append(
-                f"{files[index - 1].name} and {files[index].name} hardly resemble each "
-                "other: missing slices or a wrong order?"
-            )
-    return notes
-
-
-class Cache:
-    """Keeps arrays on disk, by path, time of change and how they were made."""
-
-    def __init__(self, folder: str | None, made: Any):
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        default = Path(base) / "jaxkd" / "ct"
-        self.folder = Path(folder).expanduser() if folder else default
-        self.made = repr(made)
-
-    def __call__(self, make: Callable[[], np.ndarray], *paths: Path) -> np.ndarray:
-        """Returns ``make()``, from disk if it was made of these files before."""
-        files = [f"{path.absolute()}|{_changed(path)}" for path in paths]
-        key = "|".join([*files, self.made])
-        kept = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-        try:
-            with kept.open("rb") as file:
-                return np.load(file)
-        except (OSError, ValueError, EOFError):
-            pass
-        array = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}.{id(array)}.part")
-        try:
-            with part.open("wb") as file:
-                np.save(file, array)
-            part.replace(kept)
-        except OSError as error:  # a full disk only costs time
-            print(f"{kept} cannot be kept: {error}", file=sys.stderr)
-            part.unlink(missing_ok=True)
-        return array
-
-
-def _changed(path: Path) -> int:
-    files = [path] if path.is_file() else list(path.rglob("*"))
-    return max((file.stat().st_mtime_ns for file in files), default=0)
+def describe_aside(aside: Iterable[Aside]) -> list[str]:
+    """Returns lines on files that belong to no scan."""
+    return ct_series.summarize(list(aside))

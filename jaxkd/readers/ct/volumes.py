@@ -24,6 +24,9 @@ AIR = -1024
 MIN_SLICES = 16
 EXTENT = (80.0, 800.0)  # mm from the first slice to the last
 MAX_TILT = 1.0  # degrees
+# Hounsfield units below which there must be air, and above which tissue: in a chest,
+# and around any patient, each fills far more of a volume than this share.
+AIR_BELOW, TISSUE_ABOVE, LEAST_SHARE = -600, -200, 0.001
 
 # What the frame's axes point to, in the world of NIfTI: right, anterior, superior.
 _FRAME = np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], float)
@@ -41,6 +44,7 @@ class Volume(NamedTuple):
       axes: for each axis of the frame, the stored axis that it was.
       flips: for each axis of the frame, whether the stored axis runs the other way.
       notes: what a reader should know, such as slices filled in; no identifiers.
+      uid: SeriesInstanceUID, of DICOM alone.
     """
 
     voxels: np.ndarray
@@ -50,6 +54,7 @@ class Volume(NamedTuple):
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
     notes: tuple[str, ...] = ()
+    uid: str = ""
 
 
 def to_frame(
@@ -128,6 +133,23 @@ def check_size(volume: Volume) -> None:
         raise ValueError(
             f"it is {extent:.0f} mm long ({slices} slices, {volume.spacing[0]:.3g} mm "
             f"apart), expected {low:.0f} to {high:.0f} mm"
+        )
+
+
+def check_intensities(voxels: np.ndarray, advice: str = "") -> None:
+    """Checks that values may be Hounsfield units of a patient: both air and tissue.
+
+    Raises:
+      ValueError: if they are constant, or air or tissue is nowhere.
+    """
+    air = float(np.mean(voxels < AIR_BELOW))
+    tissue = float(np.mean(voxels > TISSUE_ABOVE))
+    if min(air, tissue) < LEAST_SHARE:
+        raise ValueError(
+            f"its values are {voxels.min():.0f} to {voxels.max():.0f}, {air:.1%} of "
+            f"them below {AIR_BELOW} (air) and {tissue:.1%} above {TISSUE_ABOVE} "
+            "(tissue), expected Hounsfield units, in which air is about -1000 and "
+            f"water 0{advice}"
         )
 
 
