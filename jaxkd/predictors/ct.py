@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.datasets import ct, phantoms
@@ -27,9 +28,10 @@ from jaxkd.models.ct import heatmaps as heatmaps3d
 from jaxkd.models.ct.nlran import NLRAN
 from jaxkd.predictors import ct_page
 from jaxkd.predictors.restore import Restored, restore
+from jaxkd.readers import images, listing
 from jaxkd.readers.ct import nifti, volumes
 from jaxkd.readers.ct import scans as ct_files
-from jaxkd.readers.ct.scans import Options
+from jaxkd.readers.ct.scans import Options, Scan
 from jaxkd.readers.ct.volumes import Placement, Volume
 
 WARNING = "For research only. This is no diagnosis."
@@ -40,6 +42,8 @@ class Reading(NamedTuple):
 
     Attributes:
       case: name of its files.
+      path: of the file or folder.
+      series: SeriesInstanceUID, of DICOM alone.
       probabilities: of the classes; none where it could not be read.
       maps: names of its heat maps.
       notes: what a reader should know.
@@ -47,10 +51,17 @@ class Reading(NamedTuple):
     """
 
     case: str
+    path: str = ""
+    series: str = ""
     probabilities: tuple[float, ...] = ()
     maps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     error: str = ""
+
+    @property
+    def status(self) -> str:
+        """Returns ``"ok"`` or ``"unreadable"``."""
+        return "unreadable" if self.error else "ok"
 
 
 def predict(
@@ -66,13 +77,17 @@ def predict(
     allow_tilt: bool = False,
     intensity_offset: float = 0.0,
     already_windowed: bool = False,
+    series: str = "",
+    correct_tilt: bool = False,
+    even_spacing: bool = False,
+    volume: int | None = None,
 ) -> str:
     """Classifies scans and writes what is found into a folder.
 
     ``predictions.csv`` and ``predictions.json``; for each scan ``<case>.png`` and its
     heat maps on the grid of the file, ``<case>-<map>.nii.gz``; and ``index.html``,
-    which shows them all. A scan that cannot be read has a line that says why, and no
-    files.
+    which shows them all. Every scan has a row with its path, series and status; one
+    that cannot be read has the reason, and no files. Every DICOM series is a scan.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -81,48 +96,64 @@ def predict(
       student: which; None for the best by mean score at the end.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
-      fill_gaps: see ``dicom.read``.
+      fill_gaps: see ``dicom.read_survey``.
       pick_largest: likewise.
       allow_tilt: likewise.
       intensity_offset: see ``nifti.read``.
       already_windowed: likewise.
+      series: see ``dicom.read_survey``.
+      correct_tilt: likewise.
+      even_spacing: likewise.
+      volume: see ``nifti.read``.
 
     Returns:
       What was done, for the terminal.
 
     Raises:
-      UserError: if there are no scans, none can be read, or the run or student is
-        unknown.
+      UserError: if there are no scans, the run or student is unknown, or, once the
+        tables are written, no scan could be read.
     """
     restored = restore(workdir, student, seed, use)
     info = restored.info
     classify, fit = _classifier(restored)
     options = Options(
-        fill_gaps, pick_largest, allow_tilt, intensity_offset, already_windowed
+        fill_gaps=fill_gaps,
+        pick_largest=pick_largest,
+        allow_tilt=allow_tilt,
+        intensity_offset=intensity_offset,
+        already_windowed=already_windowed,
+        series=series,
+        correct_tilt=correct_tilt,
+        even_spacing=even_spacing,
+        volume=volume,
     )
-    scans = _named(list(_find([Path(path) for path in inputs])))
+    found, aside = _find([Path(path) for path in inputs], options, output)
     output.mkdir(parents=True, exist_ok=True)
     readings = [
-        _read_scan(name, path, options, fit, classify, output, info)
-        for name, path in scans.items()
+        _read_scan(name, scan, options, fit, classify, output, info)
+        for name, scan in _named(found).items()
     ]
     good = [reading for reading in readings if not reading.error]
-    if not good:
-        raise UserError(f"No scan can be read. The first: {readings[0].error}")
-    _write_text(output / "predictions.csv", _as_csv(readings, info))
-    _write_text(output / "predictions.json", _as_json(readings, info, restored.name))
+    files.write_text(output / "predictions.csv", _as_csv(readings, info))
+    text = _as_json(readings, info, restored.name, aside)
+    files.write_text(output / "predictions.json", text)
     page = ct_page.page(
         readings,
         info.class_names,
         f"{restored.results['name']}: {restored.name}",
         WARNING,
     )
-    _write_text(output / "index.html", page)
+    files.write_text(output / "index.html", page)
+    if not good:
+        raise UserError(
+            f"No scan can be read. The first: {readings[0].error} All of them are in "
+            f"{output / 'predictions.csv'}."
+        )
     bad = [
         f"  {reading.case}: {reading.error}" for reading in readings if reading.error
     ]
     text = f"{len(good)} scans -> {output} (see index.html). {WARNING}"
-    return "\n".join([text, *(["Not read:", *bad] if bad else [])])
+    return "\n".join([text, *(["Not read:", *bad] if bad else []), *aside])
 
 
 def _classifier(restored: Restored):
@@ -160,7 +191,7 @@ def _classifier(restored: Restored):
 
 def _read_scan(
     case: str,
-    path: Path,
+    scan: Scan,
     options: Options,
     fit: Callable,
     classify: Callable,
@@ -168,13 +199,14 @@ def _read_scan(
     info: Info,
 ) -> Reading:
     """Classifies a scan and writes its files, all or none."""
+    path = listing.shown(scan.path)
     try:
-        volume = ct_files.read(path, options)
+        volume = ct_files.read_scan(scan, options)
     except UserError as error:
         print(f"{case}: {error}", file=sys.stderr)
-        return Reading(case, error=str(error))
-    scan, placement = fit(volume)
-    probabilities, maps = classify(scan)
+        return Reading(case, path, scan.uid, error=str(error))
+    fitted, placement = fit(volume)
+    probabilities, maps = classify(fitted)
     notes = [*volume.notes, *_flat(maps)]
     grids = {
         name: volumes.unfit(heatmaps.normalized(heat), placement).astype(np.float32)
@@ -190,7 +222,8 @@ def _read_scan(
         for file in folder.iterdir():
             shutil.move(file, output / file.name)
     values = tuple(float(value) for value in probabilities)
-    return Reading(case, values, tuple(grids), tuple(notes))
+    uid = volume.uid or scan.uid
+    return Reading(case, path, uid, values, tuple(grids), tuple(notes))
 
 
 def _say(probabilities: np.ndarray, info: Info) -> str:
@@ -206,62 +239,70 @@ def _flat(maps: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _find(inputs: Sequence[Path]) -> Iterator[Path]:
-    """Yields the scans among files and folders."""
+def _find(
+    inputs: Sequence[Path], options: Options, output: Path
+) -> tuple[list[Scan], list[str]]:
+    """Returns the scans among files and folders, and notes of what is none."""
     if not inputs:
         raise UserError("--mode=predict needs --inputs, CT scans.")
+    scans: list[Scan] = []
+    notes: list[str] = []
     for path in inputs:
         if not path.exists():
             raise UserError(f"--inputs: {path} does not exist.")
-        if path.is_file() or ct_files.is_scan(path):
-            yield path
+        if path.is_file():
+            scans.append(Scan(path.name, path))
             continue
-        found = list(ct_files.below(path))
+        images.check_output(path, output)
+        found, aside = ct_files.find(path, options, [output])
         if not found:
             raise UserError(
                 f"{path} holds no CT scans, expected NIfTI files or folders of DICOM "
                 "series or slice images."
             )
-        yield from found
+        scans += found
+        notes += ct_files.describe_aside(aside)
+    return scans, notes
 
 
-def _named(paths: Sequence[Path]) -> dict[str, Path]:
+def _named(scans: Sequence[Scan]) -> dict[str, Scan]:
     """Gives every scan a name of its own for its files."""
-    named: dict[str, Path] = {}
-    for path in paths:
-        stem = re.sub(r"\.nii(\.gz)?$", "", path.absolute().name, flags=re.IGNORECASE)
+    named: dict[str, Scan] = {}
+    for scan in scans:
+        stem = scan.name or scan.path.absolute().name
+        stem = re.sub(r"\.nii(\.gz)?$", "", stem, flags=re.IGNORECASE)
         stem = re.sub(r"[^\w.-]+", "-", stem) or "scan"
         name, number = stem, 2
         while name in named:
             name, number = f"{stem}-{number}", number + 1
-        named[name] = path
+        named[name] = scan
     return named
 
 
 def _as_csv(readings: Sequence[Reading], info: Info) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["case", "class", *info.class_names, "notes", "error"])
+    head = ("case", "path", "series", "status", "class")
+    table.writerow([*head, *info.class_names, "notes", "error"])
     for one in readings:
         values, best = [""] * info.num_classes, ""
         if one.probabilities:
             values = [f"{value:.6f}" for value in one.probabilities]
             best = info.class_names[int(np.argmax(one.probabilities))]
-        table.writerow([one.case, best, *values, "; ".join(one.notes), one.error])
+        head = (one.case, one.path, one.series, one.status, best)
+        table.writerow([*head, *values, "; ".join(one.notes), one.error])
     return text.getvalue()
 
 
-def _as_json(readings: Sequence[Reading], info: Info, student: str) -> str:
+def _as_json(
+    readings: Sequence[Reading], info: Info, student: str, aside: Sequence[str]
+) -> str:
+    rows = [reading._asdict() | {"status": reading.status} for reading in readings]
     content = {
         "warning": WARNING,
         "student": student,
         "classes": info.class_names,
-        "scans": [reading._asdict() for reading in readings],
+        "scans": rows,
+        "aside": list(aside),
     }
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Example
+from jaxkd.readers import listing
 
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,16 +22,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
-def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
+def find(
+    inputs: Iterable[str | Path], output: str | Path | None = None
+) -> Iterator[Path]:
     """Lists image files: those that are named, and all below the folders named.
 
     Args:
-      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``.
+      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``
+        as ``listing.below`` does.
+      output: folder that results go to, which is not searched.
 
     Raises:
-      UserError: if nothing is named, there is no such path, or a folder holds no image.
+      UserError: if nothing is named, there is no such path, a folder holds no image, or
+        is the output itself.
     """
-    paths = [Path(path) for path in inputs]
+    paths = [Path(path).expanduser() for path in inputs]
     if not paths:
         raise UserError("--mode=predict needs --inputs, image files or folders.")
     for path in paths:
@@ -38,13 +44,29 @@ def find(inputs: Iterable[str | Path]) -> Iterator[Path]:
             yield path
             continue
         if not path.is_dir():
-            raise UserError(f"--inputs: {path} does not exist.")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            raise UserError(f"--inputs: {listing.shown(path)} does not exist.")
+        check_output(path, output)
+        below = listing.below(path, [] if output is None else [Path(output)])
+        found = [p for p in below if p.name.lower().endswith(SUFFIXES)]
         if not found:
             raise UserError(
-                f"{path} holds no image files, expected some of {', '.join(SUFFIXES)}."
+                f"{listing.shown(path)} holds no image files, expected some of "
+                f"{', '.join(SUFFIXES)}."
             )
         yield from found
+
+
+def check_output(folder: Path, output: str | Path | None) -> None:
+    """Checks that results do not go among the inputs, to be read the next time.
+
+    Raises:
+      UserError: if the output is the folder of inputs itself.
+    """
+    if output is not None and folder.resolve() == Path(output).resolve():
+        raise UserError(
+            f"--output: {output} is the folder of the inputs, expected another: the "
+            "next prediction would read its results. Choose a new folder."
+        )
 
 
 def decode(path: Path) -> np.ndarray:

@@ -195,7 +195,8 @@ def test_predict_refuses(run, scans, tmp_path):
 
     with pytest.raises(UserError, match=r"No scan can be read.*1 missing"):
         ct.predict(run[0], [scans / "gap"], tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    rows = (tmp_path / "out" / "predictions.csv").read_text()
+    assert ",unreadable," in rows and "1 missing" in rows
     with pytest.raises(UserError, match="nowhere does not exist"):
         ct.predict(run[0], [tmp_path / "nowhere"], tmp_path / "out")
     (tmp_path / "empty").mkdir()

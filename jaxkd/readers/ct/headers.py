@@ -96,7 +96,7 @@ class Slice(NamedTuple):
       number: of the instance.
       thickness: mm, for series without positions.
       step: SpacingBetweenSlices in mm; 0 where the file has none.
-      count: images that the acquisition has by its tags; 0 where the file has none.
+      images: images that the acquisition has by its tags; 0 where the file has none.
       rescale: slope and intercept.
       stored: how pixels lie in the file: bits allocated, stored, and whether signed.
       padding: first and last stored value of pixels outside of the scan.
@@ -116,7 +116,7 @@ class Slice(NamedTuple):
     number: int = 0
     thickness: float = 0.0
     step: float = 0.0
-    count: int = 0
+    images: int = 0
     rescale: tuple[float, float] = (1.0, 0.0)
     stored: tuple[int, int, int] = (16, 16, 0)
     padding: tuple[int, int] | None = None
@@ -280,10 +280,12 @@ def _words(value: Any) -> Sequence[Any]:
 def _slice(path: Path, data: Any, layers: Sequence[Any], frame: int | None) -> Slice:
     """Takes from a header what is needed; the first layer that has a tag gives it."""
     tags = Tags(
-        *(_text(data, k) for k in ("SeriesInstanceUID", "SeriesNumber")),
-        *(_text(data, k) for k in ("SeriesDescription", "StudyInstanceUID")),
-        hashlib.sha256(_text(data, "PatientID").encode()).hexdigest()[:12],
-        _text(data, "FrameOfReferenceUID"),
+        uid=_text(data, "SeriesInstanceUID"),
+        number=_text(data, "SeriesNumber"),
+        description=_text(data, "SeriesDescription"),
+        study=_text(data, "StudyInstanceUID"),
+        patient=hashlib.sha256(_text(data, "PatientID").encode()).hexdigest()[:12],
+        frame=_text(data, "FrameOfReferenceUID"),
     )
     plain = Slice(path, tags, frame)
     try:
@@ -327,7 +329,7 @@ def _measured(plain: Slice, layers: Sequence[Any]) -> Slice:
         number=int((_numbers(layers, "InstanceNumber", 1) or (0,))[0]),
         thickness=abs(step) or thickness,
         step=abs(step),
-        count=int((_numbers(layers, "ImagesInAcquisition", 1) or (0,))[0]),
+        images=int((_numbers(layers, "ImagesInAcquisition", 1) or (0,))[0]),
         rescale=_rescale(layers),
         stored=(bits[0], bits[1], bits[2]),
         padding=_padding(layers, bits[0], bool(bits[2])),

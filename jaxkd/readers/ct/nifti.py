@@ -276,9 +276,9 @@ def _orientation(image) -> tuple[np.ndarray, list[str]]:
     codes = [int(header[f"{k}_code"]) if f"{k}_code" in header else 0 for k in _FORMS]
     if not any(codes):
         notes.append("no orientation in the file: left and right may be exchanged")
-    elif codes[0] and (other := _qform(header)) is not None:
-        if not np.allclose(affine, other, atol=0.02):
-            notes.append("sform and qform disagree; sform is taken")
+    other = _qform(header) if codes[0] else None
+    if other is not None and not np.allclose(affine, other, atol=0.02):
+        notes.append("sform and qform disagree; sform is taken")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if codes[0] and not np.allclose(lengths, sizes, rtol=0.01):
         notes.append(
@@ -294,7 +294,8 @@ _QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
 
 def _qform(header) -> np.ndarray | None:
     """Returns the second orientation that a file holds, if it does."""
-    if not any(float(header[name]) for name in _QUATERNION):
+    stored = any(float(header[name]) for name in _QUATERNION)
+    if not stored and not int(header["qform_code"]):
         return None
     try:
         return header.get_qform()

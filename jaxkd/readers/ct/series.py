@@ -264,7 +264,7 @@ def table(folder: Path) -> str:
     patients = _numbered(each.first.tags.patient for each in found.series)
     studies = _numbered(each.first.tags.study for each in found.series)
     head = ("patient", "study", "series", "slices", "plane", "voxels", "mm", "folder")
-    rows = [(*head, "description", "UID")]
+    rows: list[Sequence[str]] = [(*head, "description", "UID")]
     for each in found.series:
         tags, first = each.first.tags, each.first
         size = f"{first.size[0]}x{first.size[1]}"
@@ -287,11 +287,11 @@ def table(folder: Path) -> str:
     aside = sorted([*found.aside, *problems])
     if aside:
         lines += ["", f"set aside: {_counted(aside)}"]
-        rows = [("file", "", "reason")]
-        for each in aside:
-            name = listing.shown(os.path.relpath(each.path, folder))
-            rows.append((name, "DAMAGED" if each.damage else "", each.reason))
-        lines += _columns(rows)
+        listed: list[Sequence[str]] = [("file", "", "reason")]
+        for one in aside:
+            name = listing.shown(os.path.relpath(one.path, folder))
+            listed.append((name, "DAMAGED" if one.damage else "", one.reason))
+        lines += _columns(listed)
     return "\n".join(lines)
 
 

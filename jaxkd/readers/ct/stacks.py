@@ -89,14 +89,14 @@ def order(
                 "them"
             )
         notes.append(f"{slices[place].name} repeats {slices[last].name}, left out")
-    first, last = slices[kept[0]].position, slices[kept[-1]].position
+    start, end = slices[kept[0]].position, slices[kept[-1]].position
     length = heights[kept[-1]] - heights[kept[0]]
     return Stack(
         tuple(slices[i] for i in kept),
         tuple(heights[i] for i in kept),
         tuple(pictures[i] for i in kept),
-        np.zeros(3) if first is None else first,
-        normal * length if first is None or last is None else last - first,
+        np.zeros(3) if start is None else start,
+        normal * length if start is None or end is None else end - start,
     )
 
 
@@ -195,7 +195,7 @@ def check_tags(stack: Stack, notes: list[str]) -> None:
                 f"InstanceNumber counts in steps of {steps.min()}: slices may be "
                 "missing throughout"
             )
-    counted = {header.count for header in slices}
+    counted = {header.images for header in slices}
     if len(counted) == 1 and (count := counted.pop()) > len(slices):
         notes.append(
             f"ImagesInAcquisition is {count}, but there are {len(slices)} slices: some "
