@@ -10,7 +10,7 @@ does that alone, and tells what it found.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,16 @@ class Reading(NamedTuple):
     Attributes:
       resize: "nearest" to accept masks of another size than their image.
       invert: whether dark is foreground.
+      foreground: see ``files.read_mask``.
+      max_pixels: see ``images.decode``.
+      allow_empty: whether an image with an empty mask is authentic, not refused.
     """
 
     resize: str = ""
     invert: bool = False
+    foreground: str = ""
+    max_pixels: int | None = None
+    allow_empty: bool = False
 
 
 _AS_IS = Reading()
@@ -65,14 +71,32 @@ def read(pair: Pair, reading: Reading, note: files.Note) -> Example:
     Raises:
       UserError: if a file cannot be read or the sizes do not fit.
     """
-    picture = files.read_image(pair.image, note)
+    picture = files.read_image(pair.image, note, reading.max_pixels)
     if pair.mask is None:
         mask = np.zeros(picture.pixels.shape[:2], np.uint8)
     else:
-        mask = files.read_mask(pair.mask, note, invert=reading.invert)
+        mask = files.read_mask(
+            pair.mask,
+            note,
+            invert=reading.invert,
+            foreground=reading.foreground,
+            max_pixels=reading.max_pixels,
+        )
+        if not mask.any():
+            _refuse_empty(pair.mask, reading, note)
         origin = f"{pair.image} with {pair.mask}"
         mask = files.fit_mask(mask, picture, origin, note, resize=reading.resize)
     return {"image": picture.pixels, "target_mask": mask, "label": _label(mask)}
+
+
+def _refuse_empty(path: Path, reading: Reading, note: files.Note) -> None:
+    if not reading.allow_empty:
+        raise UserError(
+            f"{path}: nothing in it is foreground. If its image is authentic, put the "
+            "image into authentic/ or list it without a mask, or set "
+            "empty_masks='authentic'; else name the foreground."
+        )
+    note(f"{path}: nothing in it is foreground; its image is taken for authentic")
 
 
 def _label(mask: np.ndarray) -> np.ndarray:
@@ -100,12 +124,10 @@ def check(pairs: list[Pair], reading: Reading = _AS_IS) -> Checked:
     notes: list[str] = []
     for pair in pairs:
         try:
-            example = read(pair, reading, notes.append)
+            read(pair, reading, notes.append)
         except UserError as error:
             bad.append(str(error))
             continue
-        if pair.mask is not None and not example["label"]:
-            notes.append(f"{pair.mask}: nothing in it is foreground")
         good.append(pair)
     return Checked(good, bad, notes)
 
@@ -118,6 +140,10 @@ def load(
     strict: bool = True,
     resize_masks: str = "",
     invert_masks: bool = False,
+    foreground: str = "",
+    empty_masks: str = "refuse",
+    mask_endings: Sequence[str] = mask_pairs.ENDINGS,
+    max_pixels: int | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Dataset:
@@ -133,6 +159,11 @@ def load(
       strict: whether a bad file ends the run; else it is left out, and told.
       resize_masks: "nearest" to accept masks of another size than their image.
       invert_masks: whether dark is foreground.
+      foreground: values of masks that have more than two; see ``files.read_mask``.
+      empty_masks: "refuse", or "authentic": what a mask without foreground makes of its
+        image.
+      mask_endings: see ``pairs.find``.
+      max_pixels: most pixels of an image; None for Pillow's limit.
       mean: of each channel in [0, 1].
       std: of each channel in [0, 1].
 
@@ -146,10 +177,16 @@ def load(
         )
     if size < _MULTIPLE or size % _MULTIPLE:
         raise UserError(f"size is {size}, expected a multiple of {_MULTIPLE}.")
+    files.check_foreground(foreground)
+    if empty_masks not in ("refuse", "authentic"):
+        raise UserError(
+            f"empty_masks is {empty_masks!r}, expected 'refuse' or 'authentic'."
+        )
     top = Path(root).expanduser()
-    reading = Reading(resize_masks, invert_masks)
+    allow = empty_masks == "authentic"
+    reading = Reading(resize_masks, invert_masks, foreground, max_pixels, allow)
     train, test = (
-        PairSource(_checked(split, reading, strict), reading)
+        PairSource(_checked(split, reading, strict, mask_endings), reading)
         for split in (
             _split(top, "train"),
             _split(top, *([test_split] if test_split else _TESTS)),
@@ -192,8 +229,10 @@ def _split(top: Path, *names: str) -> Path:
     )
 
 
-def _checked(split: Path, reading: Reading, strict: bool) -> list[Pair]:
-    found = check(mask_pairs.find(split), reading)
+def _checked(
+    split: Path, reading: Reading, strict: bool, endings: Sequence[str]
+) -> list[Pair]:
+    found = check(mask_pairs.find(split, endings), reading)
     print(describe(split, found), file=sys.stderr, flush=True)
     if found.bad and (strict or not found.good):
         lines = "\n".join(f"  {text}" for text in found.bad[:20])
@@ -290,7 +329,7 @@ def main(arguments: list[str]) -> int:
     """Checks folders or lists; returns 2 if anything in them is bad."""
     status = 0
     for name in arguments:
-        top = Path(name)
+        top = Path(name).expanduser()
         splits = [top / s for s in ("train", *_TESTS) if (top / s).exists()] or [top]
         for split in splits:
             try:

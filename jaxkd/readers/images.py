@@ -4,13 +4,17 @@ Shared by the data sets whose images differ in size and therefore cannot be stac
 before they are cropped. Flips and normalisation follow on the device (``views``).
 """
 
+import contextlib
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxkd.core import optional, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Example
 from jaxkd.readers import listing
@@ -18,7 +22,11 @@ from jaxkd.readers import listing
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_ATTEMPTS = 10
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+T = TypeVar("T")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".heic", ".heif"),
+)
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
@@ -69,42 +77,172 @@ def check_output(folder: Path, output: str | Path | None) -> None:
         )
 
 
-def decode(path: Path) -> np.ndarray:
-    """Decodes an image file to uint8 ``[height, width, 3]`` in RGB, upright.
+def decode(path: Path, channels: int = 3, max_pixels: int | None = None) -> np.ndarray:
+    """Decodes an image file to uint8 ``[height, width, channels]``, upright.
 
-    The EXIF orientation is applied, transparent pixels are shown on white, 16-bit grey
-    is scaled to 8 bits, and other colour spaces are converted.
+    The EXIF orientation is applied, grey of more than 8 bits is scaled to 8 by its
+    depth (``to_eight_bits``), and other colour spaces are converted. With 3 channels,
+    transparent pixels are shown on white; with 1, the result is grey; with 4, it has
+    the transparency as it is stored.
+
+    Args:
+      path: of the file.
+      channels: 1, 3 or 4.
+      max_pixels: most pixels that are accepted; None for Pillow's limit.
 
     Raises:
-      UserError: if the file is not an image, is cut short, or is unreasonably large.
+      UserError: if the file is not an image, is cut short, damaged where its format has
+        a checksum, or unreasonably large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with Image.open(path) as image:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
-        size = f"it has {path.stat().st_size:,} bytes" if path.exists() else "not found"
-        raise UserError(
-            f"{path} cannot be read as an image: {error} ({size}). Replace it."
-        ) from error
+    def convert(image: Any) -> np.ndarray:
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.array(_to_channels(upright, channels))
+        return pixels[..., None] if channels == 1 else pixels
+
+    return opened(path, convert, max_pixels)
 
 
-def _to_rgb(image):
+def opened(
+    path: Path, function: Callable[[Any], T], max_pixels: int | None = None
+) -> T:
+    """Applies a function to an image file, whose pixels are loaded and checked.
+
+    Args:
+      path: of the file.
+      function: of the Pillow image.
+      max_pixels: see ``decode``.
+
+    Raises:
+      UserError: see ``decode``.
+    """
+    path = Path(path)
+    remedy = "Replace or remove it."
+    if path.exists() and not path.is_file():
+        raise UserError(f"{listing.shown(path)} is no file, expected an image.")
+    with parsing.parsing(path, "an image", remedy):
+        _check_png(path)
+        with _limit(max_pixels), _open(path) as image:
+            deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+            image.load()
+            if deep:
+                _check_depth(image)
+            return function(image)
+
+
+def _open(path: Path) -> Any:
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits of grey, sometimes held in 32
-        shades = np.asarray(image).astype(np.int64)
-        if shades.min() < 0 or shades.max() > 65_535:
-            raise ValueError("its pixels have more than 16 bits")
-        return Image.fromarray((shades >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
+    with path.open("rb") as file:
+        begin = file.read(12)
+    if begin[4:8] == b"ftyp" and begin[8:12] in _HEIF:
+        heif = optional.load("pillow_heif", extra="heic", purpose="HEIC images")
+        heif.register_heif_opener()
+    return Image.open(path)
+
+
+@contextlib.contextmanager
+def _limit(pixels: int | None) -> Iterator[None]:
+    """Sets Pillow's limit of pixels for a while."""
+    from PIL import Image
+
+    if pixels is None:
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{error} Raise the limit by max_pixels") from error
+        return
+    with _LOCK:
+        before = Image.MAX_IMAGE_PIXELS
+        # Pillow refuses twice its limit, and warns from it on.
+        Image.MAX_IMAGE_PIXELS = pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_png(path: Path) -> None:
+    """Checks the sums of a PNG file's parts, which Pillow does not for pixels."""
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return
+        while True:
+            head = file.read(8)
+            length = int.from_bytes(head[:4], "big")
+            part = file.read(length)
+            sum_ = file.read(4)
+            if len(head) < 8 or len(part) < length or len(sum_) < 4:
+                raise ValueError("it is cut short")
+            if zlib.crc32(part, zlib.crc32(head[4:])) != int.from_bytes(sum_, "big"):
+                kind = head[4:].decode("latin1")
+                raise ValueError(f"its part {kind!r} does not fit its checksum")
+            if head[4:] == b"IEND":
+                return
+
+
+def _check_depth(image: Any) -> None:
+    """Refuses colours of more than 8 bits of which the upper ones are empty.
+
+    Pillow keeps the upper 8 of 16 bits; of 12 bits stored in 16 these are nearly black.
+    """
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return
+    if max(high for _, high in image.getextrema()[:3]) < 16:
+        raise ValueError(
+            "its colours have more than 8 bits, of which the upper ones are empty; "
+            "convert it to 8 bits a colour"
+        )
+
+
+def to_eight_bits(image: Any) -> tuple[np.ndarray, int]:
+    """Scales grey of more than 8 bits to 8, rounding.
+
+    The depth is the file's own (BitsPerSample of TIFF), or, where that is 16 or 32, the
+    least of 8, 12 and 16 bits that holds all values: cameras and scanners store fewer
+    bits in more, and would else be black.
+
+    Args:
+      image: a Pillow image of mode "I", "I;16" or the like.
+
+    Returns:
+      uint8 ``[height, width]``, and the depth in bits.
+
+    Raises:
+      ValueError: for floats, negative numbers, and more than 16 bits.
+    """
+    if image.mode.startswith("F"):
         raise ValueError("its pixels are floats, whose range is unknown")
-    if image.has_transparency_data:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0:
+        raise ValueError("its pixels are signed and some are negative")
+    if values.max() > 65_535:
+        raise ValueError("its pixels have more than 16 bits")
+    told = max(getattr(image, "tag_v2", {}).get(258) or (16,), default=16)
+    least = next(b for b in (8, 12, 16) if values.max() < 1 << b)
+    bits = told if values.max() < 1 << told and told < 16 else least
+    top = (1 << bits) - 1
+    return np.round(values * (255 / top)).astype(np.uint8), bits
+
+
+def _to_channels(image: Any, channels: int) -> Any:
+    from PIL import Image
+
+    if channels not in _MODES:
+        raise UserError(f"channels is {channels}, expected 1, 3 or 4.")
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(to_eight_bits(image)[0])
+    if image.has_transparency_data and channels < 4:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert(_MODES[channels])
+
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_LOCK = threading.Lock()
 
 
 def random_resized_crop(

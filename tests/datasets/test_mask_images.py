@@ -205,8 +205,89 @@ def test_doubtful_masks_are_told(tmp_path):
     _, notes = read_mask(save(tmp_path / "white.png", np.full(SIZE, 255, np.uint8)))
     assert "100% of it is foreground" in notes[0]
     soft = np.full(SIZE, 100, np.uint8)
-    _, notes = read_mask(save(tmp_path / "soft.png", soft))
-    assert "neither black nor white" in notes[0]
+    with pytest.raises(UserError, match="has the values 100, expected two"):
+        read_mask(save(tmp_path / "soft.png", soft))
+
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("ground", "inside"),
+    [
+        *(((0, 0, 0), RED), ((0, 0, 0), BLUE), (WHITE, RED), (WHITE, BLUE)),
+        *(((0,), (2,)), ((0,), (100,)), ((0,), (1,)), ((100,), (101,))),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "palette", "deep"])
+def test_two_values_are_a_mask_whatever_they_are(tmp_path, ground, inside, kind):
+    values = np.where(hole()[..., None] > 0, inside, ground).astype(np.uint8)
+    image = Image.fromarray(values if len(inside) == 3 else values[..., 0])
+    if kind == "palette":
+        image = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
+    if kind == "deep" and len(inside) == 1:
+        image = Image.fromarray(values[..., 0].astype(np.uint16))
+    found, _ = read_mask(save(tmp_path / "m.png", image))
+    np.testing.assert_array_equal(found, hole())
+
+
+def test_a_mask_in_the_transparency(tmp_path):
+    layers = np.zeros((*SIZE, 4), np.uint8)
+    layers[..., 3] = hole()
+    found, notes = read_mask(save(tmp_path / "m.png", layers))
+    np.testing.assert_array_equal(found, hole())
+    assert "its transparency is the mask" in notes[0]
+
+
+def test_more_values_have_to_be_named(tmp_path):
+    labels = hole() // 255
+    labels[40:, 40:] = 2
+    path = save(tmp_path / "labels.png", labels)
+    with pytest.raises(UserError, match="has the values 0, 1, 2, expected two"):
+        read_mask(path)
+    for foreground, wanted in (("1", labels == 1), ("1,2", labels > 0)):
+        found, _ = read_mask(path, foreground=foreground)
+        np.testing.assert_array_equal(found > 0, wanted)
+    np.testing.assert_array_equal(
+        read_mask(path, foreground="nonzero")[0] > 0, labels > 0
+    )
+    colours = np.zeros((*SIZE, 3), np.uint8)
+    colours[labels == 1], colours[labels == 2] = RED, BLUE
+    path = save(tmp_path / "colours.png", colours)
+    with pytest.raises(UserError, match="#000000, #0000ff, #ff0000"):
+        read_mask(path)
+    found, _ = read_mask(path, foreground="#0000ff")
+    np.testing.assert_array_equal(found > 0, labels == 2)
+    with pytest.raises(UserError, match="foreground is 'red', expected"):
+        files.check_foreground("red")
+
+
+def test_empty_masks_are_refused(tmp_path, capsys):
+    for name in ("train", "val"):
+        split(tmp_path / name, count=2, start=10 * (name == "val"))
+    save(tmp_path / "train" / "labels" / "a1.png", np.zeros(SIZE, np.uint8))
+    with pytest.raises(UserError, match=r"a1\.png: nothing in it is foreground"):
+        mask_images.load(str(tmp_path), size=32)
+    dataset = mask_images.load(str(tmp_path), size=32, empty_masks="authentic")
+    assert [int(dataset.train(0)[i]["label"]) for i in (0, 1)] == [1, 0]
+    assert "taken for authentic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "endings"),
+    [
+        ("a", "a_edgemask", ("_edgemask",)),
+        ("a", "a-mask", ("-mask",)),
+        ("1t", "1forged", ("t", "forged")),
+    ],
+)
+def test_endings_of_masks(tmp_path, image, mask, endings):
+    save(tmp_path / "images" / f"{image}.png", picture())
+    save(tmp_path / "masks" / f"{mask}.png", hole())
+    pairs = mask_pairs.find(tmp_path, endings)
+    assert names(pairs) == [(f"{image}.png", f"{mask}.png")]
+    with pytest.raises(UserError, match="have no mask"):
+        mask_pairs.find(tmp_path)
 
 
 def exif(orientation):
@@ -333,7 +414,7 @@ def test_squeezing_is_that_of_the_official_code(root):
 
 
 def test_bad_files_end_a_run_or_are_left_out(root, capsys):
-    save(root / "train" / "labels" / "a1.png", hole((10, 10)))
+    save(root / "train" / "labels" / "a1.png", hole((40, 40)))
     (root / "train" / "images" / "a2.png").write_bytes(b"")
     with pytest.raises(UserError, match="2 bad images") as error:
         mask_images.load(str(root), size=32)

@@ -1,11 +1,14 @@
 import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
+from jaxkd.readers import images
 from jaxkd.readers.images import (
     center_crop,
     crop_box,
@@ -47,7 +50,88 @@ def test_grey_and_palette(tmp_path):
 def test_sixteen_bit_grey(tmp_path):
     wide = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
     ours = decode(save(tmp_path / "wide.png", wide))
-    np.testing.assert_array_equal(ours, np.stack([wide // 256] * 3, -1))
+    wanted = np.round(wide / 257)
+    np.testing.assert_array_equal(ours, np.stack([wanted] * 3, -1))
+
+
+def test_depth_is_that_of_the_file(tmp_path):
+    """Of 12 bits in 16, and of 8 in 32, nothing becomes black."""
+    ramp = np.linspace(0, 4095, 600).astype(np.uint16).reshape(20, 30)
+    for name in ("twelve.png", "twelve.tif"):
+        ours = decode(save(tmp_path / name, ramp))
+        wanted = np.round(ramp * (255 / 4095))
+        np.testing.assert_array_equal(ours, np.stack([wanted] * 3, -1))
+    eight = (np.arange(600) % 256).astype(np.int32).reshape(20, 30)
+    ours = decode(save(tmp_path / "eight.tif", eight))
+    np.testing.assert_array_equal(ours, np.stack([eight] * 3, -1))
+    with pytest.raises(UserError, match="signed and some are negative"):
+        decode(save(tmp_path / "signed.tif", eight - 1))
+    with pytest.raises(UserError, match="more than 16 bits"):
+        decode(save(tmp_path / "deep.tif", eight * 1000))
+
+
+def png(depth, kind, rows):
+    """Writes a PNG file of rows of bytes, as Pillow itself cannot."""
+
+    def part(name, data):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    width = len(rows[0]) * 8 // (depth * {0: 1, 2: 3}[kind])
+    head = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = (b"IHDR", head), (b"IDAT", pixels), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(part(*each) for each in parts)
+
+
+def test_colours_of_twelve_bits_are_refused(tmp_path):
+    values = np.arange(12)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(16, 2, [(values * 5000).astype(">u2").tobytes()] * 4))
+    wanted = (np.arange(12) * 5000 >> 8).reshape(4, 3)
+    np.testing.assert_array_equal(decode(path)[0], wanted)
+    path.write_bytes(png(16, 2, [(values * 300).astype(">u2").tobytes()] * 4))
+    with pytest.raises(UserError, match="upper ones are empty; convert it to 8 bits"):
+        decode(path)
+
+
+def test_channels_are_kept_by_option(tmp_path):
+    layers = np.concatenate([picture(), picture(seed=1)[..., :1]], -1)
+    path = save(tmp_path / "a.png", layers)
+    np.testing.assert_array_equal(decode(path, channels=4), layers)
+    grey = save(tmp_path / "grey.png", layers[..., 0])
+    np.testing.assert_array_equal(decode(grey, channels=1), layers[..., :1])
+    with pytest.raises(UserError, match="channels is 2, expected 1, 3 or 4"):
+        decode(path, channels=2)
+
+
+@pytest.mark.parametrize("suffix", ["pgm", "ppm", "jp2", "tif"])
+def test_other_formats_without_loss(tmp_path, suffix):
+    image = Image.fromarray(picture())
+    image = image.convert("L") if suffix == "pgm" else image
+    path = save(tmp_path / f"a.{suffix}", image)
+    np.testing.assert_array_equal(decode(path), np.array(image.convert("RGB")))
+    assert path.suffix in images.SUFFIXES
+
+
+def test_large_photographs_by_option(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", picture())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="max_pixels"):
+        decode(path)
+    np.testing.assert_array_equal(decode(path, max_pixels=600), picture())
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_flipped_bit_of_a_png_file_is_named(tmp_path):
+    content = save(tmp_path / "a.png", picture()).read_bytes()
+    path = tmp_path / "b.png"
+    for place in range(20, len(content), 37):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read as an image"):
+            decode(path)
 
 
 def test_transparent_pixels_are_white(tmp_path):
@@ -103,7 +187,7 @@ def test_a_file_cut_short_is_named(tmp_path, suffix, keep):
 
 def test_text_and_missing_files_are_named(tmp_path):
     path = tmp_path / "a.jpg"
-    with pytest.raises(UserError, match=r"a.jpg cannot be read .*not found"):
+    with pytest.raises(UserError, match=r"a.jpg cannot be read .*no such file"):
         decode(path)
     path.write_text("<html>404</html>")
     with pytest.raises(UserError, match=r"a.jpg cannot be read .*16 bytes"):

@@ -1,7 +1,8 @@
 """Image and mask files as forensics needs them: no pixel is invented, doubts are told.
 
-Unlike ``images.decode``, transparency is dropped and not composed (which would leave
-traces that the picture never had), and grey of 16 bits is scaled and not cut.
+Unlike with ``images.decode``, transparency is dropped and not composed, which would
+leave traces that the picture never had. Of masks the values decide: two values are
+foreground and background, whatever they are; more have to be named.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.readers.images import DECODING_ERRORS
+from jaxkd.readers import images
 
 Note = Callable[[str], None]
 
-_TWELVE_BITS = 4096
 _EXIF_ORIENTATION = 0x0112
 _MOSTLY = 0.6
-_BETWEEN = (10, 245)
+_DARK, _BRIGHT = 10, 245
 _MOST_BETWEEN = 0.05
+_NAMED = ("nonzero", "bright")
 
 
 class Picture(NamedTuple):
@@ -36,12 +37,13 @@ class Picture(NamedTuple):
     stored: tuple[int, int]
 
 
-def read_image(path: Path, note: Note) -> Picture:
+def read_image(path: Path, note: Note, max_pixels: int | None = None) -> Picture:
     """Decodes an image to RGB, upright; colour profiles are ignored.
 
     Args:
       path: of the file.
       note: takes what is doubtful about it.
+      max_pixels: see ``images.decode``.
 
     Raises:
       UserError: if it cannot be read.
@@ -54,34 +56,43 @@ def read_image(path: Path, note: Note) -> Picture:
         image = ImageOps.exif_transpose(image)
         return Picture(_to_rgb(image, path, note), orientation, stored)
 
-    return _open(path, decode)
+    return images.opened(path, decode, max_pixels)
 
 
-def read_mask(path: Path, note: Note, *, invert: bool = False) -> np.ndarray:
+def read_mask(
+    path: Path,
+    note: Note,
+    *,
+    invert: bool = False,
+    foreground: str = "",
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """Decodes a mask of whatever kind to uint8 ``[height, width]``, 0 or 255.
 
-    Colours become grey; values above half of the range are foreground. A mask of zeros
-    and ones is scaled.
+    Of two values the foreground is what differs from the background: of greys the
+    brighter, of colours what is not black, or not white where there is no black. Of
+    more values, nearly all black or white (as JPEG and smoothing make them), the
+    brighter half is. Any others need ``foreground``. A picture of one colour whose
+    transparency varies is a mask by its transparency.
 
     Args:
       path: of the file.
       note: takes what is doubtful about it.
-      invert: whether dark is foreground.
+      invert: whether the background is foreground, and the reverse.
+      foreground: "nonzero" for all but black, "bright" for the brighter half, or values
+        or colours, such as "1,2" or "#ff0000"; empty for the rule above.
+      max_pixels: see ``images.decode``.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if it cannot be read, or has more values than two.
     """
-    grey = _open(path, lambda image: _to_grey(image, path, note))
-    if grey.max(initial=0) == 1:
-        note(f"{path}: its values are 0 and 1, scaled to 0 and 255")
-        grey = grey * 255
-    between = np.mean((grey >= _BETWEEN[0]) & (grey <= _BETWEEN[1]))
-    if between > _MOST_BETWEEN:
-        note(
-            f"{path}: {between:.0%} of its pixels are neither black nor white; cut at "
-            "127.5"
-        )
-    inside = (grey > 127.5) != invert
+    layers = images.opened(path, _layers, max_pixels)
+    values = _one_layer(layers, path, note)
+    if foreground:
+        inside = _chosen(values, foreground, path)
+    else:
+        inside = _two_values(values, path, note)
+    inside = inside != invert
     if inside.mean() > _MOSTLY:
         advice = "unset" if invert else "set"
         note(
@@ -89,6 +100,139 @@ def read_mask(path: Path, note: Note, *, invert: bool = False) -> np.ndarray:
             f"{advice} invert_masks"
         )
     return np.where(inside, 255, 0).astype(np.uint8)
+
+
+def check_foreground(foreground: str) -> None:
+    """Checks an option of that name.
+
+    Raises:
+      UserError: if it is neither a rule nor values or colours.
+    """
+    if foreground and foreground not in _NAMED:
+        for part in foreground.split(","):
+            _value(part)
+
+
+def _layers(image: Any) -> np.ndarray:
+    """Returns a mask's values ``[height, width, layers]``: grey or RGB, then alpha."""
+    if image.mode.startswith(("I", "F")):
+        return (
+            images.to_eight_bits(image)[0][..., None]
+            if _is_deep(image)
+            else _raw(image)
+        )
+    if image.mode == "1":
+        return np.asarray(image.convert("L"))[..., None]
+    if image.mode == "P" or image.mode == "PA":
+        clear = image.has_transparency_data
+        image = image.convert("RGBA" if clear else "RGB")
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    values = np.asarray(image)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _is_deep(image: Any) -> bool:
+    return int(np.asarray(image).max(initial=0)) > 255
+
+
+def _raw(image: Any) -> np.ndarray:
+    """Returns labels that are stored in more bits than they need."""
+    images.to_eight_bits(image)  # refuses floats and negative numbers
+    return np.asarray(image).astype(np.uint8)[..., None]
+
+
+def _one_layer(layers: np.ndarray, path: Path, note: Note) -> np.ndarray:
+    """Returns grey ``[h, w]`` or colours ``[h, w, 3]``, or the transparency."""
+    if layers.shape[-1] in (2, 4):
+        colours, alpha = layers[..., :-1], layers[..., -1]
+        if alpha.min() != alpha.max():
+            if (colours == colours[0, 0]).all():
+                note(f"{path}: it is of one colour; its transparency is the mask")
+                return alpha
+            note(f"{path}: its transparency is dropped, its colours are the mask")
+        layers = colours
+    if layers.shape[-1] == 3 and not (layers == layers[..., :1]).all():
+        return layers
+    return layers[..., 0]
+
+
+def _two_values(values: np.ndarray, path: Path, note: Note) -> np.ndarray:
+    """Returns where a mask differs from its background."""
+    flat = values.reshape(-1, 1 if values.ndim == 2 else 3)
+    found = np.unique(flat, axis=0)
+    if len(found) == 1:
+        shade = found[0]
+        if not shade.any() or (shade == 255).all():
+            return np.full(values.shape[:2], bool(shade.any()))
+    if len(found) == 2:
+        ground = _background(found, path, note)
+        if values.ndim == 2 and found.max() == 1:
+            note(f"{path}: its values are 0 and 1, scaled to 0 and 255")
+        return (values != ground).reshape(*values.shape[:2], -1).any(-1)
+    if values.ndim == 2 and len(found) > 2:
+        between = float(np.mean((values > _DARK) & (values < _BRIGHT)))
+        ends = values.min() <= _DARK and values.max() >= _BRIGHT
+        if between <= _MOST_BETWEEN and ends:
+            return values > 127
+    shown = ", ".join(_shown(value) for value in found[:6])
+    more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+    raise UserError(
+        f"{path} has the values {shown}{more}, expected two, foreground and "
+        "background. Name the foreground: foreground='nonzero', 'bright', or values "
+        "or colours such as '1,2' or '#ff0000'."
+    )
+
+
+def _background(found: np.ndarray, path: Path, note: Note) -> np.ndarray:
+    if found.shape[1] == 1:
+        return found[0, 0]  # the darker
+    for extreme in (0, 255):
+        if (place := np.flatnonzero((found == extreme).all(-1))).size:
+            return found[place[0]]
+    darker = int(np.argmin(found.sum(-1)))
+    note(
+        f"{path}: neither of its colours {_shown(found[0])} and {_shown(found[1])} is "
+        f"black or white; {_shown(found[1 - darker])} is taken for foreground"
+    )
+    return found[darker]
+
+
+def _chosen(values: np.ndarray, foreground: str, path: Path) -> np.ndarray:
+    """Returns where a mask has the values that an option names."""
+    colours = values.ndim == 3
+    if foreground == "nonzero":
+        return values.any(-1) if colours else values > 0
+    if foreground == "bright":
+        return (values.max(-1) if colours else values) > 127
+    inside = np.zeros(values.shape[:2], bool)
+    for part in foreground.split(","):
+        value = _value(part)
+        if len(value) == 1 or not colours:
+            grey = values if not colours else np.full(values.shape[:2], -1)
+            inside |= np.isin(grey, value) & (len(set(value)) == 1)
+        else:
+            inside |= (values == np.array(value)).all(-1)
+    return inside
+
+
+def _value(text: str) -> tuple[int, ...]:
+    text = text.strip()
+    try:
+        if text.startswith("#") and len(text) == 7:
+            return tuple(bytes.fromhex(text[1:]))
+        if 0 <= int(text) <= 255:
+            return (int(text),)
+    except ValueError:
+        pass
+    raise UserError(
+        f"foreground is {text!r}, expected 'nonzero', 'bright', or values from 0 to "
+        "255 and colours, such as '1,2' or '#ff0000'."
+    )
+
+
+def _shown(value: np.ndarray) -> str:
+    return str(int(value[0])) if len(value) == 1 else f"#{bytes(value.tolist()).hex()}"
 
 
 def fit_mask(
@@ -139,24 +283,12 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _open(path: Path, decode: Callable[[Any], Any]) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return decode(image)
-    except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
-        size = f"it has {path.stat().st_size:,} bytes" if path.exists() else "not found"
-        raise UserError(
-            f"{path} cannot be read as an image: {error} ({size}). Replace "
-            "or remove it."
-        ) from error
-
-
 def _to_rgb(image: Any, path: Path, note: Note) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
-        grey = _deep_to_byte(image, path, note)
+        grey, bits = images.to_eight_bits(image)
+        if bits < 16:
+            top = int(np.asarray(image).max(initial=0))
+            note(f"{path}: read as {bits} bits of grey: its values are at most {top}")
         return np.repeat(grey[..., None], 3, axis=-1)
     if "A" in image.mode or image.mode == "PA":
         alpha = np.asarray(image.getchannel("A"))
@@ -167,32 +299,6 @@ def _to_rgb(image: Any, path: Path, note: Note) -> np.ndarray:
     if image.mode == "LA":
         image = image.getchannel("L")
     return np.array(image.convert("RGB"))
-
-
-def _to_grey(image: Any, path: Path, note: Note) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        return _deep_to_byte(image, path, note)
-    if image.mode in ("RGBA", "LA"):
-        return np.array(image.convert("RGBA").convert("RGB").convert("L"))
-    if image.mode == "1":
-        return np.array(image.convert("L"))
-    return np.array((image.convert("RGB") if image.mode == "P" else image).convert("L"))
-
-
-def _deep_to_byte(image: Any, path: Path, note: Note) -> np.ndarray:
-    """Scales grey of 16 bits to 8, rounding."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, whose range is unknown")
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65_535:
-        raise ValueError("its pixels have more than 16 bits")
-    if values.max() <= 1:
-        return values.astype(np.uint8)
-    top = 65_535
-    if values.max() < _TWELVE_BITS:
-        top = int(values.max())
-        note(f"{path}: 16 bits, of which at most {top} is used; scaled by that")
-    return np.round(values * (255 / top)).astype(np.uint8)
 
 
 def _turn(mask: np.ndarray, orientation: int) -> np.ndarray:

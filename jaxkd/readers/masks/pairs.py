@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxkd.core.errors import UserError
+from jaxkd.readers import listing
 from jaxkd.readers.images import SUFFIXES
 
 LAYOUTS = (("images", "labels"), ("images", "masks"), ("Tp", "Gt"))
@@ -35,11 +36,13 @@ class Pair(NamedTuple):
     mask: Path | None
 
 
-def find(place: Path) -> list[Pair]:
+def find(place: Path, endings: Sequence[str] = ENDINGS) -> list[Pair]:
     """Lists the pairs of a folder or of a list.
 
     Args:
       place: a folder in one of the layouts above, or a ``.json`` or ``.csv`` file.
+      endings: of names, left out when masks are matched with images, such as
+        ``("_edgemask", "-mask")``, or COVERAGE's ``("t", "forged")``.
 
     Raises:
       UserError: naming every file that has no partner, at once.
@@ -52,7 +55,7 @@ def find(place: Path) -> list[Pair]:
     layout = next((p for p in found if (place / p[1]).is_dir()), None)
     pairs = []
     if layout is not None:
-        pairs = _matched(place / layout[0], place / layout[1])
+        pairs = _matched(place / layout[0], place / layout[1], endings)
     elif found:
         masks = " or ".join(f"{place / mask}" for image, mask in found)
         raise UserError(
@@ -74,7 +77,7 @@ _WANTED = (
 
 
 def _images(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    files = [folder / name for name in listing.entries(folder)]
     strange = [p.name for p in files if p.suffix.lower() not in SUFFIXES]
     if strange:
         raise UserError(
@@ -86,14 +89,14 @@ def _images(folder: Path) -> list[Path]:
     return files
 
 
-def _matched(images: Path, masks: Path) -> list[Pair]:
+def _matched(images: Path, masks: Path, endings: Sequence[str]) -> list[Pair]:
     by_stem: dict[str, list[Path]] = {}
     for path in _images(masks):
-        by_stem.setdefault(_stem(path), []).append(path)
+        by_stem.setdefault(_stem(path, endings), []).append(path)
     pairs, alone = [], []
     used: dict[str, Path] = {}
     for path in _images(images):
-        stem = path.stem if path.stem in by_stem else _stem(path)
+        stem = path.stem if path.stem in by_stem else _stem(path, endings)
         if stem in used:
             raise UserError(
                 f"{path} and {used[stem]} would share a mask: their names differ only "
@@ -116,15 +119,15 @@ def _matched(images: Path, masks: Path) -> list[Pair]:
         raise UserError(
             f"{len(alone)} images have no mask ({_some(alone)}) and {len(spare)} masks "
             f"no image ({_some(spare)}). Expected equal names, up to extension and the "
-            f"endings {' and '.join(ENDINGS)}. Authentic images belong into authentic/ "
-            "or into a list that says so."
+            f"endings {' and '.join(endings)} (mask_endings). Authentic images "
+            "belong into authentic/ or into a list that says so."
         )
     return pairs
 
 
-def _stem(path: Path) -> str:
-    for ending in ENDINGS:
-        if path.stem.lower().endswith(ending):
+def _stem(path: Path, endings: Sequence[str]) -> str:
+    for ending in sorted(endings, key=len, reverse=True):
+        if path.stem.lower().endswith(ending.lower()) and len(path.stem) > len(ending):
             return path.stem[: -len(ending)]
     return path.stem
 
