@@ -160,6 +160,97 @@ def check_labels(labels: np.ndarray, num_classes: int, origin: str) -> np.ndarra
     return labels.astype(np.int32)
 
 
+def check_layout(shape: tuple[int, ...], origin: str) -> None:
+    """Raises UserError for images that are evidently channels-first.
+
+    Args:
+      shape: of all images, ``[n, h, w, c]``; others are not looked at.
+      origin: where they come from, for the error message.
+    """
+    few = (1, 3, 4)
+    evident = len(shape) == 4 and shape[1] in few and shape[3] not in few
+    if evident and min(shape[2:]) > 4:
+        raise UserError(
+            f"{origin} are {shape}, which would be images of {shape[1]} x {shape[2]} "
+            f"pixels with {shape[3]} channels, expected (examples, height, width, "
+            "channels). Channels come last: images.transpose(0, 2, 3, 1)."
+        )
+
+
+def to_bytes(
+    images: np.ndarray, value_range: tuple[float, float] | None, origin: str
+) -> np.ndarray:
+    """Returns images as uint8, the range of their values as 0 to 255.
+
+    Args:
+      images: uint8, or of any other real dtype with a range.
+      value_range: which values are black and white; that of uint8 is (0, 255) if not
+        given.
+      origin: where they come from, for the error message.
+
+    Raises:
+      UserError: if they need a range and have none, or values lie outside of it, or
+        take up next to nothing of it.
+    """
+    if value_range is None and images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "iuf" or images.size == 0:
+        raise UserError(
+            f"{origin} are {images.dtype} {images.shape}, expected uint8, or real "
+            "numbers with value_range."
+        )
+    low, high = float(images.min()), float(images.max())
+    seen = f"{origin} are {images.dtype} from {low:g} to {high:g}"
+    if value_range is None:
+        raise UserError(
+            f"{seen}, expected uint8, or the values of black and white: "
+            "value_range=(0.0, 1.0), say, or (0, 65535)."
+        )
+    black, white = map(float, value_range)
+    if not (black < white and black <= low and high <= white):  # also for NaN
+        raise UserError(
+            f"{seen}, expected values within value_range=({black:g}, {white:g}), black "
+            "below white."
+        )
+    if (high - low) * 32 < white - black:
+        raise UserError(
+            f"{seen}, which is next to nothing of value_range=({black:g}, {white:g}): "
+            "fewer than 8 of 256 shades would be left. Give the range that they have."
+        )
+    scaled = (images.astype(np.float64) - black) * (255 / (white - black))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def count_classes(labels: np.ndarray, most: int, origin: str) -> int:
+    """Counts the classes of labels from 0 on, each of which must have an example.
+
+    Args:
+      labels: integers ``[n]``.
+      most: largest number of classes that is plausible.
+      origin: where they come from, for the error message.
+
+    Raises:
+      UserError: if a label is no integer in range, or a class has no example.
+    """
+    present = np.unique(check_labels(labels, most, origin))
+    if not present.size:
+        raise UserError(f"{origin} are empty, expected at least one label.")
+    first, last = int(present[0]), int(present[-1])
+    if len(present) == last + 1:
+        return last + 1
+    absent = np.setdiff1d(np.arange(last), present)
+    shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+    remedy = "Number them: labels = np.unique(labels, return_inverse=True)[1]"
+    if first == 1 and len(present) == last:
+        remedy = "They start at 1: subtract 1"
+    raise UserError(
+        f"{origin} have {len(present)} different values from {first} to {last}, which "
+        f"would be {last + 1} classes, of which {shown} "
+        f"{'have' if len(absent) > 1 else 'has'} no example. {remedy}; or give "
+        f"classes={last + 1}, if there are so many."
+    )
+
+
 def statistics(
     images: np.ndarray, origin: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:

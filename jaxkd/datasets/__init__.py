@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxkd.core import lookup
-from jaxkd.core.source import Dataset
+from jaxkd.core.source import Dataset, check_layout
 
 
 def load(name: str, /, **options: Any) -> Dataset:
@@ -16,7 +16,10 @@ def load(name: str, /, **options: Any) -> Dataset:
       UserError: if there is no such data set, or it has no such option; the message
         lists those that there are.
     """
-    return lookup.call(find(name), options, what=f"data set {name!r}")
+    dataset = lookup.call(find(name), options, what=f"data set {name!r}")
+    if lookup.is_own_code(name):
+        check_layout((0, *dataset.info.image_shape), f"The images of {name!r}")
+    return dataset
 
 
 def find(name: str) -> Callable[..., Dataset]:

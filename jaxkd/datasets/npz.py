@@ -11,7 +11,16 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.core.source import ArraySource, Dataset, Info, check_labels, statistics
+from jaxkd.core.source import (
+    ArraySource,
+    Dataset,
+    Info,
+    check_labels,
+    check_layout,
+    count_classes,
+    statistics,
+    to_bytes,
+)
 
 MAX_CLASSES = 1_000_000
 # TypeError: a file that holds a single array.
@@ -23,15 +32,20 @@ def load(
     classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
     test_split: str = "test",
+    value_range: tuple[float, float] | None = None,
 ) -> Dataset:
     """Reads the file; nothing in it is executed.
 
     Args:
-      path: of the file. Images are uint8 ``[n, h, w, c]`` or ``[n, h, w]``, labels
-        integers ``[n]`` or ``[n, 1]``.
-      classes: number of classes; the largest training label plus one if not given.
+      path: of the file. Images are ``[n, h, w, c]`` or ``[n, h, w]``, labels integers
+        ``[n]`` or ``[n, 1]``.
+      classes: number of classes; the largest training label plus one if not given, and
+        then each class must have a training example.
       class_names: one per class; the numbers if not given.
       test_split: arrays to evaluate on, such as ``"val"`` for ``val_images``.
+      value_range: the values of black and white; needed unless images are uint8, such
+        as ``(0.0, 1.0)`` for floats or ``(0, 65535)`` for uint16. They are rounded to
+        the 256 shades between.
 
     Raises:
       UserError: if the file or an array is missing or not of this form.
@@ -39,10 +53,9 @@ def load(
     arrays = _read(Path(path).expanduser(), ("train", test_split))
     if classes is None:
         labels = arrays["train_labels"].reshape(-1)
-        checked = check_labels(labels, MAX_CLASSES, f"{path}: train_labels")
-        classes = int(checked.max(initial=0)) + 1
+        classes = count_classes(labels, MAX_CLASSES, f"{path}: train_labels")
     train, test = (
-        _source(arrays, split, classes, f"{path}: {split}_")
+        _source(arrays, split, classes, value_range, f"{path}: {split}_")
         for split in ("train", test_split)
     )
     shape = train.arrays["image"].shape[1:]
@@ -79,18 +92,22 @@ def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
     )
 
 
-def _source(arrays, split: str, classes: int, origin: str) -> ArraySource:
+def _source(
+    arrays, split: str, classes: int, value_range: tuple | None, origin: str
+) -> ArraySource:
     images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    if images.ndim not in (3, 4):
         raise UserError(
-            f"{origin}images are {images.dtype} {images.shape}, expected uint8 "
-            "(examples, height, width, channels) or (examples, height, width)."
+            f"{origin}images are {images.dtype} {images.shape}, expected (examples, "
+            "height, width, channels) or (examples, height, width)."
         )
+    check_layout(images.shape, f"{origin}images")
     if labels.shape not in ((len(images),), (len(images), 1)) or not len(images):
         raise UserError(
             f"{origin}labels are {labels.shape}, expected one per image; images are "
             f"{images.shape}."
         )
+    images = to_bytes(images, value_range, f"{origin}images")
     images = images if images.ndim == 4 else images[..., None]
     labels = check_labels(labels.reshape(-1), classes, f"{origin}labels")
     return ArraySource({"image": images, "label": labels})

@@ -4,7 +4,10 @@ Logit losses take logits ``[..., classes]`` and return one value per example,
 ``[...]``; their mean over the batch is the published loss. They compute in at least
 float32, never differentiate the teacher's side, and accept ``where``, a boolean
 ``[...]``: rows where it is False give exactly zero and no gradient, whatever they
-hold, and the caller divides by the number of rows they want to count.
+hold, and the caller divides by the number of rows they want to count. Labels are from
+0 to ``classes - 1``: a row of any other is NaN, in value and gradient, so that a check
+for finite losses sees it. Rows without a label, such as those marked 255 or -1, are
+left out by ``where=labels < 255``.
 
 Feature losses take the features of one layer, ``[batch, height, width, channels]``,
 already mapped to the teacher's channels where that is needed, and return ``[batch]``.
@@ -19,9 +22,11 @@ Frame losses (``teacher_divergence``, ``audio_visual_correlation``,
 ``correlation_distillation``) return one value per frame; ``correlation_contrastive``
 reduces the time axis and returns ``[batch]``.
 
-Plain cross-entropy is ``optax.softmax_cross_entropy_with_integer_labels``.
+Plain cross-entropy is ``cross_entropy``: optax's, but for negative labels, which optax
+counts from the last class, and for ``where``.
 """
 
+from jaxkd.losses._masked import reject_labels
 from jaxkd.losses.branches import branch_divergence, relative_error
 from jaxkd.losses.class_maps import (
     attention_plus,
@@ -72,6 +77,7 @@ from jaxkd.losses.label_graph import (
 from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
+    cross_entropy,
     dkd,
     kd,
     masked_correlation,
@@ -169,6 +175,7 @@ __all__ = (
     "crd",
     "crd_normalizer",
     "crd_update",
+    "cross_entropy",
     "darkrank",
     "dino",
     "distance_weighted_triplet",
@@ -217,6 +224,7 @@ __all__ = (
     "pyramid_distance",
     "queue_init",
     "queue_update",
+    "reject_labels",
     "relation_contrast",
     "relation_nce",
     "relation_normalizer",

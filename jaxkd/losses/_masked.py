@@ -56,6 +56,29 @@ def teacher_side(logits, where=None) -> jax.Array:
     return jax.lax.stop_gradient(student_side(logits, where))
 
 
+def label_side(labels, where=None) -> jax.Array:
+    """Prepares labels: 0 in the rows left out, whatever number stands there."""
+    labels = jnp.asarray(labels)
+    return labels if where is None else jnp.where(jnp.asarray(where), labels, 0)
+
+
+def reject_labels(loss: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+    """Makes rows NaN whose label is none of the classes, and their gradient too.
+
+    Values are unknown inside ``jit``, so that nothing can be raised; but a loss that is
+    not finite stops a run, and one of a class that is not there would not.
+
+    Args:
+      loss: ``[...]`` or ``[..., classes]``.
+      labels: ``[...]``; 0 where another mask leaves a row out later, since the gradient
+        of what is NaN stays NaN however it is masked afterwards.
+      num_classes: labels are from 0 to ``num_classes - 1``.
+    """
+    known = (labels >= 0) & (labels <= num_classes - 1)
+    factor = jnp.where(known, 1, jnp.nan).astype(loss.dtype)
+    return loss * factor.reshape(factor.shape + (1,) * (loss.ndim - factor.ndim))
+
+
 def drop_rows(loss: jax.Array, where=None) -> jax.Array:
     """Sets the rows left out to exactly zero."""
     return loss if where is None else jnp.where(where, loss, 0)

@@ -8,18 +8,20 @@ the conventions shared by all losses.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxkd.losses._masked import (
     Scalar,
     check_shapes,
     drop_rows,
     kl_divergence,
+    label_side,
     one_hot,
     pick,
+    reject_labels,
     student_side,
     teacher_side,
 )
+from jaxkd.losses.logit import cross_entropy
 
 
 def swap_labels(teacher_logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -46,7 +48,8 @@ def swap_labels(teacher_logits: jax.Array, labels: jax.Array) -> jax.Array:
     label = one_hot(labels, classes)
     top = one_hot(jnp.argmax(teacher, axis=-1), classes)
     swapped = jnp.where(top, pick(teacher, label)[..., None], teacher)
-    return jnp.where(label, jnp.max(teacher, axis=-1, keepdims=True), swapped)
+    swapped = jnp.where(label, jnp.max(teacher, axis=-1, keepdims=True), swapped)
+    return reject_labels(swapped, jnp.asarray(labels), classes)
 
 
 def review_correct(
@@ -79,9 +82,11 @@ def review_correct(
     check_shapes(student_logits, labels=labels, where=where)
     student = student_side(student_logits, where)
     target = jax.lax.stop_gradient(student)
-    label = one_hot(labels, student.shape[-1])
+    labels, classes = label_side(labels, where), student.shape[-1]
+    label = one_hot(labels, classes)
     target = target + jnp.where(label, jnp.max(target, axis=-1, keepdims=True), 0)
     divergence = kl_divergence(target / temperature, student / temperature)
+    divergence = reject_labels(divergence, labels, classes)
     return temperature**2 * drop_rows(divergence, where)
 
 
@@ -109,7 +114,8 @@ def revise_labels(
     p = jax.nn.softmax(teacher_side(teacher_logits))
     label = one_hot(labels, p.shape[-1])
     share = eta / (jnp.max(p, axis=-1) - pick(p, label) + 1)[..., None]
-    return share * p + (1 - share) * label
+    revised = share * p + (1 - share) * label
+    return reject_labels(revised, jnp.asarray(labels), p.shape[-1])
 
 
 def label_revision(
@@ -153,14 +159,15 @@ def label_revision(
     student = student_side(student_logits, where)
     teacher = teacher_side(teacher_logits, where)
     kept = jnp.ones(student.shape[:-1], bool) if where is None else jnp.asarray(where)
+    labels = label_side(labels, where)
     right = jnp.argmax(teacher, axis=-1) == labels
 
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(student, labels)
+    ce = cross_entropy(student, labels)
     match = jnp.mean((student - teacher) ** 2, axis=-1)
     revised = revise_labels(teacher, labels, eta=eta)
     revision = jnp.mean((jax.nn.softmax(student) - revised) ** 2, axis=-1)
     return _scaled_to_mean(
-        cross_entropy + match_weight * match, right & kept, kept
+        ce + match_weight * match, right & kept, kept
     ) + _scaled_to_mean(revision, ~right & kept, kept)
 
 

@@ -16,7 +16,7 @@ Targets are never differentiated. See ``jaxkd.losses`` for the shared convention
 import jax
 import jax.numpy as jnp
 
-from jaxkd.losses._masked import Scalar, drop_rows
+from jaxkd.losses._masked import Scalar, drop_rows, label_side, reject_labels
 from jaxkd.losses.numerics import at_least_float32, unit
 
 KINDS = ("jeffreys_mean", "js")
@@ -148,7 +148,7 @@ def correlation_contrastive(
     Args:
       correlation: of the student's embeddings, ``[batch, time]``.
       target: one minus the teachers' divergence, likewise; not differentiated.
-      labels: ``[batch]``, 1 for fake and 0 for real.
+      labels: ``[batch]``, 1 for fake and 0 for real; others make their row NaN.
       margin: distance from which fakes cost nothing.
       where: ``[batch, time]``, False for frames to leave out; None keeps all. A clip
         without frames gives exactly 0.
@@ -183,7 +183,8 @@ def correlation_contrastive(
     fake = at_least_float32(labels)
     close = (1 - fake) * distance**2
     far = fake * jnp.maximum(margin - distance, 0) ** 2
-    return drop_rows(close + far, kept)
+    loss = reject_labels(close + far, label_side(labels, kept), 2)
+    return drop_rows(loss, kept)
 
 
 def _as_target(target) -> jax.Array:

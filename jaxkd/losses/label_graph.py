@@ -303,7 +303,8 @@ def level_losses(
 
     Args:
       logits: ``[batch, nodes]``.
-      labels: ``[batch, nodes]`` in [0, 1]; 2 where unknown.
+      labels: ``[batch, nodes]`` in [0, 1]; 2 where unknown. Others make their level
+        NaN.
       graph: the consistent vectors and levels.
       kind: ``"bce"`` or ``"fidelity"``.
       where: ``[batch, nodes]`` or ``[batch]``, False for labels to leave out.
@@ -366,6 +367,10 @@ def level_losses_of_marginals(
     if where is not None:
         where = jnp.asarray(where)
         known &= where[:, None] if where.ndim == 1 else where
+    # Neither off, nor on, nor unknown: whose loss nobody knows either.
+    strange = (labels < 0) | ((labels > 1) & (labels != UNKNOWN))
+    if where is not None:
+        strange &= where[:, None] if where.ndim == 1 else where
     labels = jnp.where(known, labels, 0)
     if kind == "bce":
         loss = -labels * log_p - (1 - labels) * log_not_p
@@ -373,7 +378,8 @@ def level_losses_of_marginals(
         on = jnp.sqrt(jnp.exp(log_p) * labels + FIDELITY_EPSILON)
         off = jnp.sqrt(jnp.exp(log_not_p) * (1 - labels) + FIDELITY_EPSILON)
         loss = 1 - on - off
-    total = jnp.sum(jnp.where(known, loss, 0), axis=0)
+    loss = jnp.where(known | strange, loss, 0) * jnp.where(strange, jnp.nan, 1)
+    total = jnp.sum(loss, axis=0)
     counts = jnp.sum(known, axis=0) if mean == "known" else labels.shape[0]
     per_node = total / jnp.maximum(counts, 1)
     return jnp.stack([per_node[np.array(level)].mean() for level in levels])

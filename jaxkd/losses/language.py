@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkd.losses._masked import reject_labels
+
 
 def chunked_cross_entropy(
     hidden: jax.Array, table: jax.Array, targets: jax.Array, *, chunks: int = 1
@@ -23,7 +25,7 @@ def chunked_cross_entropy(
     Args:
       hidden: ``[..., width]``.
       table: embedding table, tied to the output, ``[vocabulary, width]``.
-      targets: integers ``[...]``.
+      targets: integers ``[...]``; one that is no row of the table gives NaN.
       chunks: parts of the vocabulary; 1 for all at once.
 
     Returns:
@@ -52,7 +54,8 @@ def chunked_cross_entropy(
 
     start = jnp.full(targets.shape, -jnp.inf, jnp.float32)
     total, _ = jax.lax.scan(add, start, jnp.arange(chunks))
-    return total - _dot("...d,...d->...", hidden, table[targets])
+    loss = total - _dot("...d,...d->...", hidden, table[targets])
+    return reject_labels(loss, targets, len(table))
 
 
 def _dot(equation: str, hidden: jax.Array, table: jax.Array) -> jax.Array:

@@ -27,7 +27,8 @@ def structure_loss(
 
     Args:
       logits: ``[batch, height, width]``.
-      masks: in [0, 1], of the same shape; soft values are used as they are.
+      masks: in [0, 1], of the same shape; soft values are used as they are, and others
+        make their image NaN.
       official: whether the cross entropy is unweighted; see above.
 
     Returns:
@@ -121,4 +122,7 @@ def _prepare(logits, masks) -> tuple[jax.Array, jax.Array]:
             "[batch, height, width]. Drop an axis of one channel."
         )
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    return logits.astype(dtype), jax.lax.stop_gradient(masks.astype(dtype))
+    masks = jax.lax.stop_gradient(masks.astype(dtype))
+    # A mask of 0 and 255 has a loss without bounds; resized ones are off by rounding.
+    in_range = jnp.abs(masks - 0.5) <= 0.501
+    return logits.astype(dtype), jnp.where(in_range, masks, jnp.nan)

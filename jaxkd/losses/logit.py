@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxkd.losses._masked import (
     Scalar,
@@ -17,8 +18,10 @@ from jaxkd.losses._masked import (
     check_shapes,
     drop_rows,
     kl_divergence,
+    label_side,
     one_hot,
     pick,
+    reject_labels,
     student_side,
     teacher_side,
     weighted_sum,
@@ -59,6 +62,48 @@ def kd(
         student_side(student_logits, where) / temperature,
     )
     return temperature**2 * drop_rows(divergence, where)
+
+
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Computes the cross entropy with integer labels.
+
+    ``-sum_c y_c log softmax(z)_c`` with ``y = (1 - e) onehot(label) + e / classes`` and
+    ``e`` the smoothing. A label that is none of the classes makes its row NaN, also a
+    negative one, which optax takes for the last class but so many.
+
+    Args:
+      logits: ``[..., classes]``.
+      labels: integers ``[...]``.
+      label_smoothing: probability mass spread evenly over all classes, from 0 to 1.
+      where: ``[...]``, False for rows to leave out, such as the pixels of a map that
+        nobody labelled.
+
+    Returns:
+      ``[...]``, at least float32.
+
+    Raises:
+      ValueError: if shapes do not fit.
+
+    >>> import jax.numpy as jnp
+    >>> labels = jnp.array([1, 255])
+    >>> loss = cross_entropy(jnp.zeros((2, 4)), labels, where=labels < 255)
+    >>> [round(float(x), 4) for x in loss]
+    [1.3863, 0.0]
+    """
+    check_shapes(logits, labels=labels, where=where)
+    z, labels = student_side(logits, where), label_side(labels, where)
+    if isinstance(label_smoothing, int | float) and label_smoothing == 0:
+        loss = optax.softmax_cross_entropy_with_integer_labels(z, labels)
+    else:
+        hot = one_hot(labels, z.shape[-1]).astype(z.dtype)
+        loss = optax.softmax_cross_entropy(z, optax.smooth_labels(hot, label_smoothing))
+    return drop_rows(reject_labels(loss, labels, z.shape[-1]), where)
 
 
 def dkd(
@@ -133,10 +178,12 @@ def target_class_kd(
     check_shapes(student_logits, teacher_logits, labels, where)
     student = student_side(student_logits, where) / temperature
     teacher = teacher_side(teacher_logits, where) / temperature
-    label = one_hot(labels, student.shape[-1])
+    labels, classes = label_side(labels, where), student.shape[-1]
+    label = one_hot(labels, classes)
     divergence = kl_divergence(
         binary_split(teacher, label), binary_split(student, label)
     )
+    divergence = reject_labels(divergence, labels, classes)
     return temperature**2 * drop_rows(divergence, where)
 
 
@@ -268,12 +315,13 @@ def sample_confidence(
     check_shapes(student_logits, teacher_logits, labels, where)
     student = student_side(student_logits, where) / temperature
     teacher = teacher_side(teacher_logits, where) / temperature
-    classes = student.shape[-1]
+    labels, classes = label_side(labels, where), student.shape[-1]
     top = one_hot(jnp.argmax(teacher, axis=-1), classes)
     divergence = kl_divergence(
         binary_split(teacher, top),
         binary_split(student, one_hot(labels, classes)),
     )
+    divergence = reject_labels(divergence, labels, classes)
     return temperature**2 * drop_rows(divergence, where)
 
 
@@ -323,11 +371,13 @@ def masked_correlation(
             "it DKD's non-target part, is 0 throughout. Use kd, or alpha alone.",
             stacklevel=2,
         )
+    labels = label_side(labels, where)
     divergence = kl_divergence(
         teacher / temperature,
         student / temperature,
         keep=~_masked_classes(teacher, labels, mask),
     )
+    divergence = reject_labels(divergence, labels, student.shape[-1])
     return temperature**2 * drop_rows(divergence, where)
 
 

@@ -7,9 +7,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxkd.losses._masked import one_hot
+from jaxkd.losses.logit import cross_entropy
 from jaxkd.losses.numerics import at_least_float32, einsum, flat_rows, unit
 
 
@@ -26,7 +26,7 @@ def arcface(
 
     Args:
       cosines: ``[batch, classes]``, between embeddings and the classes' directions.
-      labels: integers ``[batch]``.
+      labels: integers ``[batch]``; one that is no class makes its row NaN.
       margin: in radians, from 0 (a scaled softmax) to below pi / 2.
       scale: positive.
 
@@ -53,7 +53,7 @@ def arcface(
     moved = c * math.cos(margin) - sine * math.sin(margin)
     moved = jnp.where(c > -math.cos(margin), moved, beyond)
     logits = scale * jnp.where(one_hot(labels, c.shape[-1]), moved, c)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return cross_entropy(logits, labels)
 
 
 def distance_weighted_triplet(

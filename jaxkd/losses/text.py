@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.losses._masked import one_hot
+from jaxkd.losses.logit import cross_entropy
 from jaxkd.losses.numerics import at_least_float32, unit
 
 _FLOOR = -10.0
@@ -353,7 +354,7 @@ def character_cross_entropy(
 
     Args:
       logits: ``[batch, slots, classes]``.
-      labels: integers ``[batch, slots]``.
+      labels: integers ``[batch, slots]``; a valid one that is no class gives NaN.
       valid: boolean ``[batch, slots]``.
 
     Returns:
@@ -366,7 +367,6 @@ def character_cross_entropy(
     >>> round(float(loss[0]), 4)
     1.3863
     """
-    log_q = jax.nn.log_softmax(at_least_float32(logits))
-    each = -jnp.take_along_axis(log_q, labels[..., None], axis=-1)[..., 0]
-    total = jnp.sum(jnp.where(valid, each, 0), axis=-1)
+    each = cross_entropy(logits, labels, where=valid)
+    total = jnp.sum(each, axis=-1)
     return total / jnp.maximum(jnp.sum(valid, axis=-1), 1)

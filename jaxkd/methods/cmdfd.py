@@ -17,7 +17,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
@@ -123,7 +122,7 @@ def _terms(
     def detection(inputs: LossInputs) -> jax.Array:
         logits, present = inputs.outputs["frame_logits"], inputs.batch["present"]
         labels = jnp.broadcast_to(inputs.batch["label"][:, None], present.shape)
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        each = losses.cross_entropy(logits, labels)
         return _frame_mean(each, present)
 
     def target(inputs: LossInputs) -> tuple[jax.Array, jax.Array]:

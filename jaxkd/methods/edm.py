@@ -17,6 +17,7 @@ from clu import metrics
 from jax.scipy.special import ndtri
 from jax.tree_util import Partial
 
+from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
     Batch,
@@ -145,7 +146,9 @@ def denoiser(
     """
     labels = None
     if getattr(network, "conditional", False):
+        # All zeros, which one_hot makes of a class that is not there, mean no class.
         labels = jax.nn.one_hot(batch["label"], network.num_classes)
+        labels = losses.reject_labels(labels, batch["label"], network.num_classes)
     apply = functools.partial(_apply, network, train)
     return denoisers.edm(Partial(apply, variables, labels, key), sigma_data)
 

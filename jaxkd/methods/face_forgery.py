@@ -302,10 +302,9 @@ def _single_loss(logits, batch: Batch, head: str, kept: Callable) -> jax.Array:
     if head == "binary":
         fake = batch["label"].astype(logits.dtype)
         loss = optax.sigmoid_binary_cross_entropy(logits[:, 0], fake)
+        loss = losses.reject_labels(loss, jnp.where(where, batch["label"], 0), 2)
     else:
-        loss = optax.softmax_cross_entropy_with_integer_labels(
-            logits, batch["manipulation"]
-        )
+        loss = losses.cross_entropy(logits, batch["manipulation"], where=where)
     return jnp.sum(jnp.where(where, loss, 0)) / jnp.maximum(jnp.sum(where), 1)
 
 

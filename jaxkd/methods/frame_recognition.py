@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from clu import metrics
 
+from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Loss, LossInputs, Method, Score, Spec
 from jaxkd.methods.common import classification
@@ -56,7 +57,9 @@ def make(spec: Spec, *, objective: str = "frames") -> Method:
         if objective == "ctc":
             labels, padding = collapse(batch["units"], known)
             missing = 1.0 - batch["present"].astype(jnp.float32)
-            value = jnp.mean(optax.ctc_loss(logits, missing, labels, padding))
+            value = optax.ctc_loss(logits, missing, labels, padding)
+            largest = jnp.max(labels, axis=1)
+            value = jnp.mean(losses.reject_labels(value, largest, logits.shape[-1]))
         else:
             value = _cross_entropy(logits, batch["units"], known)
         return Loss(value, inputs.model_state, {objective: value, "top1": top1})
@@ -107,7 +110,5 @@ def _right(logits: jax.Array, batch: Batch, shift: int) -> tuple[jax.Array, jax.
 
 
 def _cross_entropy(logits: jax.Array, units: jax.Array, known: jax.Array) -> jax.Array:
-    each = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.where(known[..., None], logits, 0), jnp.maximum(units, 0)
-    )
-    return jnp.sum(jnp.where(known, each, 0)) / jnp.maximum(jnp.sum(known), 1)
+    each = losses.cross_entropy(logits, units, where=known)
+    return jnp.sum(each) / jnp.maximum(jnp.sum(known), 1)

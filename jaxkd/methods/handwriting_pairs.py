@@ -14,7 +14,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from clu import metrics
 
 from jaxkd import losses
@@ -97,7 +96,7 @@ def evaluate(outputs: Mapping[str, Any], batch: Batch) -> Evaluation:
         decided=(logits[:, 1] > logits[:, 0]).astype(jnp.int32),
         label=label,
         mask=batch["mask"],
-        loss=optax.softmax_cross_entropy_with_integer_labels(logits, label),
+        loss=losses.cross_entropy(logits, label),
     )
 
 

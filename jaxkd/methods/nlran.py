@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxkd import losses
 from jaxkd.core.types import (
     EXPLAIN,
     Batch,
@@ -53,11 +53,9 @@ def make(
     weights = jnp.asarray(class_weights or [1.0] * spec.num_classes, jnp.float32)
 
     def loss(inputs: LossInputs):
-        labels = optax.smooth_labels(
-            jnp.eye(spec.num_classes)[inputs.batch["label"]], label_smoothing
-        )
-        each = weights[inputs.batch["label"]]
-        ce = optax.softmax_cross_entropy(inputs.outputs["logits"], labels)
+        logits, labels = inputs.outputs["logits"], inputs.batch["label"]
+        each = weights[labels]
+        ce = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         ce = jnp.sum(each * ce) / jnp.sum(each)
         top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
         return Loss(ce, inputs.model_state, {"ce": ce, "top1": top1})

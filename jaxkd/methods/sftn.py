@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
@@ -105,7 +104,7 @@ def _sum(values: Sequence[jax.Array]) -> jax.Array:
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return jnp.mean(losses.cross_entropy(logits, labels))
 
 
 def _branches(spec: Spec, widths, strides, sides) -> tuple[tuple[str, nn.Module], ...]:

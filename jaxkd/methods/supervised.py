@@ -1,8 +1,8 @@
 """Training on labels alone: teachers, and the baseline of every study."""
 
 import jax.numpy as jnp
-import optax
 
+from jaxkd import losses
 from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification
 
@@ -16,11 +16,11 @@ def make(spec: Spec, *, label_smoothing: float = 0.0) -> Method:
     """
 
     def loss(inputs: LossInputs):
-        labels = optax.smooth_labels(
-            jnp.eye(spec.num_classes)[inputs.batch["label"]], label_smoothing
+        logits, labels = inputs.outputs["logits"], inputs.batch["label"]
+        ce = jnp.mean(
+            losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         )
-        ce = jnp.mean(optax.softmax_cross_entropy(inputs.outputs["logits"], labels))
-        top1 = classification.accuracy(inputs.outputs["logits"], inputs.batch)
+        top1 = classification.accuracy(logits, inputs.batch)
         return Loss(ce, inputs.model_state, {"ce": ce, "top1": top1})
 
     return classification.classifier(spec, loss)

@@ -106,7 +106,7 @@ class MaskedDecoder(nn.Module):
         x = tokens + sincos_positions(self.grid, self.width)
         for index in range(self.depth):
             x = EncoderBlock(self.heads, name=f"block{index}")(x)
-        x = nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
+        x = layers.LayerNorm(epsilon=EPSILON, name="norm")(x)
         return nn.Dense(self.values, name="pixels")(x)
 
 
@@ -131,7 +131,7 @@ class PatchHead(nn.Module):
         x = tokens + sincos_positions(self.grid, tokens.shape[-1])
         x = nn.Dense(self.width, use_bias=False, name="in")(x)
         for index in range(self.depth):
-            y = nn.LayerNorm(epsilon=EPSILON, name=f"norm{index}")(x)
+            y = layers.LayerNorm(epsilon=EPSILON, name=f"norm{index}")(x)
             x = x + FeedForward(name=f"feed_forward{index}")(y)
-        x = nn.LayerNorm(epsilon=EPSILON, name="norm")(x)
+        x = layers.LayerNorm(epsilon=EPSILON, name="norm")(x)
         return nn.Dense(self.values, use_bias=False, name="pixels")(x)

@@ -136,7 +136,7 @@ class Head(nn.Module):
             towers[kind] = [
                 (
                     self._conv(width, f"{kind}_conv{index}"),
-                    nn.GroupNorm(self.groups, name=f"{kind}_norm{index}"),
+                    layers.GroupNorm(self.groups, name=f"{kind}_norm{index}"),
                 )
                 for index in range(self.depth)
             ]

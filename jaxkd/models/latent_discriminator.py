@@ -55,7 +55,7 @@ class Discriminator(nn.Module):
             channels = x.shape[-1]
             told = layers.Linear(2 * channels, name=f"{name}_told")(emb)
             scale, shift = jnp.split(told[:, None, None], 2, axis=-1)
-            y = nn.GroupNorm(self.groups, name=f"{name}_norm")(x)
+            y = layers.GroupNorm(self.groups, name=f"{name}_norm")(x)
             y = nn.silu(y * (1 + scale) + shift)
             zeros = nn.initializers.zeros
             first = layers.conv(
@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
 
     def _line(self, x: jax.Array, size: int, name: str, train: bool) -> jax.Array:
         x = SpectralConv(self.width, size, name=name)(x, train)
-        x = nn.GroupNorm(4, name=f"{name}_norm")(x)
+        x = layers.GroupNorm(4, name=f"{name}_norm")(x)
         return nn.leaky_relu(x, 0.2)
 
 

@@ -95,7 +95,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         now_mean, now_var = mean.value, var.value
         if self.train:
-            now_mean, now_var = _moments(x)
+            now_mean, now_var = moments(x)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 unbiased = count / max(count - 1, 1)  # of a single value: 0 anyway
@@ -107,13 +107,31 @@ class BatchNorm(nn.Module):
         return ((x - now_mean) * factor + bias).astype(self.dtype)
 
 
-def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of each channel, in one pass over ``x``."""
+# Flax's, with the variance of ``moments``.
+LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+GroupNorm = functools.partial(nn.GroupNorm, use_fast_variance=False)
+
+
+def moments(x: jax.Array, where: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    """Computes mean and biased variance of each channel, in two passes over ``x``.
+
+    The mean square less the squared mean takes one pass, but loses the variance to
+    rounding where it is small beside the mean: at 300 standard deviations from zero
+    half a percent of it, at 3,000 all. Flax's own layers do so unless they are given
+    ``use_fast_variance=False``. On CPU both take as long; sharded, this takes a second
+    sum over the devices, of one number a channel.
+
+    Args:
+      x: ``[..., channels]``; of a sharded batch all of it counts.
+      where: marks what counts, at least one value; broadcasts to ``x``.
+
+    Returns:
+      ``[channels]`` each, at least float32.
+    """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    # Rounding may bring the difference below zero.
-    return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0.0)
+    mean = jnp.mean(x, axes, where=where)
+    return mean, jnp.mean((x - mean) ** 2, axes, where=where)
 
 
 class Linear(nn.Module):

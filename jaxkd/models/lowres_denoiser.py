@@ -61,7 +61,7 @@ class Denoiser(nn.Module):
             x = jnp.concatenate([x, features[f"stage{stage}"]], axis=-1)
             x = self._conv(width, 1, f"up{stage}")(x)
             x = self._block(x, width, f"decode{stage}")
-        x = nn.silu(nn.GroupNorm(GROUPS, dtype=self.dtype, name="out_norm")(x))
+        x = nn.silu(layers.GroupNorm(GROUPS, dtype=self.dtype, name="out_norm")(x))
         x = self._conv(4 * channels, 1, "out")(x)
         return depth_to_space(x).astype(jnp.float32), features
 
@@ -77,9 +77,9 @@ class Denoiser(nn.Module):
         )
 
     def _block(self, x: jax.Array, width: int, name: str) -> jax.Array:
-        y = nn.silu(nn.GroupNorm(GROUPS, dtype=self.dtype, name=f"{name}_norm1")(x))
+        y = nn.silu(layers.GroupNorm(GROUPS, dtype=self.dtype, name=f"{name}_norm1")(x))
         y = self._conv(width, 1, f"{name}_conv1")(y)
-        y = nn.silu(nn.GroupNorm(GROUPS, dtype=self.dtype, name=f"{name}_norm2")(y))
+        y = nn.silu(layers.GroupNorm(GROUPS, dtype=self.dtype, name=f"{name}_norm2")(y))
         return x + self._conv(width, 1, f"{name}_conv2")(y)
 
 

@@ -64,6 +64,7 @@ def _norm(kind: str, train: bool, name: str) -> Any:
         epsilon=layers.EPSILON,
         use_scale=False,
         use_bias=False,
+        use_fast_variance=False,
         name=name,
     )
 

@@ -37,7 +37,7 @@ class GatedNetwork(nn.Module):
         """Maps ``[batch, h, w, channels]`` to ``[batch, h, w, outputs]``."""
         x = layers.conv(self.width, 3, use_bias=True, name="in")(x)
         for index in range(self.depth):
-            y = nn.relu(nn.LayerNorm(name=f"norm{index}")(x))
+            y = nn.relu(layers.LayerNorm(name=f"norm{index}")(x))
             y = layers.conv(self.width, 3, use_bias=True, name=f"conv{index}")(y)
             y = layers.conv(2 * self.width, 1, use_bias=True, name=f"gate{index}")(
                 nn.relu(y)

@@ -75,6 +75,7 @@ class Siamese(nn.Module):
             epsilon=1e-3,
             use_scale=False,
             use_bias=False,
+            use_fast_variance=False,
             name="scale",
         )(pooled)
         embedded = layers.Linear(self.embedding, name="embed")(scaled)

@@ -123,7 +123,7 @@ class SwinUNet(nn.Module):
             if level:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = conv3x3(x.shape[-1], f"enlarge{level}")(x)
-        x = nn.silu(nn.GroupNorm(self.groups, name="tail_norm")(x))
+        x = nn.silu(layers.GroupNorm(self.groups, name="tail_norm")(x))
         return conv3x3(channels, "tail")(x).astype(jnp.float32), features
 
     def _block(self, x: jax.Array, emb: jax.Array, factor: int, name: str) -> jax.Array:
@@ -168,11 +168,11 @@ class StepBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
         """Maps ``[batch, h, w, c]`` to ``[batch, h, w, width]``."""
-        y = nn.silu(nn.GroupNorm(self.groups, name="norm1")(x))
+        y = nn.silu(layers.GroupNorm(self.groups, name="norm1")(x))
         y = conv3x3(self.width, "conv1")(y)
         told = layers.Linear(2 * self.width, name="told")(nn.silu(emb))
         scale, shift = jnp.split(told[:, None, None], 2, axis=-1)
-        y = nn.GroupNorm(self.groups, name="norm2")(y) * (1 + scale) + shift
+        y = layers.GroupNorm(self.groups, name="norm2")(y) * (1 + scale) + shift
         start = nn.initializers.zeros  # a block starts as its shortcut
         y = layers.conv(self.width, 3, use_bias=True, init=start, name="conv2")(
             nn.silu(y)
@@ -205,12 +205,12 @@ class SwinLayers(nn.Module):
             shift = self.window // 2 if index % 2 else 0
             if min(y.shape[1:3]) <= self.window:
                 shift = 0  # one window covers the map
-            z = nn.LayerNorm(1e-5, name=f"norm{index}a")(y)
+            z = layers.LayerNorm(1e-5, name=f"norm{index}a")(y)
             attend = WindowAttention(
                 self.heads, self.window, shift, name=f"attention{index}"
             )
             y = y + attend(z)
-            z = nn.LayerNorm(1e-5, name=f"norm{index}b")(y)
+            z = layers.LayerNorm(1e-5, name=f"norm{index}b")(y)
             z = nn.gelu(layers.Linear(4 * self.embed, name=f"dense{index}a")(z))
             y = y + layers.Linear(self.embed, name=f"dense{index}b")(z)
         return x + layers.conv(x.shape[-1], 1, use_bias=True, name="out")(y)

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.models import layers
+
 EPSILON = 1e-6
 
 
@@ -69,7 +71,7 @@ class EncoderBlock(nn.Module):
           mask: boolean, broadcast to ``[batch, heads, queries, keys]``: whether a query
             may attend to a key; None for all.
         """
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm1")(x)
+        y = layers.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm1")(x)
         y = nn.MultiHeadDotProductAttention(
             num_heads=self.heads,
             dtype=self.dtype,
@@ -78,7 +80,7 @@ class EncoderBlock(nn.Module):
             name="attention",
         )(y, y, mask=mask)
         x = x + y
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm2")(x)
+        y = layers.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm2")(x)
         return x + FeedForward(self.ratio, self.dtype, name="feed_forward")(y)
 
 
@@ -169,7 +171,7 @@ class ViT(nn.Module):
                 stage = f"stage{ends.index(index + 1) + 1}"
                 maps = x[:, count:].reshape(len(x), *grid, self.width)
                 features |= {stage: maps, f"{stage}_preact": maps}
-        x = nn.LayerNorm(epsilon=EPSILON, name="norm")(x)  # in float32
+        x = layers.LayerNorm(epsilon=EPSILON, name="norm")(x)  # in float32
         features["patches"] = x[:, count:]
         features["pooled"] = x[:, 0] if count else jnp.mean(x, axis=1)
         logits = nn.Dense(self.num_classes, name="fc")(features["pooled"])

@@ -55,6 +55,55 @@ def test_grey_images_and_column_labels(write):
     )
 
 
+def test_classes_without_examples_where_they_are_given(write):
+    dataset = npz.load(write(train_labels=np.arange(12) % 3 + 1), classes=11)
+    assert dataset.info.num_classes == 11
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value_range"),
+    [
+        (np.float32, (0.0, 1.0)),
+        (np.float64, (-1.0, 1.0)),
+        (np.uint16, (0, 65535)),
+        (np.int16, (-1000, 1000)),
+        (np.float16, (0, 255)),
+        (np.uint8, (0, 255)),
+    ],
+)
+def test_images_of_other_ranges(write, dtype, value_range):
+    """All values of a range, black and white at its ends, against float64."""
+    black, white = value_range
+    images = np.linspace(black, white, 5 * 6 * 5 * 3).reshape(5, 6, 5, 3).astype(dtype)
+    path = write(test_images=images, train_images=np.tile(images, (3, 1, 1, 1))[:12])
+    dataset = npz.load(path, value_range=value_range)
+    wanted = (images.astype(float) - black) / (white - black) * 255
+    got = dataset.test.arrays["image"]
+    assert got.dtype == np.uint8 and (got.min(), got.max()) == (0, 255)
+    np.testing.assert_allclose(got, wanted, atol=0.5 + 1e-6)
+    assert dataset.example(dataset.train(0))["image"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range", "message"),
+    [
+        (np.linspace(0, 1, 12), None, r"float64 from 0 to 1, .*value_range=\(0.0, 1"),
+        (np.linspace(0, 2, 12), (0, 1), r"from 0 to 2, expected values within"),
+        (np.linspace(-1, 1, 12), (0, 1), r"from -1 to 1, expected values within"),
+        (np.linspace(0, 1, 12), (1, 0), "black below white"),
+        (np.full(12, np.nan), (0, 1), "from nan to nan, expected values within"),
+        (np.linspace(0, 1, 12), (0, 255), "fewer than 8 of 256 shades"),
+        (np.arange(12) + 0j, (0, 255), "complex128"),
+    ],
+)
+def test_images_whose_range_is_not_declared_or_wrong(
+    write, images, value_range, message
+):
+    images = np.broadcast_to(images[:, None, None, None], (12, 6, 5, 3))
+    with pytest.raises(UserError, match=message):
+        npz.load(write(train_images=images), value_range=value_range)
+
+
 def test_other_split_to_evaluate_on(write):
     images, labels = arrays()["test_images"][::-1], np.array([3, 3, 3, 3, 0])
     path = write(val_images=images, val_labels=labels)
@@ -66,8 +115,29 @@ def test_other_split_to_evaluate_on(write):
     ("changes", "message"),
     [
         ({"test_labels": None}, "lacks test_labels; its arrays are: train_images"),
-        ({"train_images": np.zeros((12, 4, 4, 3))}, "train_images are float64"),
+        ({"train_images": np.zeros((12, 4, 4, 3))}, "train_images are float64 from 0"),
         ({"train_images": np.zeros((12, 4), np.uint8)}, r"uint8 \(12, 4\), expected"),
+        ({"train_images": np.zeros((12, 4, 4, 3), bool)}, "images are bool"),
+        # Labels that would make classes nobody has an example of.
+        (
+            {"train_labels": np.arange(12) % 10 + 1, "test_labels": np.arange(5) + 1},
+            "10 different values from 1 to 10, which would be 11 classes, of which 0 "
+            "has no example. They start at 1: subtract 1",
+        ),
+        (
+            {"train_labels": np.arange(12) % 4 * 100 + 100},
+            r"401 classes, of which 0, 1, 2, 3, 4, \.\.\. have .*Number them: labels",
+        ),
+        ({"train_labels": np.arange(12) * 0 + 1}, "1 to 1, which would be 2 classes"),
+        # Channels first.
+        (
+            {"train_images": np.zeros((12, 3, 8, 8), np.uint8)},
+            r"3 x 8 pixels with 8 channels.*images.transpose\(0, 2, 3, 1\)",
+        ),
+        (
+            {"test_images": np.zeros((5, 1, 28, 20), np.uint8)},
+            r"test_images are \(5, 1, 28, 20\), which would",
+        ),
         ({"train_labels": np.zeros(11, int)}, r"train_labels are \(11,\)"),
         ({"train_labels": np.zeros(12)}, "labels have dtype float64"),
         ({"train_labels": np.array(["cat"] * 12)}, "labels have dtype <U3"),

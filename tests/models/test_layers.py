@@ -1,9 +1,14 @@
+import ast
+import re
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxkd
 from jaxkd.models import layers
 
 
@@ -48,6 +53,51 @@ def test_running_variance(unbiased):
     normal = (rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + 1e-5)
     wanted = normal * variables["params"]["scale"] + variables["params"]["bias"]
     np.testing.assert_allclose(y.reshape(8, 3), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0, 3_000.0, 30_000.0])
+def test_variance_far_from_zero(offset):
+    """Against two passes in float64, over the same float32 values."""
+    x = random(16, 4, 4, 3, loc=offset)
+    rows = x.reshape(-1, 3).astype(np.float64)
+    mean, var = layers.moments(jnp.asarray(x))
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(var, rows.var(axis=0), rtol=1e-3)
+    where = np.arange(16)[:, None, None, None] < 5
+    _, var = layers.moments(jnp.asarray(x), where)
+    np.testing.assert_allclose(var, rows[:80].var(axis=0), rtol=1e-3)
+    normed, variables = layers.BatchNorm(train=True), norm_variables(3)
+    y, updated = normed.apply(variables, x, mutable=["batch_stats"])
+    wanted = 0.9 * variables["batch_stats"]["var"] + 0.1 * rows.var(axis=0)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], wanted, rtol=1e-3)
+    wanted = (rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + 1e-5)
+    wanted = wanted * variables["params"]["scale"] + variables["params"]["bias"]
+    # What a rounded mean of that size leaves.
+    close = 1e-5 + 2e-7 * offset
+    np.testing.assert_allclose(y.reshape(-1, 3), wanted, atol=4 * close)
+
+
+def test_no_layer_takes_the_variance_of_one_pass():
+    """Flax's default loses it where it is small beside the mean."""
+    folder, count = Path(jaxkd.__file__).parent, 0
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            if re.fullmatch(r"nn\.(Batch|Layer|Group|Instance)Norm", name):
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert keywords.get("use_fast_variance") == "False", (path, node.lineno)
+                count += 1
+    assert count >= 3
+    for layer in (layers.LayerNorm(), layers.GroupNorm(2)):
+        x = random(4, 8, loc=3_000.0)
+        y, _ = layer.init_with_output(jax.random.key(0), jnp.asarray(x))
+        size = 8 if isinstance(layer, nn.LayerNorm) else 4
+        groups = x.astype(np.float64).reshape(4, -1, size)
+        wanted = groups - groups.mean(-1, keepdims=True)
+        wanted /= np.sqrt(groups.var(-1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(y, wanted.reshape(4, 8), atol=5e-3)
 
 
 def test_running_variance_of_a_single_value_is_finite():

@@ -13,9 +13,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from clu import metrics
 
+from jaxkd import losses
 from jaxkd.core.types import (
     Batch,
     Loss,
@@ -77,7 +77,7 @@ def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
         mask=batch["mask"],
         top1=rank < 1,
         top5=rank < 5,
-        loss=optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+        loss=losses.cross_entropy(logits, labels),
     )
 
 
@@ -130,11 +130,7 @@ def classifier(
 
 def cross_entropy(outputs: dict[str, jax.Array], batch: Batch) -> jax.Array:
     """Returns the batch mean of the cross entropy with the labels."""
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(
-            outputs["logits"], batch["label"]
-        )
-    )
+    return jnp.mean(losses.cross_entropy(outputs["logits"], batch["label"]))
 
 
 def cross_entropy_term(inputs: LossInputs) -> jax.Array:

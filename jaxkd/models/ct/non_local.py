@@ -66,6 +66,7 @@ class NonLocalBlock(nn.Module):
             momentum=layers.MOMENTUM,
             epsilon=layers.EPSILON,
             scale_init=nn.initializers.zeros,
+            use_fast_variance=False,
             dtype=self.dtype,
             name="bn",
         )

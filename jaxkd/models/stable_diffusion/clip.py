@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.models import layers
+
 # Of the pixels in [0, 1] that CLIP was trained on.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -388,7 +390,7 @@ IMAGE_VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _norm(dtype: Any, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
+    return layers.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
 
 
 def _projection(width: int, dtype: Any) -> nn.Dense:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.diffusion.attention import AttentionFn, Site, plain_attention
+from jaxkd.models import layers
 from jaxkd.models.conv import conv_general_dilated
 from jaxkd.models.layers import conv
 from jaxkd.models.stable_diffusion.attention import Attention
@@ -430,8 +431,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def _group_norm(groups: int, epsilon: float, dtype: Any, name: str) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
+    return layers.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
 
 
 def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
+    return layers.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)

@@ -90,7 +90,7 @@ class AttentionLayer(nn.Module):
         seen = MultiHeadAttention(self.heads, self.dropout, name="self_attn")(
             target, source, where, train
         )
-        x = nn.LayerNorm(1e-5, name="norm1")(source + drop(seen))
+        x = layers.LayerNorm(1e-5, name="norm1")(source + drop(seen))
         y = layers.Linear(self.hidden or 4 * width, name="linear1")(x)
         y = layers.Linear(width, name="linear2")(drop(nn.relu(y)))
-        return nn.LayerNorm(1e-5, name="norm2")(x + drop(y))
+        return layers.LayerNorm(1e-5, name="norm2")(x + drop(y))

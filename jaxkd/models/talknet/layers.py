@@ -65,12 +65,12 @@ def _moments(x: jax.Array, where: Where) -> tuple[jax.Array, jax.Array, jax.Arra
     count = jnp.asarray(total, jnp.float32)
     if where is not None:
         where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
+        # Each mark counts as often as it is repeated.
         count = jnp.maximum(jnp.sum(where) * (total / where.size), 1.0)
-        x = jnp.where(where, x, 0)  # which counts each mark as often as it is repeated
+        x = jnp.where(where, x, 0)
     mean = jnp.sum(x, axes) / count
-    square = jnp.sum(x * x, axes) / count
-    # Rounding may bring the difference below zero.
-    return mean, jnp.maximum(square - mean * mean, 0.0), count
+    apart = x - mean if where is None else jnp.where(where, x - mean, 0)
+    return mean, jnp.sum(apart**2, axes) / count, count
 
 
 class TemporalConv(nn.Module):
