@@ -23,6 +23,7 @@ from jaxkd.evaluate import Evaluator
 from jaxkd.training import (
     evaluation,
     needs,
+    options,
     program,
     results,
     target_cache,
@@ -79,6 +80,7 @@ def train(
         return _whole(workdir, finished)
     writers.check(config.writers)
     workdir_lock.check_free(workdir)
+    options.check(config)
     run = build(config)
     target_cache.check(run)
     program.check_losses(run)

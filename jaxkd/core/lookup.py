@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from jaxkd.core import options
 from jaxkd.core.errors import UserError
 
 T = TypeVar("T")
@@ -190,40 +191,60 @@ def choose(name: Any, choices: Mapping[Any, T], *, what: str) -> T:
 
 
 def call(
-    function: Callable[..., T], options: Mapping[str, Any], *, what: str, **fixed: Any
+    function: Callable[..., T], given: Mapping[str, Any], *, what: str, **fixed: Any
 ) -> T:
-    """Calls ``function(**fixed, **options)`` after checking the names of the options.
+    """Calls ``function(**fixed, **given)`` after checking the options.
 
     Args:
       function: its options are its named parameters but those in ``fixed``; it must
         not take ``**kwargs``.
-      options: by name, as the user gave them.
+      given: options by name, as the user gave them.
       what: describes the function in the error message, such as ``"data set 'npz'"``.
       **fixed: arguments that come from the program, not from the user.
 
     Raises:
-      UserError: if an option is unknown, or one without default is missing.
+      UserError: as ``check``.
     """
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in fixed
-    }
-    for name in options:
-        if name not in parameters:
-            expected = _one_of(name, parameters) if parameters else "no option at all"
+    check(function, given, what=what, fixed=fixed)
+    return function(**fixed, **given)
+
+
+def check(
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    *,
+    what: str,
+    fixed: Iterable[str] = (),
+) -> None:
+    """Checks names, types and ranges of a function's options; see ``core.options``.
+
+    Args:
+      function: as in ``call``.
+      given: options by name.
+      what: as in ``call``.
+      fixed: arguments that come from the program, not from the user.
+
+    Raises:
+      UserError: if an option is unknown, of another type or out of its range, or one
+        without default is missing.
+    """
+    known = options.of_function(function, fixed)
+    for name in given:
+        if name not in known:
+            expected = _one_of(name, known) if known else "no option at all"
             raise UserError(f"{what} has no option {name!r}, expected {expected}.")
     missing = [
         name
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in options
+        for name, option in known.items()
+        if option.default is inspect.Parameter.empty and name not in given
     ]
     if missing:
-        given = ", ".join(options) or "none"
+        shown = ", ".join(given) or "none"
         raise UserError(
-            f"{what} needs {' and '.join(missing)}; the options given were: {given}."
+            f"{what} needs {' and '.join(missing)}; the options given were: {shown}."
         )
-    return function(**fixed, **options)
+    for name, value in given.items():
+        options.check(value, known[name], f"{what}: {name}")
 
 
 def _one_of(got: Any, names: Iterable[Any]) -> str:

@@ -17,12 +17,13 @@ reads all of them, says in one line each what is wrong, and changes nothing.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.options import Range
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.ct import lungs, nifti, scans, volumes
 from jaxkd.readers.ct.cache import Cache
@@ -128,7 +129,7 @@ def load(
     fill_gaps: int = 0,
     pick_largest: bool = False,
     allow_tilt: bool = False,
-    intensity_offset: float = 0.0,
+    intensity_offset: Annotated[float, Range(low=None)] = 0.0,
     already_windowed: bool = False,
     series: str = "",
     correct_tilt: bool = False,

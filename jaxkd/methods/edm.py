@@ -7,7 +7,7 @@ It reads images of [-1, 1] (``config.view.name = "signed"``).
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import flax.struct
@@ -19,6 +19,7 @@ from jax.tree_util import Partial
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
+from jaxkd.core.options import Range
 from jaxkd.core.types import (
     Batch,
     Loss,
@@ -46,7 +47,7 @@ def make(
     spec: Spec,
     *,
     sigma_data: float = 0.5,
-    log_mean: float = -1.2,
+    log_mean: Annotated[float, Range(low=None)] = -1.2,
     log_std: float = 1.2,
     levels: int = 8,
 ) -> Method:

@@ -59,6 +59,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
             f"Model {name!r} has no option {', '.join(unknown)}. "
             f"Options: {', '.join(allowed)}."
         )
+    fixed = ("parent", "name", "num_classes")
+    lookup.check(module, options, what=f"Model {name!r}", fixed=fixed)
     return module(num_classes=num_classes, **options)
 
 

@@ -4,31 +4,21 @@ They are the arguments of one function each, read from its signature, so that th
 command line, the documentation and the call itself cannot disagree.
 """
 
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from jaxkd import datasets, methods, models, views
+from jaxkd.core import config as configs
+from jaxkd.core import lookup, options
 from jaxkd.core.errors import UserError
+from jaxkd.core.options import Option as Option
+from jaxkd.core.options import types_of as types_of
+from jaxkd.training.build import student_config
 
 # Arguments that come from the program, or from another key of the configuration.
 _FIXED = ("spec", "info", "num_classes", "parent", "name", "dtype")
-
-
-class Option(NamedTuple):
-    """An option of a function.
-
-    Attributes:
-      default: its value if it is not given; ``inspect.Parameter.empty`` if it must be.
-      types: of its values: bool, int, float, str, tuple, dict, NoneType; empty if any
-        will do.
-    """
-
-    default: Any
-    types: frozenset[type]
 
 
 def of_method(name: str) -> dict[str, Option]:
@@ -70,63 +60,66 @@ def of_model(name: str) -> dict[str, Option]:
       UserError: if there is no such network.
     """
     try:
-        options = of_function(models.find(name))
+        found = of_function(models.find(name))
     except ValueError as error:
         raise UserError(str(error)) from error
-    return options | {"input": Option("image", frozenset({str}))}
+    return found | {"input": Option("image", frozenset({str}))}
 
 
 def of_function(function: Callable[..., Any]) -> dict[str, Option]:
     """Returns the options of a function: its arguments but those of the program."""
-    hints = {} if isinstance(function, type) else _hints(function)
-    return {
-        name: _option(parameter, hints.get(name, parameter.annotation))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in _FIXED and parameter.kind is not parameter.VAR_KEYWORD
-    }
+    return options.of_function(function, _FIXED)
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def check(config: ConfigDict) -> None:
+    """Checks all options of a configuration and of the runs it needs.
+
+    Names, types and ranges, before anything is loaded.
+
+    Args:
+      config: of a run, whose other keys are checked.
+
+    Raises:
+      UserError: for a name or an option that does not exist, with those that do, or a
+        value out of its type or range.
+    """
+    if config.code:
+        lookup.add_folder(config.code)
+    data, view = (configs.resolved(section) for section in (config.data, config.view))
+    for kind, find, given in (
+        ("data set", datasets.find, data),
+        ("view", views.find, view),
+    ):
+        name = str(given.pop("name", ""))
+        lookup.check(find(name), given, what=f"{kind} {name!r}", fixed=_FIXED)
+    _check_model(config)
+    for name in config.students or [None]:
+        own = config if name is None else student_config(config, name)
+        _check_model(own)
+        _check_loss(str(own.method), own.loss)
+    for need in config.needs.values():
+        if not need.get("init_from"):
+            check(need)
+
+
+def _check_model(config: ConfigDict) -> None:
+    given = configs.resolved(config.model)
+    name = str(given.pop("name", ""))
+    given.pop("input", None)
+    if "dtype" in given:
+        raise UserError("config.model has no key dtype: set config.dtype instead.")
     try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError):  # annotations of own code that mean nothing here
-        return {}
+        found = models.find(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    lookup.check(found, given, what=f"model {name!r}", fixed=_FIXED)
 
 
-def _option(parameter: inspect.Parameter, annotation: Any) -> Option:
-    found = frozenset(_plain(annotation))
-    if not found and parameter.default not in (parameter.empty, None):
-        found = types_of(parameter.default)
-    return Option(parameter.default, found)
-
-
-def types_of(value: Any) -> frozenset[type]:
-    """Returns the types that may stand in place of a value."""
-    if value is None:
-        return frozenset()
-    if isinstance(value, list | tuple):
-        return frozenset({tuple})
-    return frozenset({dict if isinstance(value, Mapping) else type(value)})
-
-
-def _plain(annotation: Any) -> Iterable[type]:
-    """Yields the plain types of an annotation; none if it allows anything."""
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        parts = [list(_plain(one)) for one in typing.get_args(annotation)]
-        yield from (one for part in parts for one in part) if all(parts) else ()
-    elif origin is typing.Literal:
-        yield from map(type, typing.get_args(annotation))
-    elif annotation is None or annotation is types.NoneType:
-        yield types.NoneType
-    elif annotation in (bool, int, float, str):
-        yield annotation
-    else:
-        kind = origin or annotation
-        if isinstance(kind, type) and kind is not inspect.Parameter.empty:
-            if issubclass(kind, Path):
-                yield str
-            elif issubclass(kind, Mapping):
-                yield dict
-            elif issubclass(kind, Iterable):
-                yield tuple
+def _check_loss(method: str, given: ConfigDict) -> None:
+    if "+" in method:
+        for part in method.split("+"):
+            own = given.get(part.strip(), {})
+            _check_loss(part.strip(), own)
+        return
+    found = methods.find(method)
+    lookup.check(found, dict(given), what=f"method {method!r}", fixed=_FIXED)
