@@ -81,6 +81,8 @@ def train(
     writers.check(config.writers)
     workdir_lock.check_free(workdir)
     options.check(config)
+    chosen = options.resolved(config)
+    workdirs.check_defaults(workdir, chosen)
     run = build(config)
     target_cache.check(run)
     program.check_losses(run)
@@ -90,7 +92,7 @@ def train(
         finished = workdirs.check_resumable(workdir, config)
         if finished is not None:
             return finished
-        workdirs.create(workdir, config)
+        workdirs.create(workdir, config, chosen)
         _announce(run, workdir)
 
         def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:

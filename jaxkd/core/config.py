@@ -39,6 +39,9 @@ CHOICES = {
     "study_loop": ("map", "vmap"),
 }
 
+# Where config.json has all options, also those by default; no key of a configuration.
+RESOLVED = "resolved"
+
 STUDENT_KEYS = ("method", "loss", "model", "optim", "optimizers", "duration")
 
 
@@ -243,7 +246,7 @@ def from_json(tree: Mapping[str, Any]) -> ConfigDict:
     Raises:
       UserError: if it has keys that this version does not know.
     """
-    tree = aliases.upgrade(tree)
+    tree = aliases.upgrade({k: v for k, v in tree.items() if k != RESOLVED})
     _check_keys(tree, default(), "config.json", optional=("init_from",))
     config = default()
     tree = tree | {"optim": {**default().optim, **tree.get("optim", {})}}
@@ -263,7 +266,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     students counts: it is that of the stacked states in a checkpoint.
     """
     old = aliases.with_defaults(aliases.upgrade(old), resolved(default()))
-    old, new = _flat(_comparable(old)), _flat(_comparable(new))
+    old, new = flat(_comparable(old)), flat(_comparable(new))
     return [
         f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())
@@ -272,19 +275,21 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in tree.items() if key not in RUNTIME_KEYS}
+    left_out = (*RUNTIME_KEYS, RESOLVED)
+    kept = {key: value for key, value in tree.items() if key not in left_out}
     kept["order of students"] = list(tree["students"])
     kept["needs"] = {k: _comparable(need) for k, need in tree["needs"].items()}
     return kept
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries, by their keys joined with dots."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    flat = {}
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else key))
-    return flat
+        leaves.update(flat(value, f"{prefix}.{key}" if prefix else key))
+    return leaves
 
 
 def _check_keys(given, known, where, optional=()):

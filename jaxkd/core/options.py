@@ -144,6 +144,33 @@ def check(value: Any, option: Option, what: str) -> None:
         raise UserError(f"{what} is {value!r}, expected {expected}.")
 
 
+def resolved(
+    function: Callable[..., Any], given: Mapping[str, Any], without: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Returns all options of a function, given or by default, in types that JSON has.
+
+    Args:
+      function: as in ``of_function``.
+      given: options by name, which are right.
+      without: as in ``of_function``.
+    """
+    known = of_function(function, without)
+    defaults = {name: one.default for name, one in known.items()}
+    return {name: _as_json(value) for name, value in {**defaults, **given}.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_as_json(one) for one in value]
+    if hasattr(value, "items"):
+        return {str(key): _as_json(one) for key, one in value.items()}
+    return getattr(value, "__qualname__", None) or str(value)
+
+
 def types_of(value: Any) -> frozenset[type]:
     """Returns the types that may stand in place of a value."""
     if value is None:

@@ -196,7 +196,7 @@ def latents(seeds: Sequence[int], shape: Sequence[int], sigma: float) -> jax.Arr
         key = jnp.where(high > 0, jax.random.fold_in(key, high), key)
         return sigma * jax.random.normal(key, shape)
 
-    return jax.vmap(draw)(low, high)
+    return jax.vmap(draw)(jnp.asarray(low), jnp.asarray(high))
 
 
 def _seed_words(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

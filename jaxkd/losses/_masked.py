@@ -112,7 +112,7 @@ def kl_divergence(teacher: jax.Array, student: jax.Array, keep=None) -> jax.Arra
     log_p, log_q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
     p = jnp.exp(log_p)
     # Where p is 0 its term is 0, and both logarithms may be minus infinity.
-    log_p, log_q = (jnp.where(p > 0, z, 0) for z in (log_p, log_q))
+    log_p, log_q = (jnp.where(p == 0, 0, z) for z in (log_p, log_q))
     return jnp.sum(p * (log_p - log_q), axis=-1)
 
 

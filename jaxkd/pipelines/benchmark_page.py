@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxkd.core import files
+from jaxkd.core import files, provenance
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
@@ -26,10 +26,11 @@ def stop_if_requested(stop_requested: StopRequest) -> None:
         raise Interrupted(f"Stopped by {who}. The same command starts it again.")
 
 
-def environment() -> dict[str, str]:
-    """Describes what a benchmark ran on."""
+def environment() -> dict[str, str | None]:
+    """Describes what a benchmark ran on, when, and by which command and code."""
     device = jax.devices()[0]
     return {
+        **provenance.describe(),
         "jax": jax.__version__,
         "python": platform.python_version(),
         "platform": device.platform,

@@ -252,6 +252,7 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "notes": notes(results),
         "rows": rows,
         "best": best,
+        "tied": _tied(rows, best, results),
         "label": _label(results),
         "extreme": "lowest" if score(results).lower else "highest",
         "show": partial(format_estimate, places=places, scale=_scale(results)),
@@ -273,6 +274,13 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
 def _best(rows: Sequence[Row], lower: bool) -> Row:
     sign = -1 if lower else 1
     return max(rows, key=lambda row: np.nan_to_num(sign * row.last.mean, nan=-np.inf))
+
+
+def _tied(rows: Sequence[Row], best: Row, results: Results) -> list[str]:
+    """Returns the students whose mean is printed like the best one's; one is no tie."""
+    show = partial(format_estimate, places=digits(results), scale=_scale(results))
+    names = [row.name for row in rows if show(row.last.mean) == show(best.last.mean)]
+    return names if len(names) > 1 and np.isfinite(best.last.mean) else []
 
 
 def _read_confusion(folder: Path, student: str) -> np.ndarray | None:

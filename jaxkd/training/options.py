@@ -102,6 +102,46 @@ def check(config: ConfigDict) -> None:
             check(need)
 
 
+def resolved(config: ConfigDict) -> dict[str, Any]:
+    """Returns what a configuration chooses with all options, also those by default.
+
+    Returns:
+      ``data`` and ``view``, and by student ``method``, ``loss`` and ``model``; plain
+      data, with the names of what was chosen under ``name``.
+    """
+    data, view = (configs.resolved(section) for section in (config.data, config.view))
+    return {
+        "data": _resolved(datasets.find, data),
+        "view": _resolved(views.find, view),
+        "students": {
+            name or lookup.short_name(config.method): _resolved_student(
+                config if name is None else student_config(config, name)
+            )
+            for name in config.students or [None]
+        },
+    }
+
+
+def _resolved(find: Callable[[str], Any], given: dict[str, Any]) -> dict[str, Any]:
+    name = str(given.pop("name", ""))
+    return {"name": name, **options.resolved(find(name), given, _FIXED)}
+
+
+def _resolved_student(config: ConfigDict) -> dict[str, Any]:
+    return {
+        "method": config.method,
+        "loss": _resolved_loss(config.method, configs.resolved(config.loss)),
+        "model": _resolved(models.find, configs.resolved(config.model)),
+    }
+
+
+def _resolved_loss(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    if "+" not in method:
+        return options.resolved(methods.find(method), given, _FIXED)
+    parts = [part.strip() for part in method.split("+")]
+    return {part: _resolved_loss(part, given.get(part, {})) for part in parts}
+
+
 def _check_model(config: ConfigDict) -> None:
     given = configs.resolved(config.model)
     name = str(given.pop("name", ""))

@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxkd
 from jaxkd.core import config as configs
-from jaxkd.core import files
+from jaxkd.core import files, provenance
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
@@ -20,6 +20,7 @@ from jaxkd.core.writers import plain, read_metrics, write_json
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
+from jaxkd.training import options
 from jaxkd.training.build import Run, describe_network, student_config
 from jaxkd.training.needs import LoadedNetwork
 from jaxkd.training.workdir import RESULTS, read_json
@@ -103,11 +104,14 @@ def write_results(
     run: Run, frozen: Mapping[str, LoadedNetwork], end: TrainingEnd, workdir: Path
 ) -> dict[str, Any]:
     """Writes results, confusion counts and the report; returns the results."""
+    chosen = options.resolved(run.config)
     results = {
         "finished": True,
         "name": run.config.name,
         "version": jaxkd.__version__,
+        "provenance": provenance.describe(),
         "data": _describe_data(run),
+        "options": {key: chosen[key] for key in ("data", "view")},
         "score": run.score._asdict(),
         "seeds": list(run.config.seeds),
         "reference": run.config.reference or None,
@@ -117,7 +121,7 @@ def write_results(
         "seconds": end.seconds,
         "environment": _environment(run),
         "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
-        "students": _describe_students(run, end, workdir),
+        "students": _describe_students(run, end, workdir, chosen["students"]),
         "figures": [figure._asdict() for figure in end.evaluation_report.figures],
         "tables": [table._asdict() for table in end.evaluation_report.tables],
     }
@@ -178,7 +182,12 @@ def _describe_frozen(run: Run, frozen: LoadedNetwork) -> dict[str, Any]:
     }
     path = frozen.source / RESULTS
     if path.exists():
-        last = next(iter(read_json(path)["students"].values()))["last"]
+        earlier = read_json(path)
+        described["run"] = {
+            "name": earlier.get("name"),
+            **earlier.get("provenance", {"version": earlier.get("version")}),
+        }
+        last = next(iter(earlier["students"].values()))["last"]
         if isinstance(frozen.variables, PerSeed):
             described |= {name: estimate(values).mean for name, values in last.items()}
             described["by_seed"] = last
@@ -191,15 +200,18 @@ def _describe_network(run: Run, network: nn.Module, input_key: str) -> dict[str,
     return describe_network(network, run.spec.fields[input_key].shape)
 
 
-def _describe_students(run: Run, end: TrainingEnd, workdir: Path) -> dict[str, Any]:
+def _describe_students(
+    run: Run, end: TrainingEnd, workdir: Path, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
     metrics = read_metrics(workdir)
     described = {}
     for student in run.students:
         config = student_config(run.config, student.name)
         described[student.name] = {
             "method": config.method,
-            "options": configs.resolved(config.loss),
+            "options": chosen[student.name]["loss"],
             "model": config.model.name,
+            "model_options": chosen[student.name]["model"],
             **_describe_network(run, student.network, student.input_key),
             "steps": student.steps,
             "optim": configs.resolved(config.optim),

@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
-from jaxkd.core.writers import write_json
+from jaxkd.core.writers import plain, write_json
 
 CONFIG, RESULTS = "config.json", "results.json"
 
@@ -44,10 +45,46 @@ def check_resumable(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     return read_json(results) if results.exists() else None
 
 
-def create(workdir: Path, config: ConfigDict) -> None:
+def check_defaults(workdir: Path, options: Mapping[str, Any]) -> None:
+    """Checks that what a run left to defaults still is what it was.
+
+    Args:
+      workdir: of a run that is new, or goes on.
+      options: all of them, of ``training.options.resolved``.
+
+    Raises:
+      UserError: if a default has changed since the run began.
+    """
+    path = workdir / CONFIG
+    saved = read_json(path).get(configs.RESOLVED) if path.exists() else None
+    if saved is None:
+        return
+    old, new = configs.flat(saved), configs.flat(plain(options))
+    lines = [
+        f"{key}: {old[key]} -> {new[key]}"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key]
+    ]
+    if lines:
+        shown = "\n  ".join(lines[:12])
+        raise UserError(
+            f"{workdir} holds a run that began with other defaults (then -> now):\n"
+            f"  {shown}\nFinish it with the version that began it, or choose another "
+            "--workdir and set them as they were."
+        )
+
+
+def create(
+    workdir: Path, config: ConfigDict, options: Mapping[str, Any] | None = None
+) -> None:
     """Makes the folder and writes the configuration into it (process 0).
 
     What a killed process was writing into it is deleted.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      options: with the defaults, to be recorded, of ``training.options.resolved``.
     """
     if jax.process_index() == 0:
         try:
@@ -59,7 +96,8 @@ def create(workdir: Path, config: ConfigDict) -> None:
                         "Move it away, or choose another --workdir."
                     )
             files.sweep(workdir, workdir / "checkpoints", workdir / "figures")
-            write_json(workdir / CONFIG, configs.resolved(config))
+            recorded = {} if options is None else {configs.RESOLVED: options}
+            write_json(workdir / CONFIG, configs.resolved(config) | recorded)
         except OSError as error:
             raise UserError(
                 f"Cannot write to {workdir}: {error.strerror}. Choose a --workdir that "

@@ -41,12 +41,25 @@ def study_results():
         "flops_per_image": 1.2e7,
         "path": "teacher",
         "hash": "9f31",
+        "run": {
+            "name": "resnet8",
+            "date": "2026-01-01T00:00:00+00:00",
+            "command": "python -m jaxkd.main --config=teacher.py",
+            "version": "0.1.0",
+            "commit": None,
+        },
         "top1": 0.899,
     }
     return {
         "finished": True,
         "name": "rld",
-        "command": "python -m jaxkd.main --config=configs/rld.py --workdir=runs/rld",
+        "provenance": {
+            "date": "2026-01-02T03:04:05+00:00",
+            "command": "python -m jaxkd.main --config=configs/rld.py",
+            "version": "0.2.0",
+            "commit": "c0ffee+",
+        },
+        "options": {"data": {"name": "glyphs", "size": 16}},
         "data": {
             "name": "glyphs",
             "num_classes": 4,
@@ -75,7 +88,7 @@ def single_results():
     """What training a teacher leaves: one student, one seed, nothing frozen."""
     results = study_results()
     students = {"supervised": student([0.875], "supervised")}
-    del results["command"], results["environment"], results["seconds"]
+    del results["provenance"], results["environment"], results["seconds"]
     return results | {
         "seeds": [1],
         "reference": None,
@@ -271,7 +284,7 @@ def test_page_shows_the_study(study_run):
     best = [attrs for tag, attrs in page.tags if tag == "tr" and attrs]
     assert [attrs["class"] for attrs in best] == ["frozen", "best"]
     text = " ".join("".join(page.text).split())
-    assert "python -m jaxkd.main --config=configs/rld.py --workdir=runs/rld" in text
+    assert "python -m jaxkd.main --config=configs/rld.py" in text
     assert "0.10.2" in text and "content hash 9f31" in text
 
 
@@ -329,3 +342,22 @@ def test_folder_without_results_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match=f"jaxkd.main.*--workdir={tmp_path}"):
         report.write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_page_shows_where_the_results_are_from(study_run):
+    text = " ".join(" ".join(Page(study_run / "report.html").text).split())
+    assert "2026-01-02T03:04:05+00:00, jaxkd 0.2.0, commit c0ffee+ . To run" in text
+    assert "python -m jaxkd.main --config=configs/rld.py" in text
+    assert "resnet8, 2026-01-01T00:00:00+00:00, jaxkd 0.1.0, python -m" in text
+    assert "temperature=4.0" in text and "name=glyphs, size=16" in text
+
+
+def test_a_tie_is_bold_in_neither_row(tmp_path):
+    """Means that are printed alike: 63.0, of other digits or of the same ones."""
+    results = study_results()
+    results["students"]["kd"]["last"]["top1"] = [0.6301, 0.6299, 0.6300]
+    write_run(tmp_path, results)
+    page = Page(report.write_report(tmp_path))
+    rows = [attrs.get("class") for tag, attrs in page.tags if tag == "tr" and attrs]
+    assert rows == ["frozen"]
+    assert "is a tie of kd, <b>: none is bold" in " ".join(page.text)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxkd.core import provenance
 from jaxkd.core.config import resolved
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest, never_stop
@@ -89,6 +90,7 @@ def run(
         "prompt_sha256": plan.prompts.sha256,
         "measures": results.measure(rows, loaded),
         "dollars": client.spent,
+        "provenance": provenance.describe(),
     }
     results.write_page(workdir / "report.html", rows, loaded)
     write_json(workdir / RESULTS, found)

@@ -18,7 +18,7 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import lookup
+from jaxkd.core import lookup, provenance
 from jaxkd.core.config import resolved
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
@@ -155,6 +155,7 @@ def _results(config: ConfigDict, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "schedules": list(config.schedules),
         "seconds": sum(cell["seconds"] for cell in cells),
         "environment": {
+            **provenance.describe(),
             "jax": jax.__version__,
             "jaxlib": jaxlib.version.__version__,
             "python": platform.python_version(),
