@@ -44,7 +44,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="depthwise_conv",
         )
-        y = nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(conv(x))
+        y = layers.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(conv(x))
         y = self._dense(self.ratio * width, "in")(y)
         y = self._dense(width, "out")(nn.gelu(y, approximate=False))
         scale = self.param("layer_scale", nn.initializers.constant(1e-6), (width,))
@@ -100,7 +100,7 @@ class ConvNeXt(nn.Module):
                 block = Block(dtype=self.dtype, name=f"stage{stage}_block{index}")
                 x = block(x)
             features[f"stage{stage}"] = features[f"stage{stage}_preact"] = x
-        norm = nn.LayerNorm(epsilon=EPSILON, name="head_norm")  # in float32
+        norm = layers.LayerNorm(epsilon=EPSILON, name="head_norm")  # in float32
         features["pooled"] = norm(layers.global_mean(x))
         head = layers.Linear(
             self.num_classes, kernel_std=0.02, zero_bias=True, name="fc"
@@ -108,7 +108,7 @@ class ConvNeXt(nn.Module):
         return head(features["pooled"]), features
 
     def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
+        return layers.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)
 
     def _reduce(self, width: int, side: int, name: str) -> nn.Conv:
         """Makes a convolution over squares that do not overlap, without padding."""
