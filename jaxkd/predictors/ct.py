@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxkd.core import files
 from jaxkd.core.errors import UserError
+from jaxkd.core.options import Range
 from jaxkd.core.source import Info
 from jaxkd.datasets import ct, phantoms
 from jaxkd.metrics import heatmaps
@@ -75,7 +76,7 @@ def predict(
     fill_gaps: int = 0,
     pick_largest: bool = False,
     allow_tilt: bool = False,
-    intensity_offset: float = 0.0,
+    intensity_offset: Annotated[float, Range(low=None)] = 0.0,
     already_windowed: bool = False,
     series: str = "",
     correct_tilt: bool = False,

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.options import Range
 from jaxkd.metrics import retrieval, verification
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
@@ -31,7 +32,7 @@ def predict(
     use: str = "last",
     neighbours: int = 5,
     pairs: Path | None = None,
-    threshold: float | None = None,
+    threshold: Annotated[float | None, Range(low=None)] = None,
 ) -> str:
     """Embeds image files and writes what is found into a folder.
 

@@ -143,6 +143,21 @@ def test_every_option_of_the_library_is_typed_and_its_default_fits():
     assert count > 500
 
 
+def test_numbers_that_may_be_negative_are_declared():
+    for package, name, function, option in (
+        ("datasets", "ct", "load", "intensity_offset"),
+        ("predictors", "ct", "predict", "intensity_offset"),
+        ("predictors", "embeddings", "predict", "threshold"),
+        ("methods", "edm", "make", "log_mean"),
+    ):
+        module = importlib.import_module(f"jaxkd.{package}.{name}")
+        found = options.of_function(getattr(module, function))[option]
+        assert found.types <= {float, type(None)} and float in found.types
+        options.check(-0.5, found, option)
+        with pytest.raises(UserError, match="expected a number"):
+            options.check(float("inf"), found, option)
+
+
 def test_numbers_of_own_code_are_any_unless_declared():
     def make(spec, *, power: float = -2.0, sharp_weight: float = 1.0, plain=3):
         return power, sharp_weight, plain
