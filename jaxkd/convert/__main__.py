@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument(
         "--classes", type=int, help="default: as many as the file's classifier has"
     )
+    there.add_argument(
+        "--prefix",
+        default="",
+        help="of the names to take, such as encoder.; module., _orig_mod. and, where "
+        "all names begin so, model. or backbone. are left out by themselves",
+    )
     there.add_argument("--channels", type=int, default=3, help="of images; default: 3")
     there.add_argument(
         "--part",
@@ -113,7 +119,7 @@ def _from_torch(options: argparse.Namespace) -> str:
         )
     if options.part == "backbone":
         return _backbone(options, name)
-    state = weights.read_state(found.weights, options.part)
+    state = weights.read_state(found.weights, options.part, options.prefix)
     model = name, options.options
     classes = options.classes or weights.count_classes(
         state, found.weights, name, options.channels, options.options

@@ -128,6 +128,11 @@ def _parse(line: str, same: bool, path: Path, number: int):
             name, i, j = words
             return (name, int(i)), (name, int(j))
         name, i, other, j = words
+        if name == other:
+            raise UserError(
+                f"{path}, line {number}: a pair of two people names {name!r} twice, "
+                f"expected two names. {_ADVICE}"
+            )
         return (name, int(i)), (other, int(j))
     except ValueError as error:
         wanted = "'name i j'" if same else "'name1 i name2 j'"
@@ -166,8 +171,11 @@ def _test(folder: Path, file: Path, listed: Listed, numbers, least: int) -> Imag
     return ImageFiles(paths, labels, least=least, pairs=pairs)
 
 
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
 def _find(folder: Path, name: str, number: int) -> Path:
     """Returns the image's path, with whichever of the usual suffixes is there."""
     stem = f"{name}_{number:04d}"  # names may hold dots: no with_suffix
-    found = [folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")]
+    found = [folder / name / f"{stem}{suffix}" for suffix in _SUFFIXES]
     return next((path for path in found if path.is_file()), found[0])

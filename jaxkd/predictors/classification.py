@@ -1,7 +1,5 @@
 """Classifies image files with a trained student."""
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,20 +11,33 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_text
 from jaxkd.core.source import Info
+from jaxkd.predictors.inputs import OK, UNREADABLE, attempt, require_one, table
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
+from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
 
 _BATCH = 64
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of one image file, best first."""
+    """The most probable classes of one image file, best first.
+
+    Attributes:
+      file: that was read.
+      classes: their names; none where it could not be read.
+      probabilities: of them.
+      status: ``"ok"`` or ``"unreadable"``.
+      error: why it could not be read, or nothing.
+    """
 
     file: str
     classes: list[str]
     probabilities: list[float]
+    status: str = OK
+    error: str = ""
 
 
 def predict_files(
@@ -41,7 +52,8 @@ def predict_files(
 ) -> list[Prediction]:
     """Classifies image files and writes the result as CSV or JSON.
 
-    Images are converted to RGB (or grey, if the network was trained on grey) and,
+    Every image has a row with its status; one that cannot be read ends nothing. Images
+    are converted to RGB (or grey, if the network was trained on grey) and,
     unless they have the network's size, resized and cropped as for evaluation.
 
     Args:
@@ -54,7 +66,8 @@ def predict_files(
       use: "last" or "best" parameters.
 
     Raises:
-      UserError: if an input is missing or no image, or the run or student is unknown.
+      UserError: if an input is missing, the run or student is unknown, or, once the
+        table is written, no image could be read.
     """
     write = _writer(output)
     restored = restore(workdir, student, seed, use)
@@ -67,18 +80,27 @@ def predict_files(
     topk = min(5, info.num_classes) if topk is None else topk
     if not 1 <= topk <= info.num_classes:
         raise UserError(f"--topk is {topk}, expected 1 to {info.num_classes}.")
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     forward = jax.jit(lambda batch: jax.nn.softmax(restored.apply({"image": batch})[0]))
     classify = in_batches(forward, _BATCH)
     predictions = []
+    errors: dict[Path, str] = {}
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
         batch = files[start : start + _BATCH]
-        stacked = np.stack([_read(file, info) for file in batch])
-        for file, row in zip(batch, classify(stacked), strict=True):
+        read = [attempt(lambda file: _read(file, info), f, errors) for f in batch]
+        good = [image for image in read if image is not None]
+        rows = iter(classify(np.stack(good)) if good else ())
+        for file in batch:
+            if file in errors:
+                bad = Prediction(shown(file), [], [], UNREADABLE, errors[file])
+                predictions.append(bad)
+                continue
+            row = next(rows)
             best = np.argsort(-row, kind="stable")[:topk]
             names = [info.class_names[index] for index in best]
-            predictions.append(Prediction(str(file), names, row[best].tolist()))
+            predictions.append(Prediction(shown(file), names, row[best].tolist()))
     write(predictions)
+    require_one(files, errors, None if output is None else Path(output))
     return predictions
 
 
@@ -107,20 +129,21 @@ def _writer(output: str | None) -> Callable[[list[Prediction]], None]:
         raise UserError(f"--output: the folder {path.parent} does not exist.")
 
     def write(predictions: list[Prediction]) -> None:
-        path.write_text(formats[path.suffix](predictions), encoding="utf-8")
+        write_text(path, formats[path.suffix](predictions))
         print(f"{plural(len(predictions), 'image')} -> {path}", file=sys.stderr)
 
     return write
 
 
 def _as_csv(predictions: list[Prediction]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "rank", "class", "probability"])
-    for file, classes, probabilities in predictions:
+    rows: list[tuple] = []
+    for file, classes, probabilities, status, error in predictions:
+        if error:
+            rows.append((file, "", "", "", status, error))
         for rank, (name, p) in enumerate(zip(classes, probabilities, strict=True), 1):
-            table.writerow([file, rank, name, f"{p:.6f}"])
-    return text.getvalue()
+            rows.append((file, rank, name, f"{p:.6f}", status, ""))
+    header = ("file", "rank", "class", "probability", "status", "error")
+    return table(header, rows)
 
 
 def _as_json(predictions: list[Prediction]) -> str:

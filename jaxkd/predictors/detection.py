@@ -1,6 +1,5 @@
 """Finds objects in people's own images with a trained detector, and draws boxes."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxkd.datasets.boxes import fit
 from jaxkd.evaluators.detection import draw
 from jaxkd.metrics.detection import ImageBoxes
 from jaxkd.models import fcos
+from jaxkd.predictors.inputs import attempt, summary, write_status, write_table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 
@@ -31,6 +31,7 @@ def predict(
 ) -> str:
     """Detects objects and writes ``boxes.csv`` and a picture of each image.
 
+    ``files.csv`` has a row for each image with its status.
     Images are fitted into the square that the run was trained on, and boxes are brought
     back to their pixels. Columns: ``file``, ``class``, ``score``, ``left``, ``top``,
     ``right``, ``bottom``.
@@ -52,7 +53,7 @@ def predict(
       UserError: if an input is missing or no image, two have one name, or the run is
         unknown or no detector.
     """
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     names = [f"{file.stem}.png" for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -68,25 +69,26 @@ def predict(
         )
     detect, side = _detector(restored, num_boxes), restored.info.image_shape[0]
     output.mkdir(parents=True, exist_ok=True)
-    total = 0
-    with (output / "boxes.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table)
-        writer.writerow(("file", "class", "score", "left", "top", "right", "bottom"))
-        for file, name in zip(
-            tqdm(files, unit="image", disable=None), names, strict=True
-        ):
-            image = images.decode(file)
-            found = to_image(detect(_square(image, side)), image.shape, side, threshold)
-            scores = np.asarray(found.scores)
-            for box, label, score in zip(*found[:2], scores, strict=True):
-                title = restored.info.class_names[int(label)]
-                corners = (f"{value:.1f}" for value in box)
-                writer.writerow((str(file), title, f"{score:.4f}", *corners))
-            total += len(found.classes)
-            draw(image, found, restored.info.class_names, 0.0).save(output / name)
+    rows: list[tuple] = []
+    errors: dict[Path, str] = {}
+    for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
+        image = attempt(images.decode, file, errors)
+        if image is None:
+            continue
+        found = to_image(detect(_square(image, side)), image.shape, side, threshold)
+        scores = np.asarray(found.scores)
+        for box, label, score in zip(*found[:2], scores, strict=True):
+            title = restored.info.class_names[int(label)]
+            corners = (f"{value:.1f}" for value in box)
+            rows.append((file, title, f"{score:.4f}", *corners))
+        draw(image, found, restored.info.class_names, 0.0).save(output / name)
+    header = ("file", "class", "score", "left", "top", "right", "bottom")
+    write_table(output / "boxes.csv", header, rows)
+    write_status(output / "files.csv", files, errors)
     return (
-        f"{total} objects of score {threshold} and more in {len(files)} images, by "
-        f"{restored.name}, in {output / 'boxes.csv'}"
+        f"{len(rows)} objects of score {threshold} and more in "
+        f"{len(files) - len(errors)} images, by {restored.name}, in "
+        f"{output / 'boxes.csv'}{summary(errors)}"
     )
 
 

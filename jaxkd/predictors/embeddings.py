@@ -11,10 +11,20 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import replacing
 from jaxkd.core.options import Range
 from jaxkd.metrics import retrieval, verification
+from jaxkd.predictors.inputs import (
+    OK,
+    UNREADABLE,
+    attempt,
+    summary,
+    write_status,
+    write_table,
+)
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
+from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
 
 _BATCH = 64
@@ -36,11 +46,13 @@ def predict(
 ) -> str:
     """Embeds image files and writes what is found into a folder.
 
-    ``embeddings.npz`` (``files``, ``embeddings`` float32 ``[n, width]``),
-    ``neighbours.csv`` and, for the first 30 images, ``neighbours.png``; with ``pairs``
-    also ``pairs.csv``. Images become RGB, their middle square is resized to the size of
-    the data set that the run was trained on; those that are no larger than what the
-    network itself reads are brought to that size directly.
+    ``files.csv`` has a row for each image with its status; one that cannot be read is
+    left out of the rest: ``embeddings.npz`` (``files``, ``embeddings`` float32
+    ``[n, width]``), ``neighbours.csv`` and, for the first 30 images,
+    ``neighbours.png``; with ``pairs`` also ``pairs.csv``. Images become RGB, their
+    middle square is resized to the size of the data set that the run was trained on;
+    those that are no larger than what the network itself reads are brought to that size
+    directly.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -59,10 +71,10 @@ def predict(
       What was done, for the terminal.
 
     Raises:
-      UserError: if an input is missing or no image, the run is unknown or has no
-        embedding, or a pair names another image.
+      UserError: if an input is missing, the run is unknown or has no embedding, a pair
+        names another image, or, once ``files.csv`` is written, none could be read.
     """
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     asked = None if pairs is None else _read_pairs(pairs, files)
     most = len(files) - 1
     if not 0 <= neighbours <= most:
@@ -73,29 +85,37 @@ def predict(
     restored = restore(workdir, student, seed, use)
     if asked is not None and threshold is None:
         threshold = _threshold(restored.results, workdir, restored.name, seed)
-    embeddings = _embed(restored, files)
     _make_folder(output)
-    names = np.array([str(file) for file in files])
-    np.savez(output / "embeddings.npz", files=names, embeddings=embeddings)
-    said = [
-        f"{plural(len(files), 'image')}, embeddings of {embeddings.shape[1]} numbers"
-    ]
-    if neighbours:
-        _write_neighbours(output, files, embeddings, neighbours)
-        said.append(f"{neighbours} neighbours each")
+    errors: dict[Path, str] = {}
+    embeddings = _embed(restored, files, errors)
+    write_status(output / "files.csv", files, errors)
+    places = [place for place, file in enumerate(files) if file not in errors]
+    good, rows = [files[place] for place in places], embeddings[places]
+    names = np.array([shown(file) for file in good])
+    with replacing(output / "embeddings.npz") as path:
+        np.savez(path, files=names, embeddings=rows)
+    said = [f"{plural(len(good), 'image')}, embeddings of {rows.shape[1]} numbers"]
+    if count := min(neighbours, len(good) - 1):
+        _write_neighbours(output, good, rows, count)
+        said.append(f"{count} neighbours each")
     if asked is not None and threshold is not None:
-        accepted = _write_pairs(output, files, embeddings, asked, threshold)
+        accepted = _write_pairs(output, files, embeddings, asked, threshold, errors)
         said.append(f"{accepted} of {len(asked[0])} pairs accepted")
-    return f"{'; '.join(said)} -> {output}"
+    return f"{'; '.join(said)} -> {output}{summary(errors)}"
 
 
-def _embed(restored: Restored, files: list[Path]) -> np.ndarray:
+def _embed(
+    restored: Restored, files: list[Path], errors: dict[Path, str]
+) -> np.ndarray:
+    """Returns a row for each file, of zeros for those that cannot be read."""
     embed, native = _network(restored)
     parts = np.zeros((len(files), 0), np.float32)
     groups: dict[int, list[int]] = {}
     pixels = {}
     for place, file in enumerate(tqdm(files, unit="image", disable=None)):
-        picture = images.decode(file)
+        picture = attempt(images.decode, file, errors)
+        if picture is None:
+            continue
         small = max(picture.shape[:2]) <= native
         side = native if small else restored.info.image_shape[0]
         pixels[place] = _square(picture, side)
@@ -195,12 +215,13 @@ def _write_neighbours(output: Path, files, embeddings, count: int) -> None:
     rows = _directions(embeddings, files)
     _, found = retrieval.nearest(rows, count)
     cosines = np.einsum("if,ikf->ik", rows, rows[found])
-    with (output / "neighbours.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file", "rank", "neighbour", "cosine"])
-        for place, (near, how) in enumerate(zip(found, cosines, strict=True)):
-            for rank, (other, cosine) in enumerate(zip(near, how, strict=True), 1):
-                table.writerow([files[place], rank, files[other], f"{cosine:.4f}"])
+    listed = [
+        (files[place], rank, files[other], f"{cosine:.4f}")
+        for place, (near, how) in enumerate(zip(found, cosines, strict=True))
+        for rank, (other, cosine) in enumerate(zip(near, how, strict=True), 1)
+    ]
+    header = ("file", "rank", "neighbour", "cosine")
+    write_table(output / "neighbours.csv", header, listed)
     _sheet(files, found).save(output / "neighbours.png")
 
 
@@ -220,19 +241,24 @@ def _sheet(files, found: np.ndarray) -> Any:
     return Image.fromarray(page)
 
 
-def _write_pairs(output: Path, files, embeddings, asked, threshold: float) -> int:
+def _write_pairs(
+    output: Path, files, embeddings, asked, threshold: float, errors
+) -> int:
     first, second = (np.array(side) for side in asked)
-    rows = _directions(embeddings, files)
+    bad = np.array([file in errors for file in files])
+    rows = _directions(np.where(bad[:, None], 1.0, embeddings), files)
     cosines = np.sum(rows[first] * rows[second], axis=1)
-    with (output / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["first", "second", "cosine", "threshold", "same"])
-        for i, j, cosine in zip(first, second, cosines, strict=True):
+    unknown = bad[first] | bad[second]
+    listed = []
+    for i, j, cosine, lost in zip(first, second, cosines, unknown, strict=True):
+        found = ("", f"{threshold:.4f}", "", UNREADABLE)
+        if not lost:
             same = int(cosine >= threshold)
-            table.writerow(
-                [files[i], files[j], f"{cosine:.4f}", f"{threshold:.4f}", same]
-            )
-    return int(np.sum(cosines >= threshold))
+            found = (f"{cosine:.4f}", f"{threshold:.4f}", str(same), OK)
+        listed.append((files[i], files[j], *found))
+    header = ("first", "second", "cosine", "threshold", "same", "status")
+    write_table(output / "pairs.csv", header, listed)
+    return int(np.sum((cosines >= threshold) & ~unknown))
 
 
 def _directions(embeddings: np.ndarray, files) -> np.ndarray:

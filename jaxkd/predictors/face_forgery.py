@@ -17,11 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_text
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
+from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
 
 SMALL = 64  # pixels; smaller faces show little
@@ -97,20 +99,23 @@ def predict(
     graph = GRAPHS[options.get("graph", "ffsc")]()
     classify = in_batches(_forward(restored, graph), _BATCH)
     side = restored.info.image_shape[0]
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     (output / "faces").mkdir(parents=True, exist_ok=True)
     findings: list[Finding] = []
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
         part = files[start : start + _BATCH]
         findings += _score(part, start, classify, side, graph, output, threshold)
     good = [finding for finding in findings if not finding.error]
-    if not good:
-        raise UserError(f"No image could be read, such as: {findings[0].error}")
     _write_scores(output / "scores.csv", findings, graph)
+    if not good:
+        raise UserError(
+            f"No image could be read, such as: {findings[0].error} All of them are in "
+            f"{output / 'scores.csv'}."
+        )
     _write_folders(output / "folders.csv", good)
     title = f"{restored.results['name']}, {restored.name}"
     page = face_forgery_page.page(findings, title, threshold)
-    (output / "index.html").write_text(page, encoding="utf-8")
+    write_text(output / "index.html", page)
     bad = [f"\n  {finding.error}" for finding in findings if finding.error]
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
     fakes = sum(finding.fake >= threshold for finding in good)
@@ -177,12 +182,12 @@ def _score(
             face = images.decode(path)
         except UserError as error:
             print(f"jaxkd: {error}", file=sys.stderr)
-            findings.append(Finding(str(path), "unreadable", error=str(error)))
+            findings.append(Finding(shown(path), "unreadable", error=str(error)))
             continue
         height, width = face.shape[:2]
         status = "small" if min(height, width) < SMALL else "ok"
         name = f"{number:05d}-{path.stem}.png"
-        findings.append(Finding(str(path), status, name, width, height))
+        findings.append(Finding(shown(path), status, name, width, height))
         faces.append(face)
     if not faces:
         return findings
@@ -196,8 +201,8 @@ def _score(
         nodes[: len(row)] = row
         regions = dict(zip(graph.nodes[-_REGIONS:], nodes[-_REGIONS:], strict=True))
         altered = [n for n, p in regions.items() if p >= threshold]
-        shown = altered if nodes[0] >= threshold else []
-        face_forgery_page.write(output / "faces" / finding.name, next(pixels), shown)
+        outlined = altered if nodes[0] >= threshold else []
+        face_forgery_page.write(output / "faces" / finding.name, next(pixels), outlined)
         findings[place] = finding._replace(
             fake=float(nodes[0]),
             nodes=tuple(map(float, nodes)),
@@ -217,7 +222,7 @@ def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) ->
         cells = ["" if np.isnan(p) else f"{p:.6f}" for p in known]
         first = [finding.file, finding.status, finding.width, finding.height]
         table.writerow([*first, *cells, finding.explanation, finding.error])
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())
 
 
 def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
@@ -230,4 +235,4 @@ def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
     table.writerow(["folder", "images", "fake"])
     for folder, scores in by_folder.items():
         table.writerow([folder, len(scores), f"{np.mean(scores):.6f}"])
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())

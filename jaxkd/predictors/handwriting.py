@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_text
 from jaxkd.metrics import verification
+from jaxkd.predictors.inputs import attempt, summary, write_status, write_table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 from jaxkd.readers.handwriting import picture
+from jaxkd.readers.listing import shown
 
 _BATCH = 64
 _SHOWN = 200  # pairs on the page
@@ -58,19 +61,30 @@ def predict(
       UserError: if the run is of another method, an input is no image, there are fewer
         than two words, or a pair names another file.
     """
-    groups = [list(images.find([path])) for path in inputs]
-    files = list(dict.fromkeys(path for group in groups for path in group))
-    if len(files) < 2:
-        raise UserError(f"{len(files)} word was given, expected at least two.")
-    chosen = _chosen(groups, files, pairs)
+    groups = [list(images.find([path], output)) for path in inputs]
+    every = list(dict.fromkeys(path for group in groups for path in group))
+    if len(every) < 2:
+        raise UserError(f"{len(every)} word was given, expected at least two.")
+    if pairs is not None:
+        _read_pairs(Path(pairs), every)  # before the network is restored
     restored = restore(workdir, student, seed, use)
     side = restored.info.image_shape[0]
-    words = np.stack([picture(path, side) for path in files])
-    probability, features = _compare(restored, words, chosen)
+    errors: dict[Path, str] = {}
+    read = [attempt(lambda path: picture(path, side), path, errors) for path in every]
     output.mkdir(parents=True, exist_ok=True)
+    write_status(output / "files.csv", every, errors)
+    words = np.stack([word for word in read if word is not None])
+    files = [path for path in every if path not in errors]
+    chosen = _chosen(groups, files, pairs, errors)
+    if len(files) < 2 or not len(chosen):
+        raise UserError(
+            f"{len(errors)} of {len(every)} words cannot be read, such as: "
+            f"{next(iter(errors.values()))} No pair is left."
+        )
+    probability, features = _compare(restored, words, chosen)
     order = np.argsort(-probability, kind="stable")
-    names = [str(path) for path in files]
-    _write(
+    names = [shown(path) for path in files]
+    write_table(
         output / "pairs.csv",
         ("first", "second", "probability", "same"),
         [
@@ -84,7 +98,7 @@ def predict(
         ],
     )
     near = _neighbours(features, min(neighbours, len(files) - 1))
-    _write(
+    write_table(
         output / "neighbours.csv",
         ("file", "rank", "neighbour", "cosine"),
         [
@@ -94,24 +108,27 @@ def predict(
         ],
     )
     page = _page(restored.name, words, names, chosen[order], probability[order], near)
-    (output / "pairs.html").write_text(page, encoding="utf-8")
+    write_text(output / "pairs.html", page)
     accepted = int(np.sum(probability > 0.5))
     return (
         f"{len(files)} words, {len(chosen)} pairs, {accepted} of one hand -> {output}"
+        f"{summary(errors)}"
     )
 
 
-def _chosen(groups, files: list[Path], pairs: str | None) -> np.ndarray:
+def _chosen(groups, files: list[Path], pairs: str | None, errors) -> np.ndarray:
     """Returns the pairs to compare, ``[pairs, 2]`` places among the files."""
     places = {path: place for place, path in enumerate(files)}
     if pairs is not None:
-        return _read_pairs(Path(pairs), files)
+        every = [*files, *errors]  # pairs of unreadable words are left out
+        found = _read_pairs(Path(pairs), every)
+        return found[(found < len(files)).all(axis=1)]
     if len(groups) == 2:
         found = {
             tuple(sorted((places[a], places[b])))
             for a in groups[0]
             for b in groups[1]
-            if a != b
+            if a != b and a in places and b in places
         }
         return np.array(sorted(found))
     return np.stack(np.triu_indices(len(files), k=1), axis=1)
@@ -181,11 +198,6 @@ def _neighbours(features: np.ndarray, count: int) -> list[list[tuple[int, float]
     np.fill_diagonal(cosine, -np.inf)
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
     return [[(int(j), float(cosine[i, j])) for j in row] for i, row in enumerate(order)]
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def _page(student, words, names, chosen, probability, near) -> str:

@@ -4,8 +4,6 @@ What is marked is what a network holds for inpainted, with its mistakes: it is a
 to look closer and no proof.
 """
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -17,10 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_text
 from jaxkd.metrics import localization
 from jaxkd.predictors import localization_page
+from jaxkd.predictors.inputs import OK, UNREADABLE, write_table
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
+from jaxkd.readers.listing import shown
 from jaxkd.readers.masks import files as mask_files
 from jaxkd.report.statistics import plural
 
@@ -71,8 +72,8 @@ def predict(
 
     ``masks/``, ``maps/`` (probabilities as grey) and ``overlays/``, PNG files of the
     images' own sizes and names; ``scores.csv`` and ``scores.json``; and ``index.html``,
-    which shows them all. An image that cannot be read has a line that says why, and no
-    files.
+    which shows them all. Every image has a row with its status; one that cannot be
+    read has the reason, and no files.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -91,7 +92,8 @@ def predict(
       What was done, for the terminal.
 
     Raises:
-      UserError: if there are no images, none can be read, or an option is impossible.
+      UserError: if there are no images, an option is impossible, or, once the tables
+        are written, none could be read.
     """
     if inference not in INFERENCES or not 0 <= overlap < 1 or not 0 < threshold < 1:
         raise UserError(
@@ -109,7 +111,7 @@ def predict(
         "tile": lambda image: tiled(image, classify, window, overlap),
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
-    files = _named(list(images.find(inputs)))
+    files = _named(list(images.find(inputs, output)))
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
     readings = [
@@ -117,12 +119,15 @@ def predict(
         for name, path in tqdm(files.items(), unit="image", disable=None)
     ]
     good = [reading for reading in readings if not reading.error]
-    if not good:
-        raise UserError(f"No image could be read, such as: {readings[0].error}")
     _write_tables(readings, output)
+    if not good:
+        raise UserError(
+            f"No image could be read, such as: {readings[0].error} All of them are in "
+            f"{output / 'scores.csv'}."
+        )
     title = f"{restored.results['name']}, {restored.name}"
     page = localization_page.page(readings, title, threshold)
-    (output / "index.html").write_text(page, encoding="utf-8")
+    write_text(output / "index.html", page)
     bad = [f"\n  {reading.error}" for reading in readings if reading.error]
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
     return f"{plural(len(good), 'image')} -> {output / 'index.html'}{failed}"
@@ -202,33 +207,32 @@ def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Re
         image = mask_files.read_image(path, notes.append).pixels
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
-        return Reading(str(path), error=str(error))
+        return Reading(shown(path), error=str(error))
     probabilities = localize(image)
     marked = probabilities >= threshold
     localization_page.write(output, name, image, probabilities, marked)
     height, width = image.shape[:2]
     score = float(localization.image_scores(probabilities[None])[0])
     return Reading(
-        *(str(path), name, width, height),
+        *(shown(path), name, width, height),
         *(score, float(marked.mean()), tuple(notes)),
     )
 
 
 def _write_tables(readings: Sequence[Reading], output: Path) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([*Reading._fields[:6], "notes", "error"])
+    listed = []
     for reading in readings:
         numbers = ["", ""]
         if not reading.error:
             numbers = [f"{reading.score:.6f}", f"{reading.marked:.6f}"]
         notes = "; ".join(reading.notes)
-        table.writerow([*reading[:4], *numbers, notes, reading.error])
-    (output / "scores.csv").write_text(text.getvalue(), encoding="utf-8")
+        status = UNREADABLE if reading.error else OK
+        listed.append((*reading[:4], *numbers, status, notes, reading.error))
+    header = (*Reading._fields[:6], "status", "notes", "error")
+    write_table(output / "scores.csv", header, listed)
     rows = [
         reading._asdict() | ({"score": None, "marked": None} if reading.error else {})
         for reading in readings
     ]
-    (output / "scores.json").write_text(
-        json.dumps(rows, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
+    write_text(output / "scores.json", text)

@@ -12,6 +12,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.diffusion import resshift as diffusion
 from jaxkd.methods import resshift
 from jaxkd.models.super_resolution import enlarged
+from jaxkd.predictors.inputs import attempt, summary, write_status
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 from jaxkd.report.statistics import plural
@@ -29,6 +30,8 @@ def predict(
     overlap: int = 8,
 ) -> str:
     """Enlarges image files and writes PNG files of the same names.
+
+    ``files.csv`` has a row for each image with its status.
 
     Images are cut into overlapping tiles of one size, so that the network is compiled
     once and any size fits into memory; where tiles overlap, they fade into each other.
@@ -50,7 +53,7 @@ def predict(
       UserError: if an input is missing or no image, two have one name, the run is
         unknown or does not enlarge, or the tiles are too small.
     """
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     names = [f"{file.stem}.png" for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -73,16 +76,21 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 
+    errors: dict[Path, str] = {}
     for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
-        pixels = images.decode(file).astype(np.float32) / 127.5 - 1
+        image = attempt(images.decode, file, errors)
+        if image is None:
+            continue
+        pixels = image.astype(np.float32) / 127.5 - 1
         if grey:
             pixels = pixels.mean(axis=-1, keepdims=True)
         large = in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
         levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
         Image.fromarray(levels[..., 0] if grey else levels).save(output / name)
+    write_status(output / "files.csv", files, errors)
     return (
-        f"{plural(len(files), 'image')} enlarged {scale} times by {restored.name}, in "
-        f"{output}"
+        f"{plural(len(files) - len(errors), 'image')} enlarged {scale} times by "
+        f"{restored.name}, in {output}{summary(errors)}"
     )
 
 

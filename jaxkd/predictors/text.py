@@ -11,6 +11,14 @@ from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
 from jaxkd.metrics import text
+from jaxkd.predictors.inputs import (
+    OK,
+    UNREADABLE,
+    attempt,
+    require_one,
+    summary,
+    write_table,
+)
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 
@@ -31,7 +39,8 @@ def predict(
 
     Its columns are ``file``, ``text`` and ``confidence``, the product of the
     probabilities of the characters and the end; with ``labels`` also the truth and the
-    edit distance. Images are resized to what the network reads, whatever their size.
+    edit distance; and each image's status. Images are resized to what the network
+    reads, whatever their size.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -49,7 +58,7 @@ def predict(
       UserError: if an input is missing or no image, the run is unknown or no reader, or
         a label is of no image among the inputs.
     """
-    files = list(images.find(inputs))
+    files = list(images.find(inputs, output))
     truths = {} if labels is None else _read_labels(labels, files)
     restored = restore(workdir, student, seed, use)
     if not hasattr(restored.network, "slots"):
@@ -58,9 +67,18 @@ def predict(
             "text_recognition. Choose another predictor with --predictor."
         )
     rows, distances = [], []
-    for file, (found, confidence) in zip(files, _read(restored, files), strict=True):
-        row = {"file": str(file), "text": found, "confidence": f"{confidence:.4f}"}
-        if file.name in truths:
+    errors: dict[Path, str] = {}
+    results = _read(restored, files, errors)
+    for file, (found, confidence) in zip(files, results, strict=True):
+        bad = file in errors
+        row = {
+            "file": file,
+            "text": found,
+            "confidence": "" if bad else f"{confidence:.4f}",
+            "status": UNREADABLE if bad else OK,
+            "error": errors.get(file, ""),
+        }
+        if file.name in truths and not bad:
             truth = truths[file.name]
             apart = text.edit_distance(found.lower(), truth.lower())
             row |= {"truth": truth, "edit_distance": str(apart)}
@@ -69,22 +87,23 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     columns = ["file", "text", "confidence"]
     columns += ["truth", "edit_distance"] if truths else []
-    with (output / "text.csv").open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    summary = f"{len(files)} lines read by {restored.name}, in {output / 'text.csv'}"
+    columns += ["status", "error"]
+    table = [[row.get(column, "") for column in columns] for row in rows]
+    write_table(output / "text.csv", columns, table)
+    require_one(files, errors, output / "text.csv")
+    count = len(files) - len(errors)
+    report = f"{count} lines read by {restored.name}, in {output / 'text.csv'}"
     if distances:
         right = sum(apart == 0 for apart in distances)
-        summary += (
+        report += (
             f"; {right} of {len(distances)} labelled lines without a mistake, edit "
             f"distance {np.mean(distances):.2f} on average"
         )
-    return summary
+    return f"{report}{summary(errors)}"
 
 
-def _read(restored: Restored, files: Sequence[Path]):
-    """Yields the text and the confidence of each file."""
+def _read(restored: Restored, files: Sequence[Path], errors: dict[Path, str]):
+    """Yields the text and the confidence of each file; no text of those in errors."""
     alphabet = "".join(restored.info.class_names[1:])
     height, width = restored.info.image_shape[:2]
     low = restored.config.model.get("input", "image") == "low"
@@ -106,11 +125,16 @@ def _read(restored: Restored, files: Sequence[Path]):
         part = files[start : start + _BATCH]
         batch = np.zeros((_BATCH, *side, 3), np.uint8)
         for row, file in enumerate(part):
-            batch[row] = images.resize(images.decode(file), side)
+            image = attempt(images.decode, file, errors)
+            if image is not None:
+                batch[row] = images.resize(image, side)
         tokens, best = (np.asarray(x) for x in read(batch))
-        for found, row, p in zip(
-            text.decode(tokens, alphabet)[: len(part)], tokens, best, strict=False
+        for file, found, row, p in zip(
+            part, text.decode(tokens, alphabet), tokens, best, strict=False
         ):
+            if file in errors:
+                yield "", 0.0
+                continue
             length = min(len(found) + 1, len(row))
             yield found, float(np.prod(p[:length]))
 

@@ -198,7 +198,7 @@ def read_lines(path: Path, advice: str) -> list[str]:
       UserError: if it is missing, empty or not text.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}. {advice}") from error
     lines = [line for line in text.splitlines() if line.strip()]

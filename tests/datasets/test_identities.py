@@ -221,3 +221,17 @@ def test_people_of_the_test_in_the_training(wild):
 def test_no_training_images(wild):
     with pytest.raises(UserError, match=r"LFW is a test and has no training images"):
         load_wild(wild, train="")
+
+
+def test_pairs_as_other_programs_save_them(wild):
+    """With a byte order mark, and images that end in .jpeg."""
+    path = wild / "pairs.txt"
+    wanted = load_wild(wild).test.pairs
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    image = wild / "lfw" / "J._K._C" / "J._K._C_0002.jpg"
+    image.rename(image.with_name("J._K._C_0002.jpeg"))
+    np.testing.assert_array_equal(load_wild(wild).test.pairs.first, wanted.first)
+    text = path.read_text(encoding="utf-8-sig")
+    path.write_text(text.replace("Ann_A\t2\tDot_D\t1", "Ann_A\t2\tAnn_A\t1"))
+    with pytest.raises(UserError, match="a pair of two people names 'Ann_A' twice"):
+        load_wild(wild)

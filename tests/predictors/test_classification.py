@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -117,7 +118,7 @@ def test_output_files(finished_run, photos, tmp_path, suffix, capsys):
         assert json.loads(text) == [p._asdict() for p in found]
     else:
         table = list(csv.reader(io.StringIO(text)))
-        assert table[0] == ["file", "rank", "class", "probability"]
+        assert table[0] == ["file", "rank", "class", "probability", "status", "error"]
         assert [row[2] for row in table[1:]] == [c for p in found for c in p.classes]
 
 
@@ -243,13 +244,32 @@ def test_wrong_inputs(finished_run, tmp_path):
             predict_files(workdir, given, topk=2)
 
 
-def test_a_text_file_among_images_is_named(finished_run, photos, tmp_path):
-    text = tmp_path / "last.png"
-    text.write_text("these are words")
+def test_one_bad_file_never_ends_the_others(finished_run, photos, tmp_path):
+    """A row for every input; macOS' and Jupyter's copies are left out, links read."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "link").symlink_to(photos)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "words.png").write_text("these are words")
+    (folder / "._a.png").write_bytes(b"x")
+    (folder / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / ".ipynb_checkpoints" / "a.png")
+    odd = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (8, 8)).save(folder / odd)
     out = tmp_path / "out.csv"
-    with pytest.raises(UserError, match=r"last\.png"):
-        predict_files(finished_run[0], [str(photos), str(text)], str(out), topk=2)
-    assert not out.exists()
+    found = predict_files(finished_run[0], [str(folder)], str(out), topk=2)
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [p.status for p in found].count("ok") == 4 and len(found) == 6
+    status = {Path(row["file"]).name: row["status"] for row in rows}
+    assert status == {
+        **{"caf\\xe9.png": "ok", "a.PNG": "ok", "b.png": "ok", "c.png": "ok"},
+        **{"gone.png": "unreadable", "words.png": "unreadable"},
+    }
+    assert "no such file" in next(r["error"] for r in rows if "gone" in r["file"])
+    with pytest.raises(UserError, match="No input could be read"):
+        predict_files(finished_run[0], [str(folder / "words.png")], str(out), topk=2)
+    assert "unreadable" in out.read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_not_finished(tmp_path, squares):

@@ -1,6 +1,7 @@
 """A small run on a folder of people, and its network on somebody's own images."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,25 @@ def test_neighbours(finished, pictures, tmp_path):
         np.testing.assert_allclose(float(row["cosine"]), best, atol=1e-3)
     with Image.open(tmp_path / "out" / "neighbours.png") as sheet:
         assert sheet.size == (3 * 76 + 16, 13 * 76 + 4)
+
+
+def test_an_image_that_cannot_be_read_has_a_row(finished, pictures, tmp_path):
+    (pictures / "p01" / "0.png").write_bytes(b"no image")
+    asked = pictures / "pairs.csv"
+    asked.write_text("p00/0.png,p00/1.png\np00/0.png,p01/0.png\n")
+    out = tmp_path / "out"
+    said = embeddings.predict(
+        finished[0], [pictures], out, neighbours=12, pairs=asked, threshold=-1.0
+    )
+    assert "12 images" in said and "1 could not be read" in said
+    listed = {Path(row["file"]).name: row for row in rows(out / "files.csv")}
+    assert len(rows(out / "files.csv")) == 13 and "small.png" in listed
+    statuses = [row["status"] for row in rows(out / "files.csv")]
+    assert statuses.count("unreadable") == 1
+    assert [row["status"] for row in rows(out / "pairs.csv")] == ["ok", "unreadable"]
+    with np.load(out / "embeddings.npz") as saved:
+        assert len(saved["files"]) == 12 == len(saved["embeddings"])
+    assert len(rows(out / "neighbours.csv")) == 12 * 11
 
 
 def test_embedding_does_not_depend_on_company(finished, pictures, tmp_path):

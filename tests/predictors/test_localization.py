@@ -138,6 +138,16 @@ def test_nothing_to_look_at(tmp_path, run):
     (tmp_path / "bad.png").write_bytes(b"x")
     with pytest.raises(UserError, match="No image could be read"):
         localization.predict(tmp_path, [tmp_path / "bad.png"], tmp_path / "out")
+    assert ",unreadable," in (tmp_path / "out" / "scores.csv").read_text()
+
+
+def test_results_are_not_read_again(tmp_path, run):
+    Image.fromarray(photo(16, 16)).save(tmp_path / "a.png")
+    for _ in range(2):
+        text = localization.predict(tmp_path, [tmp_path], tmp_path / "out")
+        assert text.startswith("1 image ")
+    with pytest.raises(UserError, match="is the folder of the inputs"):
+        localization.predict(tmp_path, [tmp_path], tmp_path)
 
 
 def test_overlays_show_probability_and_outline():

@@ -112,6 +112,11 @@ _DTYPES = {
     "Bool": "?",
 }
 
+_TORCH_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "bool"),
+    *("int64", "int32", "int16", "int8", "uint8"),
+)
+
 STAND_INS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Tensor,
     ("torch._utils", "_rebuild_tensor_v2"): Tensor,
@@ -119,6 +124,10 @@ STAND_INS: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): _Dict,
     ("argparse", "Namespace"): _Ignored,
+    # Milestones of a schedule; where and how tensors lay.
+    ("collections", "Counter"): _Ignored,
+    ("torch", "device"): _Ignored,
+    **{("torch", name): _Ignored for name in _TORCH_DTYPES},
     # NumPy's scalars, in which some scripts keep the accuracy.
     ("numpy.core.multiarray", "scalar"): _Ignored,
     ("numpy._core.multiarray", "scalar"): _Ignored,
@@ -213,6 +222,12 @@ def _opened(reader: Callable[[BinaryIO, str], Any]) -> Callable[[Path], Any]:
 
 def _read_zip(file: BinaryIO, origin: str) -> Any:
     with zipfile.ZipFile(file) as archive:
+        if any(n.rpartition("/")[2] == "constants.pkl" for n in archive.namelist()):
+            raise UserError(
+                f"{origin} is a TorchScript file (torch.jit.save), which holds a "
+                "program, expected a state dictionary. Load it with torch.jit.load, "
+                "and save model.state_dict() with torch.save."
+            )
         pickles = [n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl"]
         compressed = any(member.compress_type for member in archive.infolist())
         if len(pickles) != 1 or compressed:

@@ -15,7 +15,12 @@ from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 
 # Where training scripts put the weights, beside the epoch and the optimiser.
-_WRAPPERS = ("model", "state_dict")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "model_ema")
+# What torch's wrappers put before every name, in any order: compiled, parallel.
+_WRAPPED = ("module.", "_orig_mod.")
+# What scripts put before the names of the network, where all begin so.
+_ATTRIBUTES = ("model.", "backbone.", "net.")
+_AVERAGED = "n_averaged"  # of torch.optim.swa_utils: how many were averaged
 PARTS = ("student", "teacher")
 
 
@@ -52,11 +57,24 @@ def load_torch(
     )
 
 
-def read_state(path: str | Path, part: str | None = None) -> dict[str, np.ndarray]:
+def read_state(
+    path: str | Path, part: str | None = None, prefix: str = ""
+) -> dict[str, np.ndarray]:
     """Reads the state dictionary in a torch file; see ``load_torch``.
 
+    Args:
+      path: of the file.
+      part: see ``load_torch``.
+      prefix: of the names to take, such as ``"encoder."``; others are left out.
+
     Returns:
-      Name -> array, without the prefixes ``module.``, ``student.`` and ``teacher.``.
+      Name -> array, without the prefixes ``module.``, ``_orig_mod.``, ``student.`` and
+      ``teacher.``, without ``model.``, ``backbone.`` or ``net.`` where all begin so,
+      and without ``prefix``.
+
+    Raises:
+      UserError: if the file cannot be read, no name begins with the prefix, or a number
+        is not finite.
     """
     content = reading.read(Path(path))
     state = _find_state(content, path)
@@ -67,7 +85,47 @@ def read_state(path: str | Path, part: str | None = None) -> dict[str, np.ndarra
         }
     except Exception as error:  # a damaged file can fail in any way at all
         raise UserError(f"{path} is damaged: it holds {error}.") from error
-    return _select_part(arrays, part, path)
+    state = _select_part(arrays, part, path)
+    state = _without_prefix(state, prefix, path)
+    for key, array in state.items():
+        if array.dtype.kind not in "iub" and not np.isfinite(array.astype("f4")).all():
+            raise UserError(
+                f"{path}: {key} holds numbers that are not finite (NaN or infinity), "
+                "expected trained weights: the training diverged. Take an earlier "
+                "checkpoint."
+            )
+    return state
+
+
+def _without_prefix(
+    state: dict[str, np.ndarray], prefix: str, path: str | Path
+) -> dict[str, np.ndarray]:
+    if not prefix:
+        prefix = next(
+            (p for p in _ATTRIBUTES if all(key.startswith(p) for key in state)), ""
+        )
+    mine = {
+        _unwrapped(key.removeprefix(prefix)): array
+        for key, array in state.items()
+        if key.startswith(prefix)
+    }
+    if not mine:
+        raise UserError(
+            f"{path} has no name that begins with {prefix!r}, expected one of the "
+            f"beginnings {', '.join(sorted({k.partition('.')[0] for k in state})[:8])}."
+        )
+    return mine
+
+
+def _unwrapped(key: str) -> str:
+    """Removes what torch's wrappers put before a name, however often.
+
+    >>> _unwrapped("module._orig_mod.module.conv1.weight")
+    'conv1.weight'
+    """
+    while key.startswith(_WRAPPED):
+        key = key.partition(".")[2]
+    return key
 
 
 def to_variables(
@@ -230,7 +288,7 @@ def _find_state(content: Any, path: str | Path) -> dict[str, Any]:
 def _select_part(
     state: dict[str, np.ndarray], part: str | None, path: str | Path
 ) -> dict[str, np.ndarray]:
-    state = {key.removeprefix("module."): array for key, array in state.items()}
+    state = {_unwrapped(key): array for key, array in state.items() if key != _AVERAGED}
     held = [p for p in PARTS if any(key.startswith(f"{p}.") for key in state)]
     if part is None and "student" in held:
         part = "student"
@@ -247,4 +305,4 @@ def _select_part(
         for key, array in state.items()
         if key.startswith(prefix)
     }
-    return {key.removeprefix("module."): array for key, array in mine.items()}
+    return {_unwrapped(key): array for key, array in mine.items()}

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import zipfile
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from flax import traverse_util
 
 from jaxkd import models
 from jaxkd.convert import load_torch, save_torch
-from jaxkd.convert.torch import names
+from jaxkd.convert.torch import names, weights
 from jaxkd.core.errors import UserError
 
 torch = pytest.importorskip("torch")
@@ -253,3 +254,62 @@ def test_variables_of_another_network_are_not_saved(tmp_path):
 def test_families_without_names():
     with pytest.raises(UserError, match="'transformer' are not known"):
         names.leaves("transformer", models.build("resnet8", 10))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."),
+        *("model.", "backbone.", "module.model.", "model.module."),
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "net", "model_ema", ""])
+def test_names_as_wrappers_leave_them(tmp_path, prefix, wrapper):
+    state = {
+        f"{prefix}conv.weight": torch.ones(2, 3),
+        f"{prefix}fc.bias": torch.ones(2),
+    }
+    if prefix.startswith("module."):
+        state["n_averaged"] = torch.tensor(4)
+    path = tmp_path / "file.pth"
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+    assert set(weights.read_state(path)) == {"conv.weight", "fc.bias"}
+
+
+def test_a_prefix_chooses_names(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"encoder.fc.bias": torch.ones(2), "head.bias": torch.zeros(2)}, path)
+    assert set(weights.read_state(path, prefix="encoder.")) == {"fc.bias"}
+    with pytest.raises(UserError, match=r"begins with 'body\.'.*encoder, head"):
+        weights.read_state(path, prefix="body.")
+
+
+def test_weights_that_diverged_are_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"fc.bias": torch.tensor([1.0, float("nan")])}, path)
+    with pytest.raises(UserError, match=r"fc\.bias holds numbers that are not finite"):
+        weights.read_state(path)
+
+
+def test_what_schedules_and_devices_leave_is_ignored(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3])
+    path = tmp_path / "file.pth"
+    content = {
+        "model": {"fc.bias": torch.ones(2)},
+        "scheduler": schedule.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "device": torch.device("cpu"),
+        "dtype": torch.float16,
+    }
+    torch.save(content, path)
+    assert set(weights.read_state(path)) == {"fc.bias"}
+
+
+def test_a_torchscript_file_is_named(tmp_path):
+    path = tmp_path / "script.pt"
+    with zipfile.ZipFile(path, "w") as archive:  # as torch.jit.save lays it out
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"script/{name}", b"")
+    with pytest.raises(UserError, match="is a TorchScript file"):
+        weights.read_state(path)

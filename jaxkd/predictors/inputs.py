@@ -1,0 +1,83 @@
+"""Reads the inputs of a prediction: a bad file has a row with the reason, no more.
+
+Tables are whole or not there, and name files whatever bytes their names have.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxkd.core import files
+from jaxkd.core.errors import UserError
+from jaxkd.readers.listing import shown
+
+OK, UNREADABLE = "ok", "unreadable"
+T = TypeVar("T")
+
+
+def attempt(read: Callable[[Path], T], path: Path, errors: dict[Path, str]) -> T | None:
+    """Returns ``read(path)``, or None and puts the reason into ``errors``."""
+    try:
+        return read(path)
+    except UserError as error:
+        print(f"jaxkd: {error}", file=sys.stderr)
+        errors[path] = str(error)
+        return None
+
+
+def write_table(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Writes a CSV file, whole or not at all."""
+    files.write_text(path, table(header, rows))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns the text of a CSV file; paths are shown as ``listing.shown`` does."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([shown(v) if isinstance(v, str | Path) else v for v in row])
+    return text.getvalue()
+
+
+def write_status(
+    path: Path, inputs: Sequence[Path], errors: Mapping[Path, str]
+) -> None:
+    """Writes a row for each input: ``file``, ``status`` and ``error``.
+
+    Raises:
+      UserError: once it is written, if no input could be read.
+    """
+    rows = [
+        (file, UNREADABLE if file in errors else OK, errors.get(file, ""))
+        for file in inputs
+    ]
+    write_table(path, ("file", "status", "error"), rows)
+    require_one(inputs, errors, path)
+
+
+def require_one(
+    inputs: Sequence[Path], errors: Mapping[Path, str], where: Path | None
+) -> None:
+    """Checks that an input could be read.
+
+    Raises:
+      UserError: if none could.
+    """
+    if len(errors) == len(inputs):
+        listed = f" All of them are in {where}." if where else ""
+        first = next(iter(errors.values()))
+        raise UserError(f"No input could be read, such as: {first}{listed}")
+
+
+def summary(errors: Mapping[Path, str]) -> str:
+    """Returns what to add to the text for the terminal."""
+    if not errors:
+        return ""
+    listed = "".join(f"\n  {error}" for error in errors.values())
+    return f"; {len(errors)} could not be read:{listed}"
