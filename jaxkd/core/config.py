@@ -30,7 +30,16 @@ RUNTIME_KEYS = (
     "writers",
 )
 
-_FREE = ("data", "loss", "model", "needs", "optimizers", "students", "view")
+_FREE = (
+    "data",
+    "loss",
+    "model",
+    "needs",
+    "optimizers",
+    "students",
+    "teachers",
+    "view",
+)
 
 CHOICES = {
     "unit": ("epochs", "steps"),
@@ -41,6 +50,9 @@ CHOICES = {
 
 # Where config.json has all options, also those by default; no key of a configuration.
 RESOLVED = "resolved"
+
+# How the logits of several teachers become those of one.
+COMBINATIONS = ("logits", "probabilities")
 
 STUDENT_KEYS = ("method", "loss", "model", "optim", "optimizers", "duration")
 
@@ -65,6 +77,10 @@ def default() -> ConfigDict:
     config.needs = (
         ConfigDict()
     )  # name -> needed(config of the run that must come first)
+
+    # Several teachers as one, for methods that compare logits: ``weights`` are needed
+    # runs by name with their weights, ``combine`` is "logits" or "probabilities".
+    config.teachers = ConfigDict({"combine": "logits", "weights": {}})
 
     # What it is trained on. ``shared``: all seeds see the same batches and views, so
     # that one teacher forward serves them all; ``per_seed``: each seed draws its own.
@@ -231,6 +247,7 @@ def check(config: ConfigDict) -> None:
             f"config.reference is {config.reference!r}, which is no student. "
             f"Students: {', '.join(config.students)}."
         )
+    _check_teachers(config)
     for name, need in config.needs.items():
         if "init_from" not in need:
             raise UserError(
@@ -333,6 +350,33 @@ def _check_sharding(rules: Any) -> None:
 def _is_tactic(tactic: Any) -> bool:
     whole = isinstance(tactic, int) and not isinstance(tactic, bool)
     return whole or tactic in sharding.TACTICS
+
+
+def _check_teachers(config: ConfigDict) -> None:
+    teachers = config.teachers
+    _check_keys(teachers, default().teachers, "config.teachers")
+    if teachers.combine not in COMBINATIONS:
+        raise UserError(
+            f"config.teachers.combine is {teachers.combine!r}, expected one of "
+            f"{', '.join(COMBINATIONS)}."
+        )
+    weights = teachers.weights
+    if weights and "teacher" in config.needs:
+        # Which of them is meant would depend on the method.
+        raise UserError(
+            "config.teachers.weights makes one teacher of several, but config.needs "
+            "has a 'teacher' too. Give that run another name."
+        )
+    for name, weight in weights.items():
+        if name not in config.needs:
+            raise UserError(
+                f"config.teachers.weights has {name!r}, which is no needed run: "
+                f"{', '.join(config.needs) or 'there is none'}."
+            )
+        if not _is_number(weight) or weight <= 0:
+            raise UserError(
+                f"config.teachers.weights.{name} is {weight!r}, expected a number > 0."
+            )
 
 
 def _check_targets(targets: ConfigDict) -> None:

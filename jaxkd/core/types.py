@@ -39,6 +39,18 @@ class FrozenNetwork(NamedTuple):
     per_seed: bool = False
 
 
+class Ensemble(NamedTuple):
+    """Several teachers whose logits count as those of one, called ``"teacher"``.
+
+    Attributes:
+      weights: (name of a needed run, weight); the weights add up to 1.
+      combine: ``"logits"`` averages these, ``"probabilities"`` those that they make.
+    """
+
+    weights: tuple[tuple[str, float], ...]
+    combine: str = "logits"
+
+
 class Score(NamedTuple):
     """The metric by which networks are compared.
 
@@ -72,6 +84,7 @@ class Spec(NamedTuple):
         read from files as training goes on.
       input_key: the field that the network reads.
       steps: length of the student's training.
+      ensemble: the needed runs that are the teacher together, or None.
     """
 
     network: nn.Module
@@ -82,6 +95,7 @@ class Spec(NamedTuple):
     num_examples: int | None = None
     input_key: str = "image"
     steps: int = 1
+    ensemble: Ensemble | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@
 - ``densities``: denoisers in closed form, to measure errors where truth is known.
 - ``geometry``: the shape of trajectories.
 - ``frechet``: the distance between samples' moments and the data's.
+- ``export``: schedules for the samplers of diffusers and ComfyUI, also as a command.
 - ``noise_schedules``: clocks of variance-preserving models.
 - ``noise_tables``: signal levels of discrete-time models.
 - ``ddim``, ``consistency``, ``ddcm``, ``lms``: samplers of discrete-time models, as

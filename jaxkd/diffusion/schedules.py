@@ -165,8 +165,52 @@ def ays(n: int, model: str = "sd15") -> np.ndarray:
             f"No Align Your Steps schedule of {model!r}; there are those of "
             f"{', '.join(published_schedules.ALIGN_YOUR_STEPS)}."
         )
-    table = np.array(published_schedules.ALIGN_YOUR_STEPS[model])
+    return interpolate(published_schedules.ALIGN_YOUR_STEPS[model], n)
+
+
+def gits(n: int, model: str = "sd15") -> np.ndarray:
+    """Returns a published GITS schedule of a model, at any number of sigmas.
+
+    The one with the nearest number of sigmas, the longer of two that are as near; of
+    several coefficients the one that the authors' table has first. Other numbers are
+    interpolated as ``ays`` does. Searching for the model at hand is better:
+    ``jaxkd.diffusion.search.gits``.
+
+    Args:
+      n: number of sigmas.
+      model: ``cifar10`` or ``sd15``.
+
+    Raises:
+      ValueError: if there are fewer than two sigmas, or no schedule of that model.
+    """
+    lengths = {key: key[1] for key in published_schedules.GITS if key[0] == model}
+    if not lengths:
+        known = dict.fromkeys(key[0] for key in published_schedules.GITS)
+        raise ValueError(
+            f"No published GITS schedule of {model!r}; there are those of "
+            f"{', '.join(known)}."
+        )
+    nearest = min(lengths, key=lambda key: (abs(lengths[key] - n), -lengths[key]))
+    return interpolate(published_schedules.GITS[nearest], n)
+
+
+def interpolate(sigmas: Sequence[float] | np.ndarray, n: int) -> np.ndarray:
+    """Returns a schedule at another number of sigmas.
+
+    Linearly in the logarithm of sigma over the relative index, as the authors of Align
+    Your Steps propose (arXiv 2404.14507). At its own length it stays as it is.
+
+    Args:
+      sigmas: ``[m]``, decreasing.
+      n: number of sigmas of the result.
+
+    Raises:
+      ValueError: if ``n`` is less than 2, or the schedule is none.
+    """
+    table = explicit(sigmas)
     _check_arguments(n, table[-1], table[0])
+    if n == len(table):
+        return table
     logs = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(table)), np.log(table))
     return _with_ends(np.exp(logs), table[-1], table[0])
 

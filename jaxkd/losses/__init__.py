@@ -77,6 +77,7 @@ from jaxkd.losses.label_graph import (
 from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
 from jaxkd.losses.logit import (
+    combine_logits,
     cross_entropy,
     dkd,
     kd,
@@ -167,6 +168,7 @@ __all__ = (
     "chunked_cross_entropy",
     "class_attention",
     "class_correlation",
+    "combine_logits",
     "contrastive_margin",
     "correlation_congruence",
     "correlation_contrastive",

@@ -6,6 +6,7 @@ of both parts. See ``jaxkd.losses`` for the conventions all of them share.
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -409,6 +410,49 @@ def standardize(logits: jax.Array) -> jax.Array:
     positive = variance > 0
     std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
     return centered / (1e-7 + std)
+
+
+def combine_logits(
+    logits: Sequence[jax.Array], weights: Sequence[float], *, combine: str = "logits"
+) -> jax.Array:
+    """Combines the logits of several teachers into those of one.
+
+    ``sum_k w_k z_k``, or ``log sum_k w_k softmax(z_k)``, with weights that are divided
+    by their sum. The first is the normalised geometric mean of the probabilities, the
+    second their arithmetic mean, which one sure teacher decides less. You et al.,
+    "Learning from Multiple Teacher Networks" (KDD 2017), averages probabilities.
+
+    Args:
+      logits: of each teacher, ``[..., classes]``.
+      weights: of each teacher, positive.
+      combine: ``"logits"`` or ``"probabilities"``.
+
+    Returns:
+      ``[..., classes]``, at least float32.
+
+    Raises:
+      ValueError: if there are not as many weights as teachers, one is not positive, or
+        ``combine`` is unknown.
+
+    >>> a, b = jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])
+    >>> combine_logits([a, b], [1, 3]).tolist()
+    [0.5, 0.0]
+    """
+    if len(weights) != len(logits) or not logits or min(weights) <= 0:
+        raise ValueError(
+            f"{len(logits)} teachers with the weights {list(weights)}; expected a "
+            "positive weight for each."
+        )
+    if combine not in ("logits", "probabilities"):
+        raise ValueError(
+            f"combine is {combine!r}, expected 'logits' or 'probabilities'."
+        )
+    shares = jnp.asarray(weights, jnp.float32) / sum(weights)
+    stacked = at_least_float32(jnp.stack(logits, axis=-1))
+    if combine == "logits":
+        return jnp.sum(shares * stacked, axis=-1)
+    logs = jax.nn.log_softmax(stacked, axis=-2) + jnp.log(shares)
+    return jax.nn.logsumexp(logs, axis=-1)
 
 
 def _masked_classes(teacher: jax.Array, labels: jax.Array, mask: str) -> jax.Array:

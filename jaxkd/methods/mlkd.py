@@ -15,7 +15,6 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Loss, LossInputs, Method, ModelState, Params, Spec
 from jaxkd.losses.multilevel import MASKED, TEMPERATURES
 from jaxkd.methods.common import classification, distillation
-from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up
 
 
@@ -49,7 +48,7 @@ def make(
       UserError: if the run needs no teacher or makes no strong view, or ``masked`` is
         unknown.
     """
-    teacher = distillation.require(spec, "teacher", "mlkd")
+    teacher = distillation.teacher_outputs(spec, "teacher", "mlkd")
     lookup.choose(masked, dict.fromkeys(MASKED), what="masked")
     if "strong" not in spec.fields:
         raise UserError(
@@ -77,7 +76,8 @@ def make(
         {"mlkd": (mlkd_weight, term)},
         ce_weight=ce_weight,
         warmup=warmup,
-        targets={"teacher_strong": _strong_logits(frozen_outputs(teacher))},
+        targets={"teacher_strong": _strong_logits(teacher)},
+        logits_only=True,
     )
     strong = {"strong_ce": Term(ce_weight, strong_cross_entropy)}
 

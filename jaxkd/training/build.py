@@ -19,7 +19,15 @@ from jaxkd.core.partition import leaf_labels
 from jaxkd.core.source import ArraySource, Dataset, Info, Source
 from jaxkd.core.step import Settings
 from jaxkd.core.study import Group, Student, make_groups
-from jaxkd.core.types import FROZEN, MAIN, FrozenNetwork, Method, Score, Spec
+from jaxkd.core.types import (
+    FROZEN,
+    MAIN,
+    Ensemble,
+    FrozenNetwork,
+    Method,
+    Score,
+    Spec,
+)
 from jaxkd.training.workdir import read_config
 from jaxkd.views import ops
 
@@ -105,7 +113,7 @@ def build(
     view = build_view(config, dataset.info)
     fields = _seen(view, dataset.example(draws[0]))
     frozen = {
-        name: _frozen_network(config, source_config(need), dataset.info, fields)
+        name: _frozen_network(config, need, dataset.info, fields)
         for name, need in config.needs.items()
     }
     in_memory = all(isinstance(draw, ArraySource) for draw in draws)
@@ -117,6 +125,7 @@ def build(
         steps_per_unit=per_unit,
         num_examples=len(draws[0]) if in_memory else None,
         input_key=input_key(config, fields),
+        ensemble=_ensemble(config),
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
@@ -169,19 +178,33 @@ def input_key(config: ConfigDict, fields: Collection[str]) -> str:
     return name
 
 
+def _ensemble(config: ConfigDict) -> Ensemble | None:
+    """Returns the teachers that are one together, if there are several."""
+    weights = config.teachers.weights
+    if not weights:
+        return None
+    total = sum(weights.values())
+    shares = tuple((name, weight / total) for name, weight in weights.items())
+    return Ensemble(shares, config.teachers.combine)
+
+
 def _frozen_network(
     config: ConfigDict, need: ConfigDict, info: Info, fields
 ) -> FrozenNetwork:
     """Builds the network of a needed run.
 
+    What it reads is ``need.model.input``, if that is set, even if the network itself
+    comes from elsewhere: a view may make a field for it, of its size.
+
     Where both runs draw their own batches for each of the same seeds, each seed is
     taught by the network of its own; otherwise all are by that of the first.
     """
-    seeds = [tuple(one.seeds) for one in (config, need)]
-    own = "per_seed" == config.batches == need.batches and seeds[0] == seeds[1]
+    source = source_config(need)
+    seeds = [tuple(one.seeds) for one in (config, source)]
+    own = "per_seed" == config.batches == source.batches and seeds[0] == seeds[1]
     return FrozenNetwork(
-        build_network(need, info.num_classes),
-        input_key(need, fields),
+        build_network(source, info.num_classes),
+        input_key(need if "input" in need.model else source, fields),
         per_seed=own and len(seeds[0]) > 1,
     )
 

@@ -120,6 +120,8 @@ def _key(
         "names": names,
         "versions": (jaxkd.__version__, jax.__version__),
     }
+    if run.spec.ensemble:
+        facts["teachers"] = run.spec.ensemble
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

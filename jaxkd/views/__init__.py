@@ -26,6 +26,7 @@ VIEWS: dict[str, str] = {
     "randaugment": "jaxkd.views.standard:randaugment",
     "weak_strong": "jaxkd.views.standard:weak_strong",
     "glyph": "jaxkd.views.standard:glyph",
+    "inputs": "jaxkd.views.inputs:inputs",
     "recolour": "jaxkd.views.low_resolution:recolour",
     "low": "jaxkd.views.low_resolution:low",
     "noisy": "jaxkd.views.low_resolution:noisy",

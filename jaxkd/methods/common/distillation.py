@@ -28,8 +28,10 @@ from jaxkd.core.types import (
     Targets,
 )
 from jaxkd.methods.common import adapters, classification
-from jaxkd.methods.common.networks import frozen_outputs
+from jaxkd.methods.common.networks import ensemble_outputs, frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights, rise_and_fall
+
+TEACHER = "teacher"
 
 Features = dict[str, jax.Array]
 Function = Callable[[LossInputs], Any]
@@ -45,6 +47,7 @@ def student(
     warmup: float = 0.0,
     fade: tuple[float, float] | None = None,
     targets: Mapping[str, Callable[..., Any]] | None = None,
+    logits_only: bool = False,
 ) -> Method:
     """Makes the method of a student of several terms, each measured by its own name.
 
@@ -62,13 +65,16 @@ def student(
       warmup: units over which ``r`` rises to 1.
       fade: units between which ``r`` falls to 0, linearly; None keeps it.
       targets: further targets, as in ``Method``.
+      logits_only: whether the terms look at logits alone, so that several teachers
+        may be one.
 
     Raises:
       UserError: if a run is missing, a weight is negative, or ``fade`` ends too early.
     """
     weights = {key: weight for key, (weight, _) in terms.items()}
     check_weights({**weights, "ce": ce_weight}, name)
-    networks = {each: require(spec, each, name) for each in taught_by}
+    find = teacher_outputs if logits_only else _single_outputs
+    frozen = {each: find(spec, each, name) for each in taught_by}
     ramp = rise_and_fall(warmup, fade, spec.steps_per_unit)
     summed = {
         key: Term(weight, function, ramp)
@@ -78,11 +84,10 @@ def student(
 
     def loss(inputs: LossInputs) -> Loss:
         total = add_up(inputs, summed)
-        taught = {each: inputs.targets[each] for each in networks}
+        taught = {each: inputs.targets[each] for each in frozen}
         measured = _measure(inputs.outputs, inputs.batch, taught)
         return total._replace(metrics=measured | total.metrics)
 
-    frozen = {each: frozen_outputs(networks[each], each) for each in networks}
     return classification.classifier(spec, loss, frozen | dict(targets or {}))
 
 
@@ -127,7 +132,7 @@ def from_logits(
             logits = losses.standardize(logits[0]), losses.standardize(logits[1])
         return distillation(*logits, inputs.batch["label"])
 
-    return student(spec, name, {name: (weight, term)}, **options)
+    return student(spec, name, {name: (weight, term)}, logits_only=True, **options)
 
 
 def from_features(
@@ -272,9 +277,33 @@ def require(spec: Spec, frozen: str, method: str) -> FrozenNetwork:
     Raises:
       UserError: if the configuration does not name that run.
     """
+    if frozen not in spec.frozen and frozen == TEACHER and spec.ensemble:
+        raise UserError(
+            f"Method {method!r} reads more of its teacher than logits, but "
+            "config.teachers makes one of several, whose features cannot be averaged. "
+            "Name one run as config.needs.teacher, or choose a method that compares "
+            "logits, such as 'kd'."
+        )
     if frozen not in spec.frozen:
         raise UserError(
             f"Method {method!r} learns from another run, {frozen!r}, but config.needs "
             f"does not name it. Set config.needs.{frozen} = config.needed(...)."
         )
     return spec.frozen[frozen]
+
+
+def teacher_outputs(spec: Spec, frozen: str, method: str) -> Callable[..., Any]:
+    """Returns the target of a needed run's logits, or of several teachers' as one's.
+
+    Raises:
+      UserError: as ``require``.
+    """
+    if frozen != TEACHER or spec.ensemble is None:
+        return _single_outputs(spec, frozen, method)
+    names = [name for name, _ in spec.ensemble.weights]
+    networks = tuple(require(spec, name, method) for name in names)
+    return ensemble_outputs(spec.ensemble, networks)
+
+
+def _single_outputs(spec: Spec, frozen: str, method: str) -> Callable[..., Any]:
+    return frozen_outputs(require(spec, frozen, method), frozen)

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.core.types import Batch, FrozenNetwork, ModelState, Params
+from jaxkd import losses
+from jaxkd.core.types import Batch, Ensemble, FrozenNetwork, ModelState, Params
 
 
 class NetworkFunctions(NamedTuple):
@@ -59,5 +60,29 @@ def _frozen_outputs(frozen: FrozenNetwork, name: str, output: str):
             variables[name], batch[frozen.input_key], train=False
         )
         return jax.lax.stop_gradient({output: value, "features": features})
+
+    return targets
+
+
+@functools.cache
+def ensemble_outputs(
+    ensemble: Ensemble, networks: tuple[FrozenNetwork, ...]
+) -> Callable[..., dict[str, Any]]:
+    """Returns the target function of several teachers: the logits of all as one.
+
+    Each reads its own field of the batch. There are no features: those of different
+    networks cannot be averaged.
+
+    Args:
+      ensemble: names, weights, and how logits are combined.
+      networks: in the order of the names.
+    """
+    names, weights = zip(*ensemble.weights, strict=True)
+    each = [frozen_outputs(*pair) for pair in zip(networks, names, strict=True)]
+
+    def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
+        logits = [one(variables, batch, key)["logits"] for one in each]
+        combined = losses.combine_logits(logits, weights, combine=ensemble.combine)
+        return {"logits": combined}
 
     return targets
