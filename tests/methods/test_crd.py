@@ -124,6 +124,44 @@ def test_crds_negatives_are_of_other_classes_and_differ(count):
         assert (counts[0] != counts[3]).any()  # one image twice, two draws
 
 
+def test_crds_queue_contrasts_with_the_newest_and_turns_over():
+    """On data without numbers; with as many negatives as there may be."""
+    size = 8
+    options = {"queue": size, "negatives": size}
+    study = Once(make("crd", options, num_examples=None))
+    for name in ("index", "train_labels"):
+        study.data.pop(name, None)
+    first = study()
+    second = study(seed=4, state=(first.params, first.model_state))
+    labels = batch()["label"]
+    own, memory = embeddings(first), float64(first.before["crd"]["memory"])
+    term = 0.0
+    for side, other in (("student", "teacher"), ("teacher", "student")):
+        # All of the queue is of no class yet, so that all of it is drawn.
+        entries = [
+            np.concatenate([partner[None], memory[other]]) for partner in own[other]
+        ]
+        scores = np.exp(np.einsum("bnf,bf->bn", entries, own[side]) / 0.07)
+        p = scores / (size * scores.mean())
+        positive = np.log(p[:, 0] / (p[:, 0] + 1 + 1e-7))
+        negative = np.log(1 / (p[:, 1:] + 1 + 1e-7)).sum(1)
+        term -= (positive + negative).mean()
+    check_total(first, "crd", term)
+
+    for seen, start in ((first, 0), (second, len(labels))):
+        own, memory = embeddings(seen), seen.before["crd"]["memory"]
+        after = seen.model_state["crd"]["memory"]
+        rows = (start + np.arange(len(labels))) % size
+        assert memory["place"] == start % size
+        assert after["place"] == (start + len(labels)) % size
+        np.testing.assert_array_equal(after["labels"][rows], labels)
+        kept = np.setdiff1d(np.arange(size), rows)
+        for side in own:
+            np.testing.assert_allclose(after[side][rows], own[side], 1e-4, 1e-5)
+            np.testing.assert_array_equal(after[side][kept], memory[side][kept])
+    assert np.isfinite(second.metrics["crd"])
+
+
 def test_crd_draws_other_negatives_with_another_key():
     study = once("crd", (("negatives", 3),))
     values = [study(seed).metrics["crd"] for seed in (3, 3, 4)]
@@ -133,6 +171,10 @@ def test_crd_draws_other_negatives_with_another_key():
 def test_crd_refuses_data_without_numbers_and_wrong_options():
     with pytest.raises(UserError, match=r"read from files.*held in memory"):
         make("crd", num_examples=None)
+    with pytest.raises(UserError, match=r"config\.loss\.queue"):
+        make("crd", num_examples=None)
+    with pytest.raises(UserError, match="queue=4, expected at least the 6"):
+        Once(make("crd", {"queue": 4, "negatives": 2}, num_examples=None))()
     with pytest.raises(UserError, match="negatives=0"):
         make("crd", {"negatives": 0})
     with pytest.raises(UserError, match=r"momentum in \[0, 1\)"):
