@@ -51,6 +51,10 @@ CHOICES = {
 # Where config.json has all options, also those by default; no key of a configuration.
 RESOLVED = "resolved"
 
+# Keys that a configuration may have beside those of ``default``: names of networks, to
+# which those of the run and its needed runs refer (``configs/folder.py``).
+SHORTCUTS = ("teacher", "second", "student")
+
 # How the logits of several teachers become those of one.
 COMBINATIONS = ("logits", "probabilities")
 
@@ -198,7 +202,7 @@ def check(config: ConfigDict) -> None:
       UserError: for an unknown key or an impossible value.
     """
     known = default()
-    _check_keys(config, known, "config", optional=("init_from",))
+    _check_keys(config, known, "config", optional=("init_from", *SHORTCUTS))
     _check_keys(config.mesh, known.mesh, "config.mesh")
     _check_sharding(config.sharding)
     _check_targets(config.targets)
@@ -264,7 +268,7 @@ def from_json(tree: Mapping[str, Any]) -> ConfigDict:
       UserError: if it has keys that this version does not know.
     """
     tree = aliases.upgrade({k: v for k, v in tree.items() if k != RESOLVED})
-    _check_keys(tree, default(), "config.json", optional=("init_from",))
+    _check_keys(tree, default(), "config.json", optional=("init_from", *SHORTCUTS))
     config = default()
     tree = tree | {"optim": {**default().optim, **tree.get("optim", {})}}
     with config.unlocked():
