@@ -52,12 +52,12 @@ html_copy_source = False
 # Pages of the first page's other lists; every other page of docs/ is of a system.
 GUIDES = {
     *("index", "results", "data", "networks", "configuration", "workdir"),
-    *("api", "scale", "official_code", "contributing", "changelog"),
+    *("api", "scale", "official_code", "contributing", "changelog", "own_images"),
 }
 FIRST = (
     *("recipes", "cross_resolution", "text", "detection", "restoration", "recognition"),
     *("handwriting", "handwriting_vlm", "forgery", "face_forgery", "cross_modal"),
-    *("medical", "sampling", "editing"),
+    *("medical", "sampling", "schedules_elsewhere", "editing"),
 )
 
 
