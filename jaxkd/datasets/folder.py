@@ -3,13 +3,13 @@
 The class names are the sorted names of the folders in ``train``.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
+from jaxkd.readers import image_lists, listing
 from jaxkd.readers.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -85,7 +85,11 @@ def _only_test_folder(top: Path) -> str:
             f"{top.absolute()} does not exist, expected a folder with train/ and val/, "
             "each with a folder of images per class. Set config.data.root."
         )
-    found = [name for name in TEST_FOLDERS if (top / name).is_dir()]
+    found = [
+        name
+        for name in TEST_FOLDERS
+        if (top / name).is_dir() or image_lists.list_of(top / name)
+    ]
     if len(found) != 1:
         raise UserError(
             f"{top} has {' and '.join(found) or 'neither val nor test'}, expected one "
@@ -95,10 +99,12 @@ def _only_test_folder(top: Path) -> str:
 
 
 def _class_folders(split: Path) -> list[str]:
+    if listed := image_lists.list_of(split):
+        return sorted(image_lists.read(split, listed))
     wanted = f"Expected {split}/<class>/<image files>."
     if not split.is_dir():
         raise UserError(f"{split} is not a folder. {wanted}")
-    names = sorted(entry.name for entry in os.scandir(split) if _visible(entry))
+    names = listing.entries(split)
     if not names:
         raise UserError(f"{split} is empty. {wanted}")
     for name in names:
@@ -107,18 +113,20 @@ def _class_folders(split: Path) -> list[str]:
     return names
 
 
-def _visible(entry: os.DirEntry) -> bool:
-    return not entry.name.startswith(".")
-
-
 def _list_images(split: Path, names: list[str]) -> FolderSource:
     paths: list[str] = []  # not Path: there may be millions
     labels: list[int] = []
+    listed = image_lists.list_of(split)
+    members = image_lists.read(split, listed) if listed else {}
     for label, name in enumerate(names):
+        paths += members.get(name, [])
+        labels += [label] * len(members.get(name, []))
         folder = split / name
+        if (folder / "images").is_dir():  # Tiny-ImageNet
+            folder = folder / "images"
         if not folder.is_dir():
             continue  # a class without test images is allowed
-        files = sorted(entry.name for entry in os.scandir(folder) if _visible(entry))
+        files = listing.entries(folder)
         if not files:
             raise UserError(f"{folder} is empty. Add images or remove the folder.")
         for file in files:

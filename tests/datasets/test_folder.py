@@ -116,3 +116,49 @@ def test_find_takes_files_as_they_come_and_folders_in_order(root, tmp_path):
     below = sorted(p for p in (root / "train").rglob("*.png"))
     assert len(below) > 1
     assert list(images.find([named, str(root / "train")])) == [named, *below]
+
+
+def flat(root):
+    """Moves the test images into one folder; returns (file, class) of each."""
+    moved = []
+    for name in ("ant", "cat", "dog"):
+        for path in sorted((root / "val" / name).iterdir()):
+            path.rename(root / "val" / f"{name}{path.name}")
+            moved.append((f"{name}{path.name}", name))
+        (root / "val" / name).rmdir()
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("file", "separator", "heading"),
+    [("val.csv", ",", "path,label\n"), ("val.txt", " ", ""), ("val.txt", "\t", "")],
+)
+def test_a_flat_folder_with_a_list(root, file, separator, heading):
+    wanted = read(folder.load(str(root)).test)
+    rows = [separator.join(row) for row in flat(root)]
+    (root / file).write_text(heading + "\n".join(rows))
+    assert read(folder.load(str(root)).test) == wanted
+    (root / file).write_text(heading + "\n".join([*rows, rows[0]]))
+    with pytest.raises(UserError, match=r"ant0\.png is listed twice"):
+        folder.load(str(root))
+    (root / file).write_text(f"gone.png{separator}ant")
+    with pytest.raises(UserError, match=r"line 1: gone\.png is not there"):
+        folder.load(str(root))
+
+
+def test_tiny_imagenet(root):
+    wanted = read(folder.load(str(root)).test)
+    rows = flat(root)
+    (root / "val" / "images").mkdir()
+    for name, _ in rows:
+        (root / "val" / name).rename(root / "val" / "images" / name)
+    lines = [f"{name}\t{label}\t0\t0\t8\t8" for name, label in rows]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    for each in ("ant", "cat", "dog"):
+        inside = root / "train" / each / "images"
+        inside.mkdir()
+        for path in list((root / "train" / each).glob("*.png")):
+            path.rename(inside / path.name)
+        (root / "train" / each / f"{each}_boxes.txt").write_text("")
+    dataset = folder.load(str(root))
+    assert read(dataset.test) == wanted and len(dataset.train(0)) == 9
