@@ -14,6 +14,10 @@ shows a finished one. Afterwards:
     jaxkd --mode=predict --workdir=runs/defi --inputs=photos/ --output=found/
     jaxkd --mode=export --workdir=runs/rld --format=onnx --output=student.onnx
 
+Compare finished runs on one page: their tables, curves and configurations.
+
+    jaxkd --mode=compare --inputs runs/a runs/b --output=compare.html
+
 A run that is sent SIGTERM, or Ctrl-C, saves and ends with exit status 75; the same
 command resumes it. Mistakes on the command line or in the configuration end with 2.
 
@@ -74,13 +78,14 @@ _BREAK_LOCK = flags.DEFINE_bool(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict", "sample", "compile", "export"],
+    ["train", "eval", "predict", "sample", "compile", "export", "compare"],
     "train: train or resume what --config describes, or run the pipeline that it is. "
     "eval: evaluate a trained run on its data set, or on the "
     "one of --config. predict: classify image files. sample: draw images, "
     "one a seed, with what a pipeline has found. compile: tell what the training "
     "step takes on the TPU of --topology, without one. export: write a trained "
-    "network as a file of --format that is used without jaxkd.",
+    "network as a file of --format that is used without jaxkd. compare: write one page "
+    "on several finished runs, the folders of --inputs.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
@@ -93,14 +98,16 @@ _TOPOLOGY = flags.DEFINE_string(
     "topology", "v5e:2x4", "compile: kind of TPU and its chips, such as v5p:2x2x1."
 )
 _INPUTS = flags.DEFINE_multi_string(
-    "inputs", [], "predict: image files or folders, --inputs photos/*.png."
+    "inputs",
+    [],
+    "predict: image files or folders, --inputs photos/*.png. compare: workdirs.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "predict: a .csv or .json file; default: print CSV; a folder for predictors that "
     "write more. compile: a .json file. export: the file; a .json is put beside it. "
-    "sample: a .png file; default: one in the workdir.",
+    "sample: a .png file; default: one in the workdir. compare: default compare.html.",
 )
 _TOPK = flags.DEFINE_integer(
     "topk", None, "predict: classes to name per image; default: five at most."
@@ -190,6 +197,10 @@ def _run() -> None:
         _compile()
     elif _MODE.value == "export":
         _export()
+    elif _MODE.value == "compare":
+        from jaxkd.report import compare
+
+        print(compare.write_comparison(_inputs(), _OUTPUT.value or "compare.html"))
     elif _MODE.value == "eval":
         from jaxkd.evaluate import evaluate_run
 

@@ -22,10 +22,12 @@ from jaxkd.core.writers import Writer, truncate
 from jaxkd.evaluate import Evaluator
 from jaxkd.training import (
     evaluation,
+    growth,
     needs,
     options,
     program,
     results,
+    same_data,
     target_cache,
     workdir_lock,
 )
@@ -75,7 +77,8 @@ def train(
     """
     workdir = Path(workdir)
     configs.check(config)
-    finished = workdirs.check_resumable(workdir, config)
+    change = growth.plan(workdir, config)
+    finished = None if change else workdirs.check_resumable(workdir, config)
     if finished is not None:
         return _whole(workdir, finished)
     writers.check(config.writers)
@@ -88,17 +91,20 @@ def train(
     program.check_losses(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
     with workdir_lock.locked(workdir):
-        # Who held the lock before may have finished, or begun something else.
-        finished = workdirs.check_resumable(workdir, config)
-        if finished is not None:
-            return finished
-        workdirs.create(workdir, config, chosen)
-        _announce(run, workdir)
 
         def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:
             return train(config, workdir, stop_requested, known)
 
         known = Known() if known is None else known
+        # Who held the lock before may have finished, or begun something else.
+        if change := growth.plan(workdir, config):
+            growth.grow(run, change, workdir, train_needed, known)
+        finished = workdirs.check_resumable(workdir, config)
+        if finished is not None:
+            return finished
+        workdirs.create(workdir, config, chosen)
+        same_data.record(run, workdir)
+        _announce(run, workdir)
         frozen = needs.load_all(run, workdir, train_needed, known)
         end = _train_loop(run, frozen, expected, workdir, stop_requested)
         return results.write_results(run, frozen, end, workdir)

@@ -49,5 +49,5 @@ def test_mistakes(arguments, said):
 
 def test_help_names_the_modes():
     done = call("--help")
-    for mode in ("train", "eval", "predict", "sample", "compile", "export"):
+    for mode in ("train", "eval", "predict", "sample", "compile", "export", "compare"):
         assert f"{mode}:" in done.stdout

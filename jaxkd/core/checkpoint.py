@@ -305,6 +305,15 @@ def load_member(
     return {"params": member["params"]["student"], **member["model_state"]["student"]}
 
 
+def read_meta(directory: Path) -> dict[str, Any]:
+    """Reads the record of a run's newest checkpoint: step, members, frozen networks.
+
+    Raises:
+      UserError: if there is no checkpoint.
+    """
+    return aliases.renamed(_read_meta(_newest(directory)), aliases.META)
+
+
 def load_groups(
     directory: Path, use: str, groups: Sequence[Group]
 ) -> dict[str, dict[str, Any]]:

@@ -286,13 +286,24 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     Keys that do not change the result (``RUNTIME_KEYS``) are passed over. The order of
     students counts: it is that of the stacked states in a checkpoint.
     """
+    return [
+        f"{key}: {'(absent)' if before is None else before} -> "
+        f"{'(absent)' if after is None else after}"
+        for key, (before, after) in changes(old, new).items()
+    ]
+
+
+def changes(
+    old: dict[str, Any], new: dict[str, Any]
+) -> dict[str, tuple[Any | None, Any | None]]:
+    """Returns the keys that ``difference`` lists, with both values; None if absent."""
     old = aliases.with_defaults(aliases.upgrade(old), resolved(default()))
     old, new = flat(_comparable(old)), flat(_comparable(new))
-    return [
-        f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
+    return {
+        key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-    ]
+    }
 
 
 def _comparable(tree: dict[str, Any]) -> dict[str, Any]:

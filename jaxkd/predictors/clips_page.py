@@ -90,19 +90,20 @@ td, th {{ padding: 0.3rem 0.7rem; text-align: right; vertical-align: top; }}
 td.text, th.text {{ text-align: left; }}
 tr.bad td {{ color: #c0392b; }}
 img {{ max-width: 100%; }}
+.wide {{ overflow-x: auto; }}
 </style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
 <p><strong>{escape(WARNING)}</strong></p>
-<table>
+<div class="wide"><table>
 <thead><tr><th class="text">clip</th><th class="text">status</th><th>score</th>
 <th>probability</th><th>correlation</th><th>frames</th><th class="text">notes</th></tr>
 </thead>
 <tbody>
 {rows}
 </tbody>
-</table>
+</table></div>
 {details}
 </body>
 </html>

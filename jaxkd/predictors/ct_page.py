@@ -88,17 +88,18 @@ td, th {{ padding: 0.3rem 0.7rem; text-align: right; vertical-align: top; }}
 td:first-child, th:first-child, td.text {{ text-align: left; }}
 tr.bad td {{ color: #c0392b; }}
 img {{ max-width: 100%; }}
+.wide {{ overflow-x: auto; }}
 </style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
 <p><strong>{escape(warning)}</strong></p>
-<table>
+<div class="wide"><table>
 <thead><tr><th>scan</th>{heading}<th>notes</th></tr></thead>
 <tbody>
 {rows}
 </tbody>
-</table>
+</table></div>
 <p>Heat maps, each spread over its own range:</p>
 <ul>{meaning}</ul>
 {"".join(_picture(one) for one in readings if not one.error)}

@@ -82,6 +82,7 @@ def page(findings: Sequence[Any], title: str, threshold: float) -> str:
     bad = [f'<p class="bad">{escape(f.error)}</p>\n' for f in findings if f.error]
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{escape(title)}</h1>\n"
         f"<p>Fake, altered attributes and regions from a probability of {threshold:g}. "

@@ -215,11 +215,14 @@ def _page(student, words, names, chosen, probability, near) -> str:
     note = f"<p>{left_out} less likely pairs are in pairs.csv.</p>" if left_out else ""
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         "<title>Writers of words</title><style>body{font-family:sans-serif;margin:2em}"
         "td,th{padding:.3em 1em;text-align:left}img{border:1px solid #ccc;margin:2px}"
+        ".wide{overflow-x:auto}"
         f"</style><h1>Writers of words</h1><p>Student {html.escape(student)}.</p>"
-        "<table><tr><th>first</th><th>second</th><th>probability of one hand</th>"
-        f"<th>nearest to the first</th></tr>{''.join(rows)}</table>{note}</html>"
+        "<div class='wide'><table><tr><th>first</th><th>second</th>"
+        "<th>probability of one hand</th><th>nearest to the first</th></tr>"
+        f"{''.join(rows)}</table></div>{note}</html>"
     )
 
 

@@ -13,7 +13,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #1c1e21;
   background: #fcfcfb; }
 .sheet { display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
 figure { margin: 0; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
 img { width: 100%; display: block; }
@@ -82,6 +82,7 @@ def page(readings: Sequence[Any], title: str, threshold: float) -> str:
     bad = [f'<p class="bad">{escape(r.error)}</p>' for r in readings if r.error]
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{escape(title)}</h1>\n"
         f"<p>Left the image with what is held for inpainted in red, right the "

@@ -34,7 +34,9 @@ def write(path: Path, title: str, pairs: Sequence[Explained]) -> Path:
     """Writes a page that needs no other file; texts are shown as they are, escaped."""
     rows = "\n".join(_row(pair) for pair in pairs)
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><style>
 :root {{ color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }}
 body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 article {{ display: grid; grid-template-columns: 9rem 9rem 1fr; gap: 1rem;

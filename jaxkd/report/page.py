@@ -46,7 +46,8 @@ def _scale(results: Results) -> int:
     return 100 if score(results).percent else 1
 
 
-def _label(results: Results) -> str:
+def score_label(results: Results) -> str:
+    """Returns what the score is, with its unit."""
     by = score(results)
     return f"test {by.label} in %" if by.percent else f"test {by.label}"
 
@@ -56,7 +57,7 @@ def notes(results: Results) -> list[str]:
     reference, seeds = results.get("reference"), len(results["seeds"])
     lower = score(results).lower
     extreme = "lowest" if lower else "highest"
-    lines = [f"last: {_label(results)} after the final step."]
+    lines = [f"last: {score_label(results)} after the final step."]
     if any(student.get("best") for student in results["students"].values()):
         lines.append(
             f"best: the {extreme} of all evaluations. It is chosen on the test set "
@@ -71,6 +72,12 @@ def notes(results: Results) -> list[str]:
             f"last − {reference}: mean difference between students of the same seed; "
             f"wins: seeds in which it is {'negative' if lower else 'positive'}."
         )
+    for one in results.get("extended", ()):
+        if one["differs"]:
+            lines.append(
+                f"Extended at step {one['step']:,}: up to there "
+                f"{'; '.join(one['differs'])}, unlike in a run of this length."
+            )
     return lines
 
 
@@ -206,7 +213,7 @@ def write_report(
       UserError: if the folder holds no results.
     """
     folder = Path(workdir)
-    results = _read_results(folder) if results is None else results
+    results = read_results(folder) if results is None else results
     page = render("report.html.j2", _content(folder, results))
     path = folder / REPORT
     files.write_text(path, page)
@@ -227,7 +234,12 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(content)
 
 
-def _read_results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
+    """Reads the results of a finished run of any version.
+
+    Raises:
+      UserError: if there are none.
+    """
     path = folder / "results.json"
     if not path.exists():
         raise UserError(
@@ -253,7 +265,7 @@ def _content(folder: Path, results: Results) -> dict[str, Any]:
         "rows": rows,
         "best": best,
         "tied": _tied(rows, best, results),
-        "label": _label(results),
+        "label": score_label(results),
         "extreme": "lowest" if score(results).lower else "highest",
         "show": partial(format_estimate, places=places, scale=_scale(results)),
         "percent": partial(format_estimate, places=places),
@@ -300,7 +312,7 @@ def _draw(
     methods = {row.name: row.method for row in rows}
     student_order = order_students(methods, results.get("reference"))
     levels = _levels(results)
-    scale, label = _scale(results), _label(results)
+    scale, label = _scale(results), score_label(results)
     if len(rows) * len(results["seeds"]) > 1:
         jobs["final"] = partial(
             figures.final_values,

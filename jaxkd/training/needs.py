@@ -94,7 +94,7 @@ def _load(
         source = known.setdefault(key, workdir / name)
         recorded = Path(os.path.relpath(source, workdir))
         train(standalone, source, known)
-    variables = _variables(run, name, source / "checkpoints")
+    variables = load_variables(run, name, source / "checkpoints")
     checkpoint.compare(str(source), variables, program.abstract_frozen(run)[name])
     return LoadedNetwork(
         network=run.frozen[name].network,
@@ -107,7 +107,7 @@ def _load(
     )
 
 
-def _variables(run: Run, name: str, checkpoints: Path) -> Any:
+def load_variables(run: Run, name: str, checkpoints: Path) -> Any:
     """Loads a needed run's network, or those of all seeds."""
     if not run.frozen[name].per_seed:
         return checkpoint.load_member(checkpoints, "last")

@@ -149,7 +149,7 @@ def check_losses(run: Run) -> None:
     for student in run.students:
         try:
             jax.eval_shape(
-                functools.partial(_trace_loss, run, student.method), batch, frozen
+                functools.partial(trace_loss, run, student.method), batch, frozen
             )
         except KeyError as error:
             if not run.config.targets.cache:
@@ -164,7 +164,8 @@ def check_losses(run: Run) -> None:
             ) from error
 
 
-def _trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
+def trace_loss(run: Run, method: Method, batch: Any, frozen: Any) -> jax.Array:
+    """Returns a student's loss on a batch, from its initial state; to be traced."""
     key = jax.random.key(0)
     frozen = of_seed(frozen, 0)
     params, model_state = method.init(key)

@@ -20,7 +20,7 @@ from jaxkd.core.writers import plain, read_metrics, write_json
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
-from jaxkd.training import options
+from jaxkd.training import growth, options
 from jaxkd.training.build import Run, describe_network, student_config
 from jaxkd.training.needs import LoadedNetwork
 from jaxkd.training.workdir import RESULTS, read_json
@@ -123,6 +123,7 @@ def write_results(
         "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
         "students": _describe_students(run, end, workdir, chosen["students"]),
         "figures": [figure._asdict() for figure in end.evaluation_report.figures],
+        "extended": growth.read_extensions(workdir),
         "tables": [table._asdict() for table in end.evaluation_report.tables],
     }
     if jax.process_index() == 0:
