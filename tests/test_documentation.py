@@ -194,6 +194,10 @@ def test_option_tables_have_what_a_configuration_may_set(extension):
     assert "spec" not in kd
     assert "glyph100" in extension.option_functions("datasets")
     assert "crop_flip" in extension.option_functions("views")
+    networks = extension.option_functions("models")
+    (resnet,) = (kind for names, kind in networks.items() if "resnet8x4" in names)
+    assert dict(extension.options(resnet))["strides"] == (1, 2, 2)
+    assert "num_classes" not in dict(extension.options(resnet))
 
 
 def test_schema_of_the_results_is_what_a_run_writes(finished_run):

@@ -2,9 +2,9 @@
 
 ``{config-keys}`` tabulates ``jaxkd.core.config.default``: each key, its default,
 and the comment beside or above its assignment. ``{option-tables} methods`` (or
-``datasets``, ``views``) tabulates the options of all that a room offers by name: the
-keyword arguments of one function each. Nothing is pasted, so that the tables cannot be
-older than the code.
+``datasets``, ``views``, ``models``) tabulates the options of all that a room offers by
+name: the keyword arguments of one function each. Nothing is pasted, so that the tables
+cannot be older than the code.
 """
 
 import ast
@@ -149,8 +149,14 @@ def option_functions(room: str) -> dict[str, Any]:
     """Returns the functions whose keyword arguments are options, by name in a config.
 
     Args:
-      room: ``"methods"``, ``"datasets"`` or ``"views"``.
+      room: ``"methods"``, ``"datasets"``, ``"views"`` or ``"models"``, whose networks
+        are listed by their class, with all its names.
     """
+    if room == "models":
+        by_class: dict[Any, list[str]] = {}
+        for name, (kind, _) in models.variants().items():
+            by_class.setdefault(kind, []).append(name)
+        return {", ".join(names): kind for kind, names in by_class.items()}
     package = importlib.import_module(f"jaxkd.{room}")
     if room == "views":
         named = {}
@@ -167,12 +173,16 @@ def option_functions(room: str) -> dict[str, Any]:
     return found
 
 
+# Arguments that the program fills in, or another key of the configuration.
+_NO_OPTIONS = ("spec", "info", "num_classes", "parent", "name", "dtype")
+
+
 def options(function: Any) -> list[tuple[str, Any]]:
     """Lists a function's options and their defaults."""
     return [
         (name, parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("spec", "info") and parameter.kind is not parameter.VAR_KEYWORD
+        if name not in _NO_OPTIONS and parameter.kind is not parameter.VAR_KEYWORD
     ]
 
 
@@ -183,7 +193,8 @@ def _cell(text: str) -> str:
 def _default(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return "required"
-    return f"`{value!r}`"
+    # Functions and classes by name: their representation has an address.
+    return f"`{getattr(value, '__name__', None) or repr(value)}`"
 
 
 class ConfigKeys(SphinxDirective):
@@ -209,16 +220,17 @@ class OptionTables(SphinxDirective):
 
     def run(self) -> list[Any]:
         """Returns one table: name, first line of the docstring, options."""
+        unset = "by name" if self.arguments[0] == "models" else "required"
         text = ["| name | | options and their defaults |", "|---|---|---|"]
         for name, function in sorted(option_functions(self.arguments[0]).items()):
             module = importlib.import_module(function.__module__)
-            own = self.arguments[0] == "views"
+            own = self.arguments[0] in ("views", "models")
             about = inspect.getdoc(function if own else module) or ""
             about = about.split("\n\n")[0]
             listed = ", ".join(
                 f"`{option}` = {_default(value)}"
                 if value is not inspect.Parameter.empty
-                else f"`{option}` (required)"
+                else f"`{option}` ({unset})"
                 for option, value in options(function)
             )
             text.append(f"| `{name}` | {_cell(about)} | {_cell(listed)} |")
