@@ -105,8 +105,11 @@ def train(
         workdirs.create(workdir, config, chosen)
         same_data.record(run, workdir)
         _announce(run, workdir)
+        call = None
+        if growth.latest_step(workdir) != run.steps:  # else there is nothing to train
+            call = program.CompilingCall(run, expected[0])
         frozen = needs.load_all(run, workdir, train_needed, known)
-        end = _train_loop(run, frozen, expected, workdir, stop_requested)
+        end = _train_loop(run, frozen, expected, workdir, stop_requested, call)
         return results.write_results(run, frozen, end, workdir)
 
 
@@ -164,6 +167,7 @@ def _train_loop(
     expected: Any,
     workdir: Path,
     stop_requested: StopRequest,
+    call: program.CompilingCall | None,
 ) -> results.TrainingEnd:
     """Trains to the end and returns the last evaluation and each member's best."""
     writes = jax.process_index() == 0
@@ -174,7 +178,7 @@ def _train_loop(
         copies, shown = run.config.writers, configs.resolved(run.config)
         with Writer(workdir, writes, copies, shown) as writer:
             position, last = _loop(
-                run, frozen, position, checkpoints, writer, stop_requested
+                run, frozen, position, checkpoints, writer, stop_requested, call
             )
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
@@ -191,6 +195,7 @@ def _loop(
     checkpoints: Checkpoints,
     writer: Writer,
     stop_requested: StopRequest,
+    compiling: program.CompilingCall | None,
 ) -> tuple[Position, Any]:
     """Trains from a position to the end; returns that and the last evaluation.
 
@@ -203,7 +208,7 @@ def _loop(
     cadence, evaluator = _cadence(run), Evaluator(run)
     variables = {name: one.variables for name, one in frozen.items()}
     inputs = make_inputs(run, now, target_cache.prepare(run, frozen))
-    call = program.train_call(run, state)
+    call = compiling.get() if compiling else program.train_call(run, state)
     display = Display(run, now)
     last = {} if now < run.steps else _evaluate(evaluator, state, _training(run, now))
     for stop in cadence.stops(now, inputs.steps_per_call):

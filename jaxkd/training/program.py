@@ -5,6 +5,7 @@ only looked at by ``jaxkd.aot.plan``.
 """
 
 import collections
+import concurrent.futures
 import functools
 from typing import Any
 
@@ -77,6 +78,39 @@ def train_call(run: Run, state: dict[str, TrainState]) -> Any:
     call = step.make_train_call(run.groups, run.settings)
     outputs = (layout, sharding.replicated(run.mesh))
     return jax.jit(call, donate_argnums=0, out_shardings=outputs)
+
+
+class CompilingCall:
+    """The training call, compiled on a thread while others train or are loaded.
+
+    Compiling takes as long as hundreds of steps of a small network, and needs shapes
+    alone. What is compiled is found again by the call itself, because it is the same
+    jitted function with arguments of the same shapes and layout.
+    """
+
+    def __init__(self, run: Run, state: dict[str, TrainState]):
+        """Begins to compile.
+
+        Args:
+          run: what to train.
+          state: see ``train_call``.
+        """
+        self._call = train_call(run, state)
+        self._work: concurrent.futures.Future | None = None
+        # Several processes have to compile in one order.
+        if jax.process_count() == 1:
+            pool = concurrent.futures.ThreadPoolExecutor(1, "compile")
+            self._work = pool.submit(self._compile, run)
+            pool.shutdown(wait=False)
+
+    def _compile(self, run: Run) -> None:
+        self._call.lower(*abstract_inputs(run)).compile()
+
+    def get(self) -> Any:
+        """Waits until it is compiled, and returns the call; raises what went wrong."""
+        if self._work is not None:
+            self._work.result()
+        return self._call
 
 
 def abstract_inputs(run: Run) -> tuple[Any, ...]:
