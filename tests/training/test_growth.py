@@ -38,6 +38,7 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_longer_run_equals_one_that_was_long_from_the_start(data_file, tmp_path):  # noqa: F811
     long, grown, moved = (tmp_path / name for name in ("long", "grown", "moved"))
     train(alone(data_file, 12), long)
@@ -144,6 +145,7 @@ def test_added_students_equal_those_of_a_joint_study(data_file, tmp_path):  # no
         }
         for folder in (grown, whole)
     )
-    assert ours == theirs
+    # When kd ends, at step 6, a joint study evaluates the others, too.
+    assert ours.items() <= theirs.items() and {step for step, _ in ours} == {4, 6, 8, 12}
     assert train(joint, grown) == results
     assert not (grown / "checkpoints-before").exists()
