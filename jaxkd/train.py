@@ -85,7 +85,8 @@ def train(
     workdir_lock.check_free(workdir)
     options.check(config)
     chosen = options.resolved(config)
-    workdirs.check_defaults(workdir, chosen)
+    if not (change and (change.vacant or change.moved)):
+        workdirs.check_defaults(workdir, chosen)
     run = build(config)
     target_cache.check(run)
     program.check_losses(run)

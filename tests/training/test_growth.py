@@ -146,6 +146,11 @@ def test_added_students_equal_those_of_a_joint_study(data_file, tmp_path):  # no
         for folder in (grown, whole)
     )
     # When kd ends, at step 6, a joint study evaluates the others, too.
-    assert ours.items() <= theirs.items() and {step for step, _ in ours} == {4, 6, 8, 12}
+    assert ours.items() <= theirs.items() and {step for step, _ in ours} == {
+        4,
+        6,
+        8,
+        12,
+    }
     assert train(joint, grown) == results
     assert not (grown / "checkpoints-before").exists()
