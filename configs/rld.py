@@ -5,7 +5,7 @@
 trains a teacher on 8,000 drawn characters and then 24 students (8 losses, 3 seeds) that
 own ten labelled images per class; minutes on two CPU cores, no download. Variants:
 
-    configs/rld.py:digits            scikit-learn's digits, half a minute: a first look
+    configs/rld.py:digits            scikit-learn's digits: a first look, in minutes
     configs/rld.py:wrong_teacher     the teacher confuses twelve classes consistently
     configs/rld.py:same_data         teacher and students share 4,000 images
     configs/rld.py:cifar100,resnet32x4,resnet8x4
