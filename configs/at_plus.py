@@ -35,6 +35,7 @@ def quick() -> ConfigDict:
     config.seeds = (1,)
     for part in (config, config.needs.teacher):
         part.data.update({"train": 240, "test": 240})
+        part.allow_weak_teacher = True
         part.duration = part.eval_every = part.checkpoint_every = 20.0
     return config
 

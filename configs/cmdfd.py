@@ -89,6 +89,7 @@ def quick() -> ConfigDict:
     for run in (config, *config.needs.values()):
         run.duration = run.eval_every = run.checkpoint_every = 3
         run.batch_size = run.eval_batch_size = 4
+        run.allow_weak_teacher = True
         run.data.update({"frames": 8, "size": 12, "test": 2})
         kinds = (
             {"real": 4, "faceswap": 2, "lipsync": 2} if run is config else {"real": 8}

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import compile_cache, config_file, preemption
 from jaxkd.core.errors import UserError
 from jaxkd.predictors import restore
+from jaxkd.training import preprocessing
 from jaxkd.training import workdir as workdirs
 
 _BATCH = 64
@@ -88,12 +89,13 @@ def load(
 
     Args:
       workdir: folder of the run.
-      student: row of the study; None for the best by mean score at the end.
-      seed: which of its seeds; None for the first.
+      student: row of the study; None where it has one alone.
+      seed: which of its seeds; None for the first, which is printed.
       use: "last" or "best" parameters.
 
     Raises:
-      UserError: if the run is not finished, or the student or seed is unknown.
+      UserError: if the run is not finished, the student or seed is unknown, or a study
+        of several students is not told which.
     """
     _prepare()
     return Model(restore.restore(Path(workdir), student, seed, use))
@@ -133,7 +135,7 @@ def export(
     description = {
         "run": model.results["name"],
         "student": model.student,
-        "seed": model.results["seeds"][0] if seed is None else seed,
+        "seed": model.seed,
         "use": use,
         "class_names": list(model.class_names),
         "preprocessing": model.preprocessing(),
@@ -149,6 +151,7 @@ class Model:
 
     Attributes:
       student: its name in the study.
+      seed: of it.
       network: the Linen module.
       variables: its ``params`` and other collections, NumPy arrays.
       config: the run's configuration with the student's overrides.
@@ -161,6 +164,7 @@ class Model:
     def __init__(self, restored: restore.Restored):
         self._restored = restored
         self.student = restored.name
+        self.seed = restored.seed
         self.network: nn.Module = restored.network
         self.variables: Mapping[str, Any] = restored.variables
         self.config: ConfigDict = restored.config
@@ -231,11 +235,8 @@ class Model:
         named, with its options.
         """
         info, see = self._restored.info, self._restored.see
-        described: dict[str, Any] = {
+        described = preprocessing.describe(info, self.config.view) | {
             "image": {"dtype": "uint8", "shape": list(self.image_shape)},
-            "mean": list(info.mean),
-            "std": list(info.std),
-            "view": self.config.view.to_dict(),
             "formula": None,
         }
         rng = np.random.default_rng(0)

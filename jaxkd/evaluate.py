@@ -8,12 +8,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, sharding, step
+from jaxkd.core import checkpoint, class_names, console, sharding, step
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import (
+    ArraySource,
+    CheckedSource,
+    Dataset,
+    Example,
+    Info,
+    Source,
+)
 from jaxkd.core.writers import write_json
+from jaxkd.readers import images
 from jaxkd.report import statistics
-from jaxkd.training import build, input_pipeline
+from jaxkd.training import adaptation, build, input_pipeline, preprocessing
 from jaxkd.training import workdir as workdirs
 
 Results = dict[str, np.ndarray]
@@ -61,6 +70,10 @@ class Evaluator:
 def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     """Evaluates all students of a run, and writes ``eval.json`` into its folder.
 
+    Images are normalised, and brought to size, as in the run; classes are joined by
+    their names. Data with some of the run's classes, in any order, are evaluated among
+    all that it knows.
+
     Args:
       workdir: folder of the run.
       config: whose data set and view to evaluate on; None for the run's own.
@@ -74,11 +87,16 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     """
     saved = workdirs.read_config(workdir)
     if config is not None:
-        saved.data, saved.view = config.data, config.view
+        saved.data = config.data
+    # The networks are in the checkpoint already, wherever they started from.
+    saved.init_from = ""
     # Nothing is trained: these devices and data smaller than a batch will do.
     saved.mesh = configs.default().mesh
     saved.batch_size, saved.accumulate = jax.device_count(), 1
-    run = build.build(saved)
+    dataset = _as_trained(build.load_data(saved), preprocessing.read(workdir))
+    if config is not None:
+        saved.view = _choose_view(saved, config, dataset)
+    run = build.build(saved, dataset, workdir=workdir)
     groups = checkpoint.load_groups(workdir / "checkpoints", use, run.groups)
     _check_networks(run, groups, workdir)
     groups = sharding.put(groups, sharding.replicated(run.mesh))
@@ -93,6 +111,103 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     data = run.dataset.info.name
     write_json(workdir / "eval.json", {"data": data, "use": use, "students": scores})
     return _format(run, scores, use)
+
+
+class _Renumbered:
+    """Examples whose labels are numbered as in the run that trained a network."""
+
+    def __init__(self, source: Source, positions: tuple[int, ...]):
+        self.source, self.positions = source, np.asarray(positions, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = np.asarray(example["label"])
+        if label.ndim or not 0 <= label < len(self.positions):
+            raise UserError(
+                f"Example {index} has the label {label}, expected one from 0 to "
+                f"{len(self.positions) - 1}, so that its class has a name."
+            )
+        return example | {"label": self.positions[label]}
+
+
+def _as_trained(dataset: Dataset, trained: Info | None) -> Dataset:
+    """Returns a data set as the networks of a run expect it.
+
+    Raises:
+      UserError: if it has other channels, sizes that cannot be changed, or classes that
+        the run does not know.
+    """
+    if trained is None:
+        return dataset
+    if trained.image_shape:
+        dataset = _resized(dataset, trained)
+    info = dataset.info
+    if trained.mean:
+        info = info._replace(mean=trained.mean, std=trained.std)
+    if trained.class_names and info.class_names and info.num_classes:
+        found = class_names.positions(info.class_names, trained.class_names, "The run")
+        info = info._replace(
+            num_classes=trained.num_classes, class_names=trained.class_names
+        )
+        if found:
+            dataset = dataset._replace(test=_Renumbered(dataset.test, found))
+    return dataset._replace(info=info)
+
+
+def _resized(dataset: Dataset, trained: Info) -> Dataset:
+    """Brings test images to the size of a run's, by its rule."""
+    info = dataset.info
+    if info.image_shape == trained.image_shape and info.resize == trained.resize:
+        return dataset
+    sources = dataset.test, dataset.train(0)
+    plain = all(
+        set(one.arrays) <= {"image", "label"}
+        if isinstance(one, ArraySource)
+        else bool(info.resize)
+        for one in sources
+    )
+    if not plain or not len(info.image_shape) == len(trained.image_shape) == 3:
+        if info.image_shape == trained.image_shape:
+            return dataset
+        raise UserError(
+            f"The images of {info.name} are {info.image_shape}, those that the run was "
+            f"trained on {trained.image_shape}. Give images of that size (options of "
+            "config.data)."
+        )
+
+    def prepare(example: Example) -> Example:
+        image = images.fit(example["image"], trained.image_shape, trained.resize)
+        return example | {"image": image}
+
+    # Not as arrays: each image is fitted as it is read.
+    return dataset._replace(
+        info=info._replace(image_shape=trained.image_shape, resize=trained.resize),
+        train=lambda seed: CheckedSource(dataset.train(seed), info),
+        test=CheckedSource(dataset.test, info),
+        prepare_test=prepare,
+    )
+
+
+def _choose_view(saved: ConfigDict, given: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """Returns the view to evaluate by: the run's, unless another shows other things.
+
+    A view that normalises otherwise shows the same images, in units that the networks
+    have never seen. One that degrades them, or makes other fields, is meant.
+    """
+    if configs.resolved(given.view) == configs.resolved(saved.view):
+        return saved.view
+    own, other = (build.build_view(one, dataset.info) for one in (saved, given))
+    example = dataset.example(dataset.train(saved.seeds[0]))
+    if adaptation.differ_in_scale_alone(own, other, example):
+        return saved.view
+    console.announce(
+        f"{saved.name} was trained with the view {dict(saved.view)}, and is evaluated "
+        f"with that of --config, {dict(given.view)}, which shows something else."
+    )
+    return given.view
 
 
 @jax.jit

@@ -10,9 +10,13 @@ shipped ``configs/rld.py:digits``. The same command again resumes an interrupted
 shows a finished one. Afterwards:
 
     jaxkd --mode=eval --workdir=runs/rld
-    jaxkd --mode=predict --workdir=runs/rld --inputs=photos/
+    jaxkd --mode=predict --workdir=runs/rld --student=rld --inputs=photos/
     jaxkd --mode=predict --workdir=runs/defi --inputs=photos/ --output=found/
-    jaxkd --mode=export --workdir=runs/rld --format=onnx --output=student.onnx
+    jaxkd --mode=export --workdir=runs/rld --student=rld --format=onnx \\
+        --output=student.onnx
+
+A study of several students has to be told which one; --seed and --use have defaults,
+which are printed.
 
 Compare finished runs on one page: their tables, curves and configurations.
 
@@ -122,9 +126,11 @@ _OPTIONS = flags.DEFINE_multi_string(
     "option", [], "predict: name=value, of the predictor; may be given several times."
 )
 _STUDENT = flags.DEFINE_string(
-    "student", None, "predict, export: which; default: the best."
+    "student", None, "predict, export: which, of a study of several."
 )
-_SEED = flags.DEFINE_integer("seed", None, "predict, export: which of its seeds.")
+_SEED = flags.DEFINE_integer(
+    "seed", None, "predict, export: which; default: the first."
+)
 _SAMPLES = flags.DEFINE_string("seeds", "0-63", "sample: from the first to the last.")
 _USE = flags.DEFINE_enum(
     "use", "last", ["last", "best"], "eval, predict, export: the last or best."
@@ -253,7 +259,7 @@ def _predict() -> None:
     chosen: dict[str, Any]
     chosen = {"student": _STUDENT.value, "seed": _SEED.value, "use": _USE.value}
     options = predictors.parse_options(_OPTIONS.value)
-    name = _PREDICTOR.value or predictors.name_of(workdir)
+    name = _PREDICTOR.value or predictors.name_of(workdir, _STUDENT.value)
     if name != predictors.CLASSES:
         print(predictors.predict(name, workdir, inputs, output, chosen | options))
         return

@@ -25,10 +25,12 @@ from jaxkd.training import (
     growth,
     needs,
     options,
+    preprocessing,
     program,
     results,
     same_data,
     target_cache,
+    teachers,
     workdir_lock,
 )
 from jaxkd.training import workdir as workdirs
@@ -87,7 +89,7 @@ def train(
     chosen = options.resolved(config)
     if not (change and (change.vacant or change.moved)):
         workdirs.check_defaults(workdir, chosen)
-    run = build(config)
+    run = build(config, workdir=workdir)
     target_cache.check(run)
     program.check_losses(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
@@ -104,14 +106,19 @@ def train(
         if finished is not None:
             return finished
         workdirs.create(workdir, config, chosen)
+        if jax.process_index() == 0:
+            record = preprocessing.describe(run.dataset.info, config.view)
+            preprocessing.write(workdir, record)
         same_data.record(run, workdir)
         _announce(run, workdir)
         call = None
         if growth.latest_step(workdir) != run.steps:  # else there is nothing to train
             call = program.CompilingCall(run, expected[0])
         frozen = needs.load_all(run, workdir, train_needed, known)
+        measured = teachers.measure(run, frozen)
+        teachers.check(run, measured)
         end = _train_loop(run, frozen, expected, workdir, stop_requested, call)
-        return results.write_results(run, frozen, end, workdir)
+        return results.write_results(run, frozen, measured, end, workdir)
 
 
 def _whole(workdir: Path, finished: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +136,8 @@ def _announce(run: Run, workdir: Path) -> None:
         f"steps of {run.config.batch_size} images from {len(run.draws[0]):,}; "
         f"{jax.default_backend()} devices: {run.mesh.size}; in {workdir}"
     )
+    for line in run.notes():
+        console.announce(line)
 
 
 def _start(
@@ -148,7 +157,8 @@ def _start(
         options = {"xla_backend_optimization_level": 0} if on_cpu else None
         layout = jax.tree.map(lambda x: x.sharding, expected)
         make = jax.jit(init, out_shardings=layout, compiler_options=options)
-        state, best = make({name: one.variables for name, one in frozen.items()})
+        variables = {name: one.variables for name, one in frozen.items()}
+        state, best = make(variables | run.start)
         return Position(state, best, 0, 0.0, MetricAccumulator())
     state, best, meta = checkpoints.restore(*expected)
     checkpoint.check_members(checkpoints.directory, meta, run.groups)

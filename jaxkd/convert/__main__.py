@@ -4,22 +4,26 @@ A teacher's checkpoint becomes the folder of a run, which any configuration take
 place of training its own:
 
     python -m jaxkd.convert from-torch ckpt_epoch_240.pth runs/teacher \\
-        --model=resnet32x4
+        --model=resnet32x4 --mean=0.507,0.487,0.441 --std=0.267,0.256,0.276 \\
+        --classes=names.txt
     python -m jaxkd.main --config=configs/rld.py:cifar100,resnet32x4,resnet8x4 \\
         --config.needs.teacher.init_from=runs/teacher
 
-A trained student becomes a file for torch.load(path)["model"]:
+Its classes are joined with the data's by their names, and its images are normalised by
+--mean and --std, whatever the run does for its own. Without --classes, outputs are
+numbered as the data's labels; without --mean and --std, images are normalised as the
+data's are (networks that end in _imagenet: as ImageNet's).
+
+A trained student becomes a file for torch.load(path)["model"]; a JSON file beside it
+tells its classes and how to prepare images:
 
     python -m jaxkd.convert to-torch runs/rld student.pth --student=rld --use=best
 
 Networks have the names, and files the variables' names, of RepDistiller and mdistiller
 for small images, and of timm and torchvision for photographs; a folder with timm's
-model.safetensors and config.json names its network itself:
+model.safetensors and config.json names its network, mean and deviation itself:
 
     python -m jaxkd.convert from-torch downloads/resnet50.a1_in1k runs/resnet50
-
-jaxkd feeds networks images that are normalised with the mean and standard deviation of
-the data set; config.data.mean and config.data.std set others (docs/networks.md).
 """
 
 import argparse
@@ -31,7 +35,11 @@ from typing import Any
 
 from absl import logging
 
+from jaxkd.core import class_names
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
+from jaxkd.core.writers import write_json
+from jaxkd.readers import images
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "--options", type=_json_options, default={}, help="of the network, as JSON"
     )
     there.add_argument(
-        "--classes", type=int, help="default: as many as the file's classifier has"
+        "--classes",
+        help="names in the order of the outputs: a text file with one a line, or "
+        "a,b,c; or their number alone. Default: as many as the file's classifier has",
     )
     there.add_argument(
         "--prefix",
@@ -73,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of the names to take, such as encoder.; module., _orig_mod. and, where "
         "all names begin so, model. or backbone. are left out by themselves",
     )
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        there.add_argument(
+            f"--{name}",
+            type=_numbers,
+            help=f"{what} of each channel, images scaled to [0, 1], that it was "
+            "trained with, such as 0.485,0.456,0.406",
+        )
     there.add_argument("--channels", type=int, default=3, help="of images; default: 3")
     there.add_argument(
         "--part",
@@ -84,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     back = commands.add_parser("to-torch", help="folder of a run -> torch file")
     back.add_argument("workdir", type=Path, help="folder of a run")
     back.add_argument("file", type=Path, help="file to write")
-    back.add_argument("--student", help="row of the study; default: the first")
+    back.add_argument("--student", help="row of the study, if it has several")
     back.add_argument("--seed", type=int, help="default: the first")
     back.add_argument(
         "--use", choices=("last", "best"), default="last", help="default: last"
@@ -106,10 +123,20 @@ def _json_options(text: str) -> dict[str, Any]:
     return options
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected a number for each channel, such as 0.5,0.5,0.5"
+        ) from None
+
+
 def _from_torch(options: argparse.Namespace) -> str:
     from jaxkd.convert.torch import hub, weights
     from jaxkd.training import export
 
+    names, number = _classes(options.classes)
     found = hub.find(options.file)
     name = options.model or found.name
     if not name:
@@ -118,24 +145,64 @@ def _from_torch(options: argparse.Namespace) -> str:
             "--model=resnet32x4; docs/networks.md lists all."
         )
     if options.part == "backbone":
-        return _backbone(options, name)
+        return _backbone(options, name, number)
     state = weights.read_state(found.weights, options.part, options.prefix)
-    model = name, options.options
-    classes = options.classes or weights.count_classes(
+    classes = number or weights.count_classes(
         state, found.weights, name, options.channels, options.options
     )
     variables = weights.to_variables(
         state, found.weights, name, classes, options.channels, options.options
     )
-    export.write(options.workdir, variables, *model)
-    lines = [
-        f"{name} with {classes} classes: {options.workdir}",
-        f"Use it as a teacher with --config.needs.teacher.init_from={options.workdir}",
-    ]
-    return "\n".join(lines + hub.describe_preprocessing(found))
+    trained = _trained_on(options, found, name, names, classes)
+    export.write(options.workdir, variables, name, options.options, trained)
+    known = "as the data of each run are"
+    if trained.mean:
+        known = f"by mean {trained.mean} and standard deviation {trained.std}"
+    size = f" of {found.size} pixels" if found.size else ""
+    return (
+        f"{name} with {classes} classes "
+        f"({'joined by name' if names else 'numbered as the labels of the data'}), "
+        f"images{size} normalised {known}: {options.workdir}\nUse it as a "
+        f"teacher with --config.needs.teacher.init_from={options.workdir}"
+    )
 
 
-def _backbone(options: argparse.Namespace, name: str) -> str:
+def _classes(given: str | None) -> tuple[tuple[str, ...], int | None]:
+    """Returns the class names, if they are given, and their number."""
+    if given is None or given.isdigit():
+        return (), int(given) if given else None
+    names = class_names.read(
+        given.split(",") if "," in given and not Path(given).exists() else given
+    )
+    return names, len(names)
+
+
+def _trained_on(
+    options: argparse.Namespace,
+    found: Any,
+    name: str,
+    names: tuple[str, ...],
+    classes: int,
+) -> Info:
+    mean, std = options.mean or (), options.std or ()
+    if not mean and not std and found.mean and found.std:
+        mean, std = found.mean, found.std
+    elif not mean and not std and name.endswith("_imagenet"):
+        mean, std = images.IMAGENET_MEAN, images.IMAGENET_STD
+    if len(mean) != len(std) or (mean and len(mean) != options.channels):
+        raise UserError(
+            f"--mean has {len(mean)} numbers and --std {len(std)}, expected both, with "
+            f"one for each of {options.channels} channels (--channels)."
+        )
+    if any(value <= 0 for value in std):
+        raise UserError(f"--std is {std}, expected positive numbers.")
+    shape = (found.size, found.size, options.channels) if found.size else ()
+    rule = images.CENTER_CROP if found.size else ""
+    origin = options.file.name
+    return Info(origin, classes, shape, tuple(mean), tuple(std), names, rule)
+
+
+def _backbone(options: argparse.Namespace, name: str, classes: int | None) -> str:
     """Writes a DeFI-Net whose backbone is that of a file, and all else is untrained."""
     import jax
 
@@ -143,7 +210,7 @@ def _backbone(options: argparse.Namespace, name: str) -> str:
     from jaxkd.convert import defi
     from jaxkd.training import export
 
-    network = models.build(name, options.classes or 2, **options.options)
+    network = models.build(name, classes or 2, **options.options)
     # Fully convolutional: the size of the image changes no variable.
     image = jax.numpy.zeros((1, 32, 32, options.channels))
     variables = jax.jit(network.init)(jax.random.key(0), image)
@@ -164,8 +231,10 @@ def _to_torch(options: argparse.Namespace) -> str:
     weights.save_torch(
         options.file, network.variables, network.name, options=network.options
     )
+    beside = options.file.with_name(options.file.name + ".json")
+    write_json(beside, {"model": network.name, **network.description})
     return (
-        f"{network.name}: {options.file}\nIn PyTorch: "
+        f"{network.name}: {options.file}, {beside.name}\nIn PyTorch: "
         f'model.load_state_dict(torch.load("{options.file}")["model"])'
     )
 

@@ -18,6 +18,7 @@ from jaxkd.core.errors import UserError
 # Keys that change how a run is executed but not its result: a run may be resumed with
 # other values than it was started with.
 RUNTIME_KEYS = (
+    "allow_weak_teacher",
     "checkpoint_every",
     "code",
     "keep",
@@ -81,6 +82,12 @@ def default() -> ConfigDict:
     config.needs = (
         ConfigDict()
     )  # name -> needed(config of the run that must come first)
+    # Whether a teacher may be near chance on this run's test examples.
+    config.allow_weak_teacher = False
+    # Folder of a run whose network the students start from (fine-tuning); of a needed
+    # run: that is taken instead of training it. "FOLDER:student=kd,seed=2,use=best"
+    # chooses one of several.
+    config.init_from = ""
 
     # Several teachers as one, for methods that compare logits: ``weights`` are needed
     # runs by name with their weights, ``combine`` is "logits" or "probabilities".
@@ -174,8 +181,17 @@ def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
     Args:
       config: the needed run's own configuration.
       init_from: the workdir of a finished run, or a converted checkpoint, to take
-        instead of training it.
+        instead of training it; of a study, with the student (``"runs/a:student=kd"``).
+
+    Raises:
+      UserError: if the configuration starts from another run itself.
     """
+    if config.get("init_from"):
+        raise UserError(
+            f"The needed run {config.name!r} has init_from {config.init_from!r} of its "
+            "own, which would be taken instead of training it. Fine-tune it as a run "
+            "by itself, and give needed(config, init_from=) its folder."
+        )
     config = _copy(config)
     with config.unlocked():
         config.init_from = init_from
@@ -186,7 +202,7 @@ def standalone(need: ConfigDict) -> ConfigDict:
     """Returns a needed run's configuration as it would be started by hand."""
     config = _copy(need)
     with config.unlocked():
-        del config.init_from
+        config.init_from = ""
     return _lock(config)
 
 
@@ -202,7 +218,11 @@ def check(config: ConfigDict) -> None:
       UserError: for an unknown key or an impossible value.
     """
     known = default()
-    _check_keys(config, known, "config", optional=("init_from", *SHORTCUTS))
+    _check_keys(config, known, "config", optional=SHORTCUTS)
+    if not isinstance(config.get("init_from", ""), str):
+        raise UserError(
+            f"config.init_from is {config.init_from!r}, expected the folder of a run."
+        )
     _check_keys(config.mesh, known.mesh, "config.mesh")
     _check_sharding(config.sharding)
     _check_targets(config.targets)
@@ -253,9 +273,9 @@ def check(config: ConfigDict) -> None:
         )
     _check_teachers(config)
     for name, need in config.needs.items():
-        if "init_from" not in need:
+        if not isinstance(need, ConfigDict):
             raise UserError(
-                f"config.needs.{name} is a plain configuration, expected "
+                f"config.needs.{name} is {need!r}, expected "
                 "jaxkd.core.config.needed(configuration)."
             )
         check(need)
@@ -268,7 +288,7 @@ def from_json(tree: Mapping[str, Any]) -> ConfigDict:
       UserError: if it has keys that this version does not know.
     """
     tree = aliases.upgrade({k: v for k, v in tree.items() if k != RESOLVED})
-    _check_keys(tree, default(), "config.json", optional=("init_from", *SHORTCUTS))
+    _check_keys(tree, default(), "config.json", optional=SHORTCUTS)
     config = default()
     tree = tree | {"optim": {**default().optim, **tree.get("optim", {})}}
     with config.unlocked():

@@ -22,6 +22,8 @@ class Info(NamedTuple):
       mean: of each channel, of images scaled to [0, 1].
       std: likewise the standard deviation.
       class_names: one per label.
+      resize: how the data set brings photographs to ``image_shape`` for evaluation:
+        ``"center_crop"`` (see ``jaxkd.readers.images``); empty where it changes none.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Info(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    resize: str = ""
 
 
 class Source(Protocol):

@@ -26,17 +26,47 @@ FROZEN, MAIN = "frozen", "main"
 class FrozenNetwork(NamedTuple):
     """A network of a needed run.
 
-    With ``per_seed``, each seed of the run has its own, of its needed run's same seed.
+    It sees inputs normalised, and answers in classes numbered, as in the run that
+    trained it: ``apply`` maps the one and selects from the other. With ``per_seed``,
+    each seed of the run has its own network, of its needed run's same seed.
 
     Attributes:
       network: the Linen module.
       input_key: the field of the batch that it reads.
       per_seed: see above.
+      scale: of each channel, from this run's inputs to the network's; empty for 1.
+      shift: added after scaling, likewise; empty for 0.
+      classes: positions of this run's classes among the network's outputs; empty where
+        they are the same.
     """
 
     network: nn.Module
     input_key: str = "image"
     per_seed: bool = False
+    scale: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    def see(self, inputs: Any) -> Any:
+        """Normalises inputs of this run's view ``[..., channels]`` for the network."""
+        if not self.scale:
+            return inputs
+        return inputs * jnp.asarray(self.scale, inputs.dtype) + jnp.asarray(
+            self.shift, inputs.dtype
+        )
+
+    def select(self, outputs: Any) -> Any:
+        """Returns the outputs ``[..., classes]`` in the order of this run's classes."""
+        if not self.classes:
+            return outputs
+        return jnp.take(outputs, jnp.asarray(self.classes), axis=-1)
+
+    def apply(self, variables: Any, inputs: Any) -> tuple[Any, Any]:
+        """Applies the network in evaluation mode: ``(outputs, features)``."""
+        outputs, features = self.network.apply(  # type: ignore[misc]
+            variables, self.see(inputs), train=False
+        )
+        return self.select(outputs), features
 
 
 class Ensemble(NamedTuple):

@@ -1,16 +1,19 @@
 """Image files in class folders, as ImageNet is kept: ``root/train/<class>/*.jpg``.
 
-The class names are the sorted names of the folders in ``train``.
+The class names are the sorted names of the folders in ``train``, or in the order of
+``classes``, such as that of a network which was trained elsewhere.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from jaxkd.core import class_names
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers import image_lists, listing
 from jaxkd.readers.images import (
+    CENTER_CROP,
     IMAGENET_MEAN,
     IMAGENET_STD,
     SUFFIXES,
@@ -39,6 +42,7 @@ def load(
     root: str,
     size: int = 224,
     test_split: str | None = None,
+    classes: tuple[str, ...] | str = (),
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Dataset:
@@ -52,12 +56,14 @@ def load(
       size: side of the crops.
       test_split: folder to evaluate on; ``val`` or ``test``, whichever there is, if
         not given.
+      classes: their names, which are those of the folders, in the order of the labels;
+        or a text file with one a line. Sorted if not given.
       mean: of each channel in [0, 1].
       std: of each channel in [0, 1].
 
     Raises:
-      UserError: if a folder is missing or empty, a test class is not in ``train``, or
-        a file is not an image by its name.
+      UserError: if a folder is missing or empty, a test class is not in ``train``,
+        ``classes`` are other ones, or a file is not an image by its name.
     """
     top = Path(root).expanduser()
     train, test = top / "train", top / (test_split or _only_test_folder(top))
@@ -68,9 +74,15 @@ def load(
             f"{test} has classes that {train} has not: {', '.join(unknown[:5])} "
             f"({len(unknown)} in all). Every test class needs training images."
         )
+    names = _in_order(names, classes, train)
     info = Info(
-        *(top.absolute().name, len(names), (size, size, 3)),
-        *(tuple(mean), tuple(std), tuple(names)),
+        name=top.absolute().name,
+        num_classes=len(names),
+        image_shape=(size, size, 3),
+        mean=tuple(mean),
+        std=tuple(std),
+        class_names=tuple(names),
+        resize=CENTER_CROP,
     )
     source = _list_images(train, names)
     return Dataset(
@@ -111,6 +123,22 @@ def _class_folders(split: Path) -> list[str]:
         if not (split / name).is_dir():
             raise UserError(f"{split / name} is not a folder. {wanted}")
     return names
+
+
+def _in_order(
+    found: list[str], classes: tuple[str, ...] | str, train: Path
+) -> list[str]:
+    if not classes:
+        return found
+    names = class_names.read(classes)
+    wrong = sorted(set(names) ^ set(found))
+    if wrong:
+        shown = ", ".join(wrong[:5])
+        raise UserError(
+            f"config.data.classes and the folders in {train} differ: {shown} "
+            f"({len(wrong)} in all) are only in one of them. Name each folder once."
+        )
+    return list(names)
 
 
 def _list_images(split: Path, names: list[str]) -> FolderSource:

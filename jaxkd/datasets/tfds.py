@@ -23,6 +23,7 @@ from jaxkd.core.source import (
     statistics,
 )
 from jaxkd.readers.images import (
+    CENTER_CROP,
     IMAGENET_MEAN,
     IMAGENET_STD,
     center_crop,
@@ -101,7 +102,8 @@ def load(
         test_source = _in_memory(test, shape, len(names), dataset)
     if mean is None or std is None:
         mean, std = _statistics(train_source, channels, dataset)
-    info = Info(dataset, len(names), shape, tuple(mean), tuple(std), names)
+    rule = "" if size is None else CENTER_CROP
+    info = Info(dataset, len(names), shape, tuple(mean), tuple(std), names, rule)
     plain = Dataset(info, lambda seed: train_source, test_source)
     if size is None:
         return plain

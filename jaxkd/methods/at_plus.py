@@ -94,10 +94,9 @@ def make(
 def _teacher(frozen: FrozenNetwork):
     def targets(variables, batch, key):
         del key
-        logits, features = frozen.network.apply(
-            variables["teacher"], batch[frozen.input_key], train=False
-        )
+        logits, features = frozen.apply(variables["teacher"], batch[frozen.input_key])
         head, last = variables["teacher"]["params"]["fc"], _last(features)
+        head = {name: frozen.select(leaf) for name, leaf in head.items()}
         weights = losses.linear_head_weights(head["kernel"], last.shape[1:3])
         taught = {
             "attention": losses.class_attention(last, weights),

@@ -206,9 +206,7 @@ def _from_fields(divergence: str, scale: float) -> Callable:
 def _disagreement(teachers, variables: Any, batch: Batch, divergence: str):
     """Returns the divergence of the teachers at every frame, ``[batch, time]``."""
     logs = [
-        jax.nn.log_softmax(
-            one.network.apply(variables[name], batch[one.input_key], train=False)[0]
-        )
+        jax.nn.log_softmax(one.apply(variables[name], batch[one.input_key])[0])
         for name, one in teachers
     ]
     return jax.lax.stop_gradient(losses.teacher_divergence(*logs, kind=divergence))

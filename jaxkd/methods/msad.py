@@ -151,7 +151,11 @@ def _fused(teacher):
         del key
         maps = [
             network.apply(
-                variables["teacher"], batch[name], False, level, method="pyramid"
+                variables["teacher"],
+                teacher.see(batch[name]),
+                False,
+                level,
+                method="pyramid",
             )
             for name, level in ((detection.IMAGE, 3), (LOW, 2))
         ]

@@ -21,7 +21,7 @@ from jaxkd.core.preemption import StopRequest
 from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.text_to_image import Backbone
-from jaxkd.training import build
+from jaxkd.training import build, choice
 
 METHOD = "captions"
 
@@ -47,8 +47,8 @@ def check(need: Any) -> None:
 
 def folder(need: ConfigDict) -> Path:
     """Returns the folder of the run: ``init_from``, or one in the user's cache."""
-    if need.init_from:
-        return Path(need.init_from)
+    if path := choice.parse(need.init_from).path:
+        return Path(path)
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     content = json.dumps(configs.resolved(configs.standalone(need)), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
@@ -59,12 +59,16 @@ def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
     """Trains the model unless that is done, and loads its averaged parameters."""
     from jaxkd.train import train  # The loop is a floor above.
 
-    source = folder(need)
-    if not need.init_from:
+    source, chosen = folder(need), choice.parse(need.init_from)
+    if not chosen.path:
         train(configs.standalone(need), source, stop_requested)
     run = build.source_config(need)
+    student, seed = choice.choose(run, source, chosen.student, chosen.seed)
+    choice.announce(run, source, student, seed, chosen.use)
     network = _network(run)
-    variables = checkpoint.load_member(source / "checkpoints", "last")
+    variables = checkpoint.load_member(
+        source / "checkpoints", chosen.use, student, seed
+    )
     params = jax.tree.map(jnp.asarray, variables["params"])
     return text_to_image.of_scenes(network, params)
 

@@ -13,15 +13,38 @@ from typing import Any
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.training import choice
 from jaxkd.training import workdir as workdirs
 
 CLASSES = "classes"
 
 
-def name_of(workdir: Path) -> str:
-    """Returns the predictor of a run: its first student's method names it."""
-    student = next(iter(workdirs.read_results(workdir)["students"].values()))
-    method = student["method"].partition("+")[0]
+def name_of(workdir: Path, student: str | None = None) -> str:
+    """Returns the predictor of a run: its student's method names it.
+
+    Args:
+      workdir: folder of the run.
+      student: row of its study; None where all are for one predictor.
+
+    Raises:
+      UserError: if there is no such run or student, or the students' predictors differ.
+    """
+    described = workdirs.read_results(workdir)["students"]
+    if student is not None:
+        config = workdirs.read_config(workdir)
+        student, _ = choice.choose(config, workdir, student)
+    names = list(described) if student is None else [student]
+    found = {name: _predictor(described[name]["method"], workdir) for name in names}
+    if len(set(found.values())) > 1:
+        raise UserError(
+            f"The students of {workdir} are for different predictors: {found}. Choose "
+            "one with --student."
+        )
+    return next(iter(found.values()))
+
+
+def _predictor(method: str, workdir: Path) -> str:
+    method = method.partition("+")[0]
     if lookup.is_own_code(method):
         config = workdirs.read_config(workdir)  # which finds own code
         module = lookup.own_module(method, what=f"the method of {config.name}")

@@ -105,16 +105,7 @@ def predict_files(
 
 
 def _read(path: Path, info: Info) -> np.ndarray:
-    height, width, channels = info.image_shape
-    image = images.decode(path)
-    if image.shape[:2] != (height, width) and height == width:
-        image = images.center_crop(height)({"image": image})["image"]
-    elif image.shape[:2] != (height, width):
-        image = images.resize(image, (height, width))
-    if channels == 1:
-        weights = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
-        image = np.round(image @ weights)[..., None].astype(np.uint8)
-    return image
+    return images.fit(images.decode(path), info.image_shape, info.resize)
 
 
 def _writer(output: str | None) -> Callable[[list[Prediction]], None]:

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import checkpoint
 from jaxkd.core.source import Info
-from jaxkd.report import statistics
-from jaxkd.training import build
+from jaxkd.training import build, choice, preprocessing
 from jaxkd.training import workdir as workdirs
 from jaxkd.views.ops import View
 
@@ -22,6 +21,8 @@ class Restored(NamedTuple):
 
     Attributes:
       name: of the student, a row of the study.
+      seed: of it.
+      use: "last" or "best" parameters.
       results: content of the run's ``results.json``.
       info: of the data set that the run was trained on.
       config: of the student: the run's, with the student's overrides.
@@ -31,6 +32,8 @@ class Restored(NamedTuple):
     """
 
     name: str
+    seed: int
+    use: str
     results: Mapping[str, Any]
     info: Info
     config: ConfigDict
@@ -58,22 +61,25 @@ def restore(
 
     Args:
       workdir: folder of the run; its data set is not needed.
-      student: row of the study; None for the best by mean score at the end.
-      seed: which of its seeds; None for the first.
+      student: row of the study; None where it has one alone.
+      seed: which of its seeds; None for the first, which is printed.
       use: "last" or "best" parameters.
 
     Raises:
-      UserError: if the run is not finished, or the student or seed is unknown.
+      UserError: if the run is not finished, the student or seed is unknown, or a study
+        of several students is not told which.
     """
     results = workdirs.read_results(workdir)
-    name = student or statistics.best_student(results)
-    info = workdirs.read_info(results)
     config = workdirs.read_config(workdir)
+    name, seed = choice.choose(config, workdir, student, seed)
+    choice.announce(config, workdir, name, seed, use)
+    info = preprocessing.read(workdir)
+    assert info is not None  # Results hold a record, in all versions.
     variables = checkpoint.load_member(workdir / "checkpoints", use, name, seed)
     own = build.student_config(config, name)
     network = build.build_network(own, info.num_classes)
     view = build.build_view(config, info)
-    return Restored(name, results, info, own, network, variables, view)
+    return Restored(name, seed, use, results, info, own, network, variables, view)
 
 
 def in_batches(

@@ -22,6 +22,8 @@ from jaxkd.readers import listing
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_ATTEMPTS = 10
+# How images that are made to fit are recorded; see ``center_crop`` and ``fit``.
+CENTER_CROP = "center_crop"
 T = TypeVar("T")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -313,6 +315,39 @@ def center_crop(size: int) -> Callable[[Example], Example]:
         return example | {"image": image[top : top + size, left : left + size]}
 
     return prepare
+
+
+def fit(image: np.ndarray, shape: tuple[int, ...], rule: str = "") -> np.ndarray:
+    """Brings an image to the size that a network was trained on.
+
+    Args:
+      image: uint8 ``[h, w, c]``.
+      shape: ``(height, width, channels)``; of the channels, 1 makes grey of RGB.
+      rule: of the data set that the network was trained on (``Info.resize``): with
+        ``"center_crop"`` all images are resized and cropped; otherwise those of
+        another size alone: cropped to squares, resized to other rectangles.
+
+    Returns:
+      uint8 of that shape.
+
+    Raises:
+      UserError: if the channels are other ones.
+    """
+    height, width, channels = shape
+    other = image.shape[:2] != (height, width)
+    if rule == CENTER_CROP or (other and height == width):
+        image = center_crop(height)({"image": image})["image"]
+    elif other:
+        image = resize(image, (height, width))
+    if channels == 1 and image.shape[-1] == 3:
+        weights = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+        return np.round(image @ weights)[..., None].astype(np.uint8)
+    if image.shape[-1] != channels:
+        raise UserError(
+            f"The images have {image.shape[-1]} channels, but the network was trained "
+            f"on {channels}. Give images of {channels}."
+        )
+    return image
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

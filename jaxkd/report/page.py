@@ -6,6 +6,7 @@ scores that are no percentages both are the same.
 
 import base64
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -78,6 +79,28 @@ def notes(results: Results) -> list[str]:
                 f"Extended at step {one['step']:,}: up to there "
                 f"{'; '.join(one['differs'])}, unlike in a run of this length."
             )
+    return [*lines, *_frozen_notes(results)]
+
+
+def _frozen_notes(results: Results) -> list[str]:
+    """Returns where networks of earlier runs were measured, and what to make of it."""
+    by, lines = score(results), []
+    show = partial(format_estimate, places=digits(results), scale=_scale(results))
+    frozen = results["frozen"]
+    here = [name for name, network in frozen.items() if network.get("measured_here")]
+    if here:
+        lines.append(f"{', '.join(here)}: measured on this run's test examples.")
+    for name in here:
+        theirs = frozen[name][by.name]
+        for row in study_rows(results):
+            own, count = row.last.mean, results["data"]["test_examples"]
+            error = math.sqrt((theirs * (1 - theirs) + own * (1 - own)) / count)
+            if row.method == "supervised" and own - theirs > 2 * error:
+                lines.append(
+                    f"{row.name}, which learnt from labels alone, reaches "
+                    f"{show(row.last)}: more than {name} ({show(theirs)}), from which "
+                    "little can be learnt then."
+                )
     return lines
 
 

@@ -147,17 +147,6 @@ def score(results: Results) -> Score:
     return Score(**results["score"]) if "score" in results else TOP1
 
 
-def best_student(results: Results) -> str:
-    """Returns the student with the best mean score over seeds at the end."""
-    by = score(results)
-
-    def mean(name: str) -> float:
-        value = float(np.mean(results["students"][name]["last"][by.name]))
-        return -value if by.lower else value
-
-    return max(results["students"], key=mean)
-
-
 def _row(name: str, student: Results, by: Score, base: Estimate | None) -> Row:
     last = estimate(student["last"][by.name])
     difference = wins = None

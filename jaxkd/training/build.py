@@ -1,6 +1,7 @@
 """Turns a configuration into data, networks and students, checking it on the way."""
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from jaxkd.core.types import (
     Score,
     Spec,
 )
+from jaxkd.training import adaptation, choice, fine_tuning, preprocessing
 from jaxkd.training.workdir import read_config
 from jaxkd.views import ops
 
@@ -48,6 +50,8 @@ class Run(NamedTuple):
       groups: the same, as they are compiled.
       steps_per_unit: steps per epoch, or 1.
       steps: steps until the last student ends.
+      pretrained: the network that students start from, if there is one.
+      plans: student -> what becomes of its head then.
     """
 
     config: ConfigDict
@@ -62,6 +66,34 @@ class Run(NamedTuple):
     groups: tuple[Group, ...]
     steps_per_unit: float
     steps: int
+    pretrained: fine_tuning.Pretrained | None = None
+    plans: Mapping[str, fine_tuning.Plan] = {}
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """Variables that students start from beside those of needed runs, by name."""
+        if self.pretrained is None:
+            return {}
+        return {fine_tuning.NAME: self.pretrained.variables}
+
+    def notes(self) -> list[str]:
+        """Lists what was decided about networks of other runs, for the terminal."""
+        lines = [
+            f"{self.config.name}: {name} {what}"
+            for name, one in self.frozen.items()
+            for what, done in (
+                ("sees images normalised as in its own run", one.scale),
+                ("answers in this run's classes, by their names", one.classes),
+            )
+            if done
+        ]
+        if self.pretrained is not None:
+            known = self.pretrained.info
+            lines += dict.fromkeys(
+                fine_tuning.report(plan, self.config, known, self.dataset.info)
+                for plan in self.plans.values()
+            )
+        return lines
 
     @property
     def settings(self) -> Settings:
@@ -89,13 +121,16 @@ def build(
     config: ConfigDict,
     dataset: Dataset | None = None,
     devices: Sequence[jax.Device] | None = None,
+    workdir: Path | None = None,
 ) -> Run:
     """Builds a run and checks all that can be checked without compiling.
 
     Args:
       config: of the run.
-      dataset: instead of the one that the configuration names.
+      dataset: instead of the one that the configuration names; needed runs are then
+        taken to have been trained on the same, unless they recorded another.
       devices: instead of those that are there.
+      workdir: folder of the run, in which needed runs may lie, finished.
 
     Raises:
       UserError: for whatever is wrong in the configuration or the data.
@@ -103,18 +138,30 @@ def build(
     configs.check(config)
     if config.code:
         lookup.add_folder(config.code)
+    pretrained = fine_tuning.load(config.init_from)
+    outlined = dataset is not None
     if dataset is None:
         dataset = load_data(config)
+    described = dataset.info
+    if pretrained is not None:
+        info = preprocessing.normalised_as(described, pretrained.info)
+        dataset = dataset._replace(info=info)
     shared = config.batches == "shared"
     draw_seeds = tuple(config.seeds[:1] if shared else config.seeds)
     draws = tuple(dataset.train(seed) for seed in draw_seeds)
     _check_draws(draws, draw_seeds, config.batch_size)
     per_unit = len(draws[0]) / config.batch_size if config.unit == "epochs" else 1.0
     view = build_view(config, dataset.info)
-    fields = _seen(view, dataset.example(draws[0]))
+    example = dataset.example(draws[0])
+    fields = _seen(view, example)
     frozen = {
-        name: _frozen_network(config, need, dataset.info, fields)
-        for name, need in config.needs.items()
+        name: _frozen_network(
+            config,
+            name,
+            _trained_on(config, name, described, workdir, outlined),
+            (dataset.info, view, example, fields),
+        )
+        for name in config.needs
     }
     in_memory = all(isinstance(draw, ArraySource) for draw in draws)
     spec = Spec(
@@ -132,6 +179,16 @@ def build(
         for name in (config.students or [lookup.short_name(config.method)])
     )
     _check_scores(students)
+    _check_starts(students, frozen)
+    plans: dict[str, fine_tuning.Plan] = {}
+    if pretrained is not None:
+        makers = {
+            name: functools.partial(build_network, student_config(config, name))
+            for name in (student.name for student in students)
+        }
+        students, plans = fine_tuning.start(
+            students, pretrained, makers, spec.batch_shapes(1), dataset.info
+        )
     groups = make_groups(students, config.seeds, shared)
     return Run(
         config=config,
@@ -146,6 +203,8 @@ def build(
         groups=groups,
         steps_per_unit=per_unit,
         steps=max(student.steps for student in students),
+        pretrained=pretrained,
+        plans=plans,
     )
 
 
@@ -188,31 +247,93 @@ def _ensemble(config: ConfigDict) -> Ensemble | None:
     return Ensemble(shares, config.teachers.combine)
 
 
+def _trained_on(
+    config: ConfigDict, name: str, info: Info, workdir: Path | None, outlined: bool
+) -> Info | None:
+    """Returns what is known of the data of a needed run; None if nothing is."""
+    need = config.needs[name]
+    if path := choice.parse(need.init_from).path:
+        return preprocessing.read(Path(path))
+    recorded = None if workdir is None else preprocessing.read(workdir / name)
+    if recorded is not None:
+        return recorded
+    if outlined or configs.resolved(need.data) == configs.resolved(config.data):
+        return info
+    if need.code:
+        lookup.add_folder(need.code)
+    return load_data(need).info
+
+
 def _frozen_network(
-    config: ConfigDict, need: ConfigDict, info: Info, fields
+    config: ConfigDict, name: str, trained: Info | None, seen: tuple[Any, ...]
 ) -> FrozenNetwork:
-    """Builds the network of a needed run.
+    """Builds the network of a needed run, fitted to this run's inputs and classes.
 
     What it reads is ``need.model.input``, if that is set, even if the network itself
     comes from elsewhere: a view may make a field for it, of its size.
 
     Where both runs draw their own batches for each of the same seeds, each seed is
     taught by the network of its own; otherwise all are by that of the first.
+
+    Args:
+      config: of the run.
+      name: of the needed run.
+      trained: of the data that it was trained on; None if not known.
+      seen: the run's description of data, view, example and fields.
     """
-    source = source_config(need)
-    seeds = [tuple(one.seeds) for one in (config, source)]
-    own = "per_seed" == config.batches == source.batches and seeds[0] == seeds[1]
-    return FrozenNetwork(
-        build_network(source, info.num_classes),
-        input_key(need if "input" in need.model else source, fields),
-        per_seed=own and len(seeds[0]) > 1,
+    info, view, example, fields = seen
+    given = config.needs[name]
+    source = choice.parse(given.init_from)
+    need = source_config(given, f"config.needs.{name}")
+    seeds = [tuple(one.seeds) for one in (config, need)]
+    own = "per_seed" == config.batches == need.batches and seeds[0] == seeds[1]
+    outputs = info.num_classes if trained is None else trained.num_classes
+    network = build_network(need, outputs)
+    key = input_key(given if "input" in given.model else need, fields)
+    whose = f"The network of config.needs.{name}"
+    scale, shift = adaptation.normalisation(
+        view, config.view, need.view, info, trained, example, key, whose
     )
+    field = jax.ShapeDtypeStruct((1, *fields[key].shape), fields[key].dtype)
+    shapes = _outputs(network, field)
+    return FrozenNetwork(
+        network,
+        key,
+        per_seed=own and len(seeds[0]) > 1 and source.seed is None,
+        scale=scale,
+        shift=shift,
+        classes=adaptation.classes(info, trained, shapes, whose),
+    )
+
+
+def _outputs(network: nn.Module, field: jax.ShapeDtypeStruct) -> Any:
+    """Returns the shapes of a network's outputs, without its features."""
+    try:
+        found, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), field)
+    except (TypeError, ValueError):
+        return None  # ``program.check_losses`` tells whose network it is.
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _check_scores(students: Sequence[Student]) -> None:
     names = {student.name: student.method.score.name for student in students}
     if len(set(names.values())) > 1:
         raise UserError(f"The students cannot be compared, their scores are {names}.")
+
+
+def _check_starts(
+    students: Sequence[Student], frozen: Mapping[str, FrozenNetwork]
+) -> None:
+    """Refuses students that would take over a head whose classes are other ones."""
+    starting = [s.name for s in students if s.method.warm_start is not None]
+    turned = [name for name, network in frozen.items() if network.classes]
+    if starting and turned:
+        raise UserError(
+            f"The student {starting[0]!r} starts from a needed run, but the classes of "
+            f"config.needs.{turned[0]} are others than this run's, or in another "
+            "order, so that its head would be taken over wrongly. Give both data the "
+            "same class names in the same order, or start by config.init_from."
+        )
 
 
 def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:
@@ -256,22 +377,27 @@ def student_config(config: ConfigDict, name: str) -> ConfigDict:
     return merged
 
 
-def source_config(need: ConfigDict) -> ConfigDict:
-    """Returns the configuration of a needed run: its own, or that of ``init_from``.
+def source_config(need: ConfigDict, where: str = "The needed run") -> ConfigDict:
+    """Returns the configuration of the network that a needed run gives.
+
+    That of its own run, or of ``init_from``, with the overrides of its student.
 
     Raises:
-      UserError: if ``init_from`` holds no run, or is a file of weights.
+      UserError: if ``init_from`` holds no run, is a file of weights, or it is not said
+        which of its students is meant.
     """
-    if not need.init_from:
-        return need
-    if Path(need.init_from).is_file():
+    source = choice.parse(need.init_from)
+    if source.path and Path(source.path).is_file():
         raise UserError(
-            f"init_from is {need.init_from!r}, a file, expected the folder of a run. "
+            f"init_from is {source.path!r}, a file, expected the folder of a run. "
             f"Of a PyTorch checkpoint `python -m jaxkd.convert from-torch "
-            f"{need.init_from} FOLDER --model={need.model.name}` makes one; "
+            f"{source.path} FOLDER --model={need.model.name}` makes one; "
             "`python -m jaxkd.convert --help` lists what else is converted."
         )
-    return read_config(Path(need.init_from))
+    config = read_config(Path(source.path)) if source.path else need
+    place = source.path or where
+    student, _ = choice.choose(config, place, source.student, source.seed)
+    return student_config(config, student)
 
 
 def build_network(config: ConfigDict, num_classes: int) -> nn.Module:

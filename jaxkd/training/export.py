@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 from jaxkd.core import checkpoint, lookup
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.core.study import init_best
 from jaxkd.core.types import TrainState
+from jaxkd.training import choice, preprocessing
 from jaxkd.training import workdir as workdirs
 from jaxkd.training.build import student_config
 
@@ -28,11 +30,14 @@ class Network(NamedTuple):
       name: of the network, such as ``"resnet8x4"``.
       options: of the network, as in ``models.build``.
       variables: ``params`` and ``batch_stats``.
+      description: for a file beside an export: ``run``, ``student``, ``seed``, ``use``,
+        ``class_names`` and ``preprocessing`` (None where nothing was recorded).
     """
 
     name: str
     options: dict[str, Any]
     variables: dict[str, Any]
+    description: dict[str, Any]
 
 
 def write(
@@ -40,14 +45,16 @@ def write(
     variables: Mapping[str, Any],
     name: str,
     options: Mapping[str, Any],
+    trained: Info | None = None,
 ) -> None:
-    """Writes ``config.json`` and a checkpoint at step 0.
+    """Writes ``config.json``, ``preprocessing.json`` and a checkpoint at step 0.
 
     Args:
       directory: a new folder, or an empty one.
       variables: ``params`` and ``batch_stats`` of the network.
       name: of the network.
       options: of the network.
+      trained: what is known of the data that it was trained on; what is not is empty.
 
     Raises:
       UserError: if the folder holds something.
@@ -61,6 +68,8 @@ def write(
     config.name = f"converted-{name}"
     config.model = ConfigDict({"name": name, **options})
     workdirs.create(directory, config)
+    if trained is not None:
+        preprocessing.write(directory, preprocessing.describe(trained, config.view))
     state = {"group0": _state(dict(variables))}
     best = {group: init_best(one) for group, one in state.items()}
     # The one student of a run that names none is called as its method.
@@ -91,15 +100,29 @@ def read(
 
     Args:
       directory: the run's folder.
-      student: its name; None for the first.
-      seed: its seed; None for the first.
+      student: its name; None where there is one alone.
+      seed: its seed; None for the first, which is printed.
       use: "last" or "best".
 
     Raises:
-      UserError: if there is no such run or member.
+      UserError: if there is no such run or member, or a study of several students is
+        not told which.
     """
     config = workdirs.read_config(directory)
-    student = student or next(iter(config.students), lookup.short_name(config.method))
+    student, seed = choice.choose(config, directory, student, seed)
+    choice.announce(config, directory, student, seed, use)
     variables = checkpoint.load_member(directory / "checkpoints", use, student, seed)
     options = dict(student_config(config, student).model)
-    return Network(options.pop("name"), options, variables)
+    options.pop("input", None)
+    info = preprocessing.read(directory)
+    description = {
+        "run": config.name,
+        "student": student,
+        "seed": seed,
+        "use": use,
+        "class_names": None if info is None else list(info.class_names),
+        "preprocessing": None
+        if info is None
+        else preprocessing.describe(info, config.view),
+    }
+    return Network(options.pop("name"), options, variables, description)

@@ -29,7 +29,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.study import Student
 from jaxkd.core.types import Best, TrainState
 from jaxkd.core.writers import METRICS, read_metrics, write_json
-from jaxkd.training import needs, options, program, same_data
+from jaxkd.training import choice, needs, options, program, same_data
 from jaxkd.training import workdir as workdirs
 from jaxkd.training.build import Run, build
 from jaxkd.training.needs import Known, Train
@@ -159,8 +159,12 @@ def _check_moved(run: Run, moved: Sequence[str], workdir: Path) -> None:
     for name, need in run.config.needs.items():
         if not any(key.startswith(f"needs.{name}.") for key in moved):
             continue
-        source = Path(need.init_from) if need.init_from else workdir / name
-        variables = needs.load_variables(run, name, source / CHECKPOINTS)
+        chosen = choice.parse(need.init_from)
+        source = Path(chosen.path) if chosen.path else workdir / name
+        config = read_config(source)
+        student, seed = choice.choose(config, source, chosen.student, chosen.seed)
+        member = chosen._replace(student=student, seed=seed)
+        variables = needs.load_variables(run, name, source / CHECKPOINTS, member)
         found = checkpoint.content_hash(variables)
         if found != hashes.get(name):
             raise UserError(
@@ -179,7 +183,10 @@ def _frozen_hashes(workdir: Path) -> dict[str, str]:
 
 def _extend(run: Run, workdir: Path) -> None:
     """Lets a run go on to more steps, and notes what differs from a long one."""
-    before, at = build(read_config(workdir), run.dataset), latest_step(workdir)
+    before, at = (
+        build(read_config(workdir), run.dataset, workdir=workdir),
+        latest_step(workdir),
+    )
     if at is None:
         return
     steps = {student.name: student.steps for student in before.students}
@@ -250,7 +257,7 @@ def _program(run: Run, student: Student) -> str:
     """Returns a student's loss and state updates as text, with all their constants."""
     method = student.method
     batch = run.spec.batch_shapes(run.config.batch_size)
-    frozen = program.abstract_frozen(run)
+    frozen = program.abstract_frozen(run) | run.start
     traced = [
         jax.make_jaxpr(functools.partial(program.trace_loss, run, method))(
             batch, frozen
@@ -273,7 +280,7 @@ def _add(
     if jax.process_count() > 1:
         raise UserError("Students are added to a study by one process. Start it alone.")
     _recover(workdir)
-    before = build(read_config(workdir), run.dataset)
+    before = build(read_config(workdir), run.dataset, workdir=workdir)
     if latest_step(workdir) != before.steps:
         raise UserError(
             f"{workdir} holds an unfinished study, expected a finished one to add "
@@ -282,12 +289,12 @@ def _add(
         )
     own = _alone(run.config, added)
     for name, need in run.config.needs.items():
-        if not need.init_from:
+        if not choice.parse(need.init_from).path:
             key = json.dumps(configs.resolved(configs.standalone(need)), sort_keys=True)
             known.setdefault(key, workdir / name)
     folder = workdir / ADDED / "+".join(added)
     train(own, folder, known)
-    parts = [(before, workdir), (build(own, run.dataset), folder)]
+    parts = [(before, workdir), (build(own, run.dataset, workdir=workdir), folder)]
     restored = [_restore(one, place) for one, place in parts]
     if restored[0].meta["frozen"] != restored[1].meta["frozen"]:
         raise UserError(

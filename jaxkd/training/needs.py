@@ -1,14 +1,14 @@
-"""Needed runs: trained or loaded before a run begins, and compared with each other.
+"""Needed runs: trained or loaded before a run begins.
 
 A run may need others (``config.needs``): a teacher, an assistant, a backbone. Each is
 trained in its own folder exactly as if it had been started by hand, or loaded from
 ``init_from``.
 """
 
+import functools
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,10 @@ import numpy as np
 
 from jaxkd.core import checkpoint, sharding
 from jaxkd.core import config as configs
-from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
-from jaxkd.training import program
+from jaxkd.training import choice, program
 from jaxkd.training.build import Run, source_config
-from jaxkd.training.workdir import RESULTS, read_json
-
-TEACHER, BASELINE = "teacher", "baseline"
+from jaxkd.training.workdir import read_config
 
 # Folders of the runs that were needed so far, by their configurations as JSON.
 Known = dict[str, Path]
@@ -43,6 +40,7 @@ class LoadedNetwork(NamedTuple):
       source: the run's folder.
       recorded: the same as it is recorded, relative where it lies within the workdir.
       model: its name.
+      member: which of the run's students, seeds and parameters it is.
     """
 
     network: nn.Module
@@ -52,6 +50,7 @@ class LoadedNetwork(NamedTuple):
     source: Path
     recorded: str
     model: str
+    member: choice.Source
 
 
 def load_all(
@@ -69,12 +68,11 @@ def load_all(
       known: folders of those that were trained before; new ones are added.
 
     Raises:
-      UserError: if one cannot be loaded, or a teacher is worse than its students.
+      UserError: if one cannot be loaded.
     """
     needs = run.config.needs
     order = sorted(needs, key=lambda name: _depth(needs[name]))
     loaded = {name: _load(run, name, workdir, train, known) for name in order}
-    check_teacher(run, loaded)
     return {name: loaded[name] for name in needs}
 
 
@@ -86,15 +84,21 @@ def _load(
     run: Run, name: str, workdir: Path, train: Train, known: Known
 ) -> LoadedNetwork:
     need = run.config.needs[name]
-    if need.init_from:
-        source = recorded = Path(need.init_from)
+    chosen = choice.parse(need.init_from)
+    if chosen.path:
+        source = recorded = Path(chosen.path)
     else:
         standalone = configs.standalone(need)
         key = json.dumps(configs.resolved(standalone), sort_keys=True)
         source = known.setdefault(key, workdir / name)
         recorded = Path(os.path.relpath(source, workdir))
         train(standalone, source, known)
-    variables = load_variables(run, name, source / "checkpoints")
+    config = read_config(source)
+    student, seed = choice.choose(config, source, chosen.student, chosen.seed)
+    if not run.frozen[name].per_seed:
+        choice.announce(config, source, student, seed, chosen.use)
+    member = chosen._replace(student=student, seed=seed)
+    variables = load_variables(run, name, source / "checkpoints", member)
     checkpoint.compare(str(source), variables, program.abstract_frozen(run)[name])
     return LoadedNetwork(
         network=run.frozen[name].network,
@@ -103,70 +107,19 @@ def _load(
         hash=checkpoint.content_hash(variables),
         source=source,
         recorded=str(recorded),
-        model=source_config(need).model.name,
+        model=source_config(need, name).model.name,
+        member=member,
     )
 
 
-def load_variables(run: Run, name: str, checkpoints: Path) -> Any:
+def load_variables(
+    run: Run, name: str, checkpoints: Path, member: choice.Source
+) -> Any:
     """Loads a needed run's network, or those of all seeds."""
+    load = functools.partial(
+        checkpoint.load_member, checkpoints, member.use, member.student
+    )
     if not run.frozen[name].per_seed:
-        return checkpoint.load_member(checkpoints, "last")
-    members = [
-        checkpoint.load_member(checkpoints, "last", seed=seed)
-        for seed in run.config.seeds
-    ]
+        return load(member.seed)
+    members = [load(seed) for seed in run.config.seeds]
     return PerSeed(jax.tree.map(lambda *rows: np.stack(rows), *members))
-
-
-def check_teacher(run: Run, loaded: Mapping[str, LoadedNetwork]) -> None:
-    """Refuses a teacher that is worse than the networks that are to learn from it.
-
-    Distillation from such a teacher costs accuracy, and usually means that something
-    is wrong with it: too short a training, the wrong data, another view than it was
-    made for. A student's own accuracy is not known before it is trained. What is known
-    is that of the needed runs: an assistant, which has learnt from the same teacher,
-    and ``baseline``, a student trained without one, if the configuration needs such a
-    run. Only a difference of two standard errors counts, and only between figures of
-    the same metric on as many images of one data set.
-
-    Raises:
-      UserError: if one of them is better than the teacher.
-    """
-    if TEACHER not in loaded or run.score.lower or not run.score.percent:
-        return
-    teacher = _result(run, loaded[TEACHER].source)
-    for name, one in loaded.items():
-        need = source_config(run.config.needs[name])
-        other = _result(run, one.source)
-        if name == BASELINE or (name != TEACHER and TEACHER in need.needs):
-            _compare(run, name, teacher, other)
-
-
-def _compare(run: Run, name: str, teacher: Any, other: Any) -> None:
-    if not teacher or not other or teacher["on"] != other["on"]:
-        return
-    shares = [one["score"] for one in (teacher, other)]
-    variance = sum(share * (1 - share) for share in shares)
-    if shares[1] - shares[0] > 2 * math.sqrt(variance / teacher["on"][1]):
-        raise UserError(
-            f"The teacher's {run.score.label} is {100 * shares[0]:.1f} %, worse than "
-            f"the {100 * shares[1]:.1f} % of {name!r}, which is no teacher but a "
-            "network for students to be compared with or to learn from. A teacher "
-            "that is worse than its student makes the student worse. Train the "
-            "teacher longer (config.needs.teacher.duration); see that its data and "
-            f"its view are those that it was made for; or make {name!r} the teacher."
-        )
-
-
-def _result(run: Run, source: Path) -> dict[str, Any] | None:
-    """Returns a run's mean score and the images that it was measured on."""
-    path = source / RESULTS
-    if not path.exists():
-        return None
-    results = read_json(path)
-    student = next(iter(results["students"].values()))
-    values = student["last"].get(run.score.name)
-    if values is None:
-        return None
-    on = results["data"]["name"], results["data"]["test_examples"]
-    return {"score": float(np.mean(values)), "on": on}

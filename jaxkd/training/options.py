@@ -15,6 +15,7 @@ from jaxkd.core import lookup, options
 from jaxkd.core.errors import UserError
 from jaxkd.core.options import Option as Option
 from jaxkd.core.options import types_of as types_of
+from jaxkd.training import choice
 from jaxkd.training.build import student_config
 
 # Arguments that come from the program, or from another key of the configuration.
@@ -98,7 +99,7 @@ def check(config: ConfigDict) -> None:
         _check_model(own)
         _check_loss(str(own.method), own.loss)
     for need in config.needs.values():
-        if not need.get("init_from"):
+        if not choice.parse(need.get("init_from", "")).path:
             check(need)
 
 

@@ -35,7 +35,7 @@ def init(run: Run, frozen: Any) -> tuple[dict[str, TrainState], dict[str, Best]]
 
     Args:
       run: what to train.
-      frozen: variables of the needed runs' networks, by name.
+      frozen: variables of the needed runs' networks, by name, and ``run.start``.
     """
     ema = run.config.ema > 0
     states = {group.name: study.init_group(group, frozen, ema) for group in run.groups}
@@ -44,7 +44,8 @@ def init(run: Run, frozen: Any) -> tuple[dict[str, TrainState], dict[str, Best]]
 
 def abstract_state(run: Run) -> tuple[dict[str, TrainState], dict[str, Best]]:
     """Returns the shapes, dtypes and shardings of what ``init`` returns."""
-    shapes = jax.eval_shape(functools.partial(init, run), abstract_frozen(run))
+    frozen = abstract_frozen(run) | run.start
+    shapes = jax.eval_shape(functools.partial(init, run), frozen)
     layout = sharding.state(run.mesh, shapes, run.config.sharding)
     return _laid_out(shapes, layout)
 
@@ -179,7 +180,7 @@ def check_losses(run: Run) -> None:
       UserError: naming the student whose network or loss cannot be computed.
     """
     batch = run.spec.batch_shapes(run.config.batch_size)
-    frozen = abstract_frozen(run)
+    frozen = abstract_frozen(run) | run.start
     for student in run.students:
         try:
             jax.eval_shape(

@@ -20,10 +20,11 @@ from jaxkd.core.writers import plain, read_metrics, write_json
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
-from jaxkd.training import growth, options
+from jaxkd.training import growth, options, preprocessing
 from jaxkd.training.build import Run, describe_network, student_config
 from jaxkd.training.needs import LoadedNetwork
-from jaxkd.training.workdir import RESULTS, read_json
+from jaxkd.training.teachers import Measured
+from jaxkd.training.workdir import RESULTS, read_config, read_json
 
 # Training metrics in the results are means over this last part of a student's steps.
 _TAIL = 0.1
@@ -101,7 +102,11 @@ def check_finite(
 
 
 def write_results(
-    run: Run, frozen: Mapping[str, LoadedNetwork], end: TrainingEnd, workdir: Path
+    run: Run,
+    frozen: Mapping[str, LoadedNetwork],
+    measured: Measured,
+    end: TrainingEnd,
+    workdir: Path,
 ) -> dict[str, Any]:
     """Writes results, confusion counts and the report; returns the results."""
     chosen = options.resolved(run.config)
@@ -112,6 +117,7 @@ def write_results(
         "provenance": provenance.describe(),
         "data": _describe_data(run),
         "options": {key: chosen[key] for key in ("data", "view")},
+        "preprocessing": preprocessing.describe(run.dataset.info, run.config.view),
         "score": run.score._asdict(),
         "seeds": list(run.config.seeds),
         "reference": run.config.reference or None,
@@ -120,7 +126,11 @@ def write_results(
         "batch_size": run.config.batch_size,
         "seconds": end.seconds,
         "environment": _environment(run),
-        "frozen": {name: _describe_frozen(run, one) for name, one in frozen.items()},
+        "init_from": _describe_start(run),
+        "frozen": {
+            name: _describe_frozen(run, name, one, measured.get(name))
+            for name, one in frozen.items()
+        },
         "students": _describe_students(run, end, workdir, chosen["students"]),
         "figures": [figure._asdict() for figure in end.evaluation_report.figures],
         "extended": growth.read_extensions(workdir),
@@ -174,12 +184,36 @@ def _environment(run: Run) -> dict[str, Any]:
     }
 
 
-def _describe_frozen(run: Run, frozen: LoadedNetwork) -> dict[str, Any]:
+def _describe_start(run: Run) -> dict[str, Any] | None:
+    """Describes the network that the students were fine-tuned from."""
+    if run.pretrained is None:
+        return None
+    fresh = {
+        name: ["/".join(path) for path in plan.fresh]
+        for name, plan in run.plans.items()
+    }
+    return {**run.pretrained.record, "initialised_anew": fresh}
+
+
+def _describe_frozen(
+    run: Run,
+    name: str,
+    frozen: LoadedNetwork,
+    measured: Mapping[str, list[float]] | None,
+) -> dict[str, Any]:
+    network = run.frozen[name]
     described = {
         "model": frozen.model,
         **_describe_network(run, frozen.network, frozen.input_key),
         "path": frozen.recorded,
+        "student": frozen.member.student,
+        "seed": frozen.member.seed,
+        "use": frozen.member.use,
         "hash": frozen.hash,
+        "scale": list(network.scale),
+        "shift": list(network.shift),
+        "classes": list(network.classes),
+        "measured_here": measured is not None,
     }
     path = frozen.source / RESULTS
     if path.exists():
@@ -188,13 +222,35 @@ def _describe_frozen(run: Run, frozen: LoadedNetwork) -> dict[str, Any]:
             "name": earlier.get("name"),
             **earlier.get("provenance", {"version": earlier.get("version")}),
         }
-        last = next(iter(earlier["students"].values()))["last"]
-        if isinstance(frozen.variables, PerSeed):
-            described |= {name: estimate(values).mean for name, values in last.items()}
-            described["by_seed"] = last
-        else:
-            described |= {name: values[0] for name, values in last.items()}
-    return described
+    last = _own_figures(run, name, frozen) if measured is None else measured
+    if isinstance(frozen.variables, PerSeed) and last:
+        described |= {key: estimate(values).mean for key, values in last.items()}
+        return described | {"by_seed": last}
+    return described | {key: values[0] for key, values in last.items()}
+
+
+def _own_figures(
+    run: Run, name: str, frozen: LoadedNetwork
+) -> Mapping[str, list[float]]:
+    """Returns the figures of a needed run's own test, if it was this run's, too.
+
+    For networks that ``teachers.measure`` cannot evaluate.
+    """
+    path = frozen.source / RESULTS
+    config = read_config(frozen.source)
+    there, here = (
+        [configs.resolved(one.data), configs.resolved(one.view)]
+        for one in (config, run.config)
+    )
+    adapted = run.frozen[name].scale or run.frozen[name].classes
+    if not path.exists() or there != here or adapted or frozen.member.use != "last":
+        return {}
+    student, seed = frozen.member.student, frozen.member.seed
+    last = read_json(path)["students"][student]["last"]
+    if isinstance(frozen.variables, PerSeed):
+        return last
+    place = list(config.seeds).index(seed)
+    return {key: [values[place]] for key, values in last.items()}
 
 
 def _describe_network(run: Run, network: nn.Module, input_key: str) -> dict[str, Any]:

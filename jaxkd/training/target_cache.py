@@ -122,6 +122,13 @@ def _key(
     }
     if run.spec.ensemble:
         facts["teachers"] = run.spec.ensemble
+    fitted = {
+        name: (one.scale, one.shift, one.classes)
+        for name, one in run.frozen.items()
+        if one.scale or one.classes
+    }
+    # Where there is none, what earlier versions computed is the same.
+    facts |= {"fitted": fitted} if fitted else {}
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from jaxkd.core import config as configs
 from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
-from jaxkd.core.source import Info
 from jaxkd.core.writers import plain, write_json
 
 CONFIG, RESULTS = "config.json", "results.json"
@@ -133,19 +132,6 @@ def read_results(workdir: Path) -> dict[str, Any]:
             "check the path, or finish it by running its training command again."
         )
     return read_json(path)
-
-
-def read_info(results: dict[str, Any]) -> Info:
-    """Returns the description of the data set that a run was trained on."""
-    data = results["data"]
-    return Info(
-        name=data["name"],
-        num_classes=data["num_classes"],
-        image_shape=tuple(data["image_shape"]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        class_names=tuple(data["class_names"]),
-    )
 
 
 def read_config(workdir: Path) -> ConfigDict:

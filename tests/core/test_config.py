@@ -82,9 +82,9 @@ def test_unknown_key_of_a_needed_run_is_found():
         configs.check(config)
 
 
-def test_needed_run_without_the_mark_is_explained():
+def test_a_needed_run_that_is_a_folder_is_explained():
     config = configs.default()
-    config.needs = ConfigDict({"teacher": configs.default()})
+    config.needs = ConfigDict({"teacher": "runs/teacher"})
     with pytest.raises(UserError, match="needed"):
         configs.check(config)
 
@@ -192,9 +192,16 @@ def test_needed_and_standalone_are_inverse():
     assert need.init_from == "runs/there"
     assert configs.resolved(configs.standalone(need)) == before
     assert configs.resolved(config) == before  # and the original is untouched
-    assert "init_from" not in config
+    assert config.init_from == ""
     with pytest.raises((AttributeError, KeyError)):
         need.optim.learning_rate = 1.0  # a copy is locked like the original
+
+
+def test_a_needed_run_that_starts_from_another_is_refused():
+    config = configs.default()
+    config.init_from = "runs/pretrained"
+    with pytest.raises(UserError, match=r"instead of training it.*run by itself"):
+        configs.needed(config)
 
 
 def test_needed_run_is_a_copy():

@@ -41,6 +41,20 @@ def test_images_and_labels_by_sorted_class_name(root):
     np.testing.assert_array_equal(prepared["image"], np.full((8, 8, 3), 10))
 
 
+def test_classes_in_an_order_of_ones_own(root, tmp_path):
+    names = ("dog", "ant", "cat")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    for given in (names, str(tmp_path / "names.txt")):
+        dataset = folder.load(str(root), size=8, classes=given)
+        assert dataset.info.class_names == names
+        assert dataset.info.resize == images.CENTER_CROP
+        assert read(dataset.test) == [
+            *((0, 20), (0, 21), (1, 10), (1, 11), (2, 0), (2, 1)),
+        ]
+    with pytest.raises(UserError, match=r"differ: cat, cow \(2 in all\)"):
+        folder.load(str(root), classes=("dog", "ant", "cow"))
+
+
 def test_hidden_files_are_left_out(root):
     (root / "train" / ".DS_Store").write_text("")
     (root / "train" / "cat" / "._0.png").write_text("")

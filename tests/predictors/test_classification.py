@@ -18,8 +18,7 @@ from jaxkd.datasets.npz import load
 from jaxkd.predictors import classification
 from jaxkd.predictors.classification import predict_files
 from jaxkd.readers import images as decoding
-from jaxkd.report import statistics
-from jaxkd.training import build
+from jaxkd.training import build, preprocessing
 from jaxkd.training import workdir as workdirs
 from tests.conftest import squares_config, write_squares
 
@@ -41,7 +40,7 @@ def photos(squares, tmp_path_factory):
 def probabilities(workdir, name, seed, image, use="last"):
     """Of one image, through the network and NumPy alone."""
     config = workdirs.read_config(workdir)
-    info = workdirs.read_info(workdirs.read_results(workdir))
+    info = preprocessing.read(workdir)
     own = build.student_config(config, name)
     network = build.build_network(own, info.num_classes)
     variables = checkpoint.load_member(workdir / "checkpoints", use, name, seed)
@@ -60,12 +59,12 @@ def check(prediction, wanted, topk):
 
 def test_all_classes_of_every_image(finished_run, photos, squares, capsys):
     workdir, _ = finished_run
-    found = predict_files(workdir, [str(photos)], topk=4)
+    found = predict_files(workdir, [str(photos)], topk=4, student="zebra")
     names = [Path(p.file).relative_to(photos).as_posix() for p in found]
     assert names == ["a.PNG", "b.png", "deeper/c.png"]
     test = load(str(squares)).test.arrays["image"]
     for prediction, number in zip(found, (1, 0, 2), strict=True):
-        # Without a name, the student that was best at the end, and its first seed.
+        # Without a seed, the first.
         wanted = probabilities(workdir, "zebra", 3, test[number])
         check(prediction, wanted, 4)
         assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
@@ -81,7 +80,7 @@ def test_all_classes_of_every_image(finished_run, photos, squares, capsys):
 
 
 def test_five_classes_are_named_unless_there_are_fewer(finished_run, photos):
-    (found,) = predict_files(finished_run[0], [str(photos / "b.png")])
+    (found,) = predict_files(finished_run[0], [str(photos / "b.png")], student="ant")
     assert sorted(found.classes) == sorted(NAMES)
 
 
@@ -90,7 +89,7 @@ def test_five_classes_are_named_unless_there_are_fewer(finished_run, photos):
     [
         ({"student": "ant"}, ("ant", 3, "last")),
         ({"student": "mole", "seed": 1}, ("mole", 1, "last")),
-        ({"seed": 1, "use": "best"}, ("zebra", 1, "best")),
+        ({"student": "zebra", "seed": 1, "use": "best"}, ("zebra", 1, "best")),
     ],
 )
 def test_a_chosen_student(finished_run, photos, squares, chosen, member):
@@ -100,18 +99,23 @@ def test_a_chosen_student(finished_run, photos, squares, chosen, member):
     check(found, probabilities(workdir, *member[:2], image, member[2]), 2)
 
 
-def test_the_best_student_is_chosen_by_its_mean():
-    def results(**tops):
-        return {"students": {n: {"last": {"top1": top}} for n, top in tops.items()}}
+def test_a_study_has_to_be_told_which_student(finished_run, photos):
+    with pytest.raises(UserError, match=r"3 students: zebra, ant, mole.*--student="):
+        predict_files(finished_run[0], [str(photos)])
 
-    best = statistics.best_student(results(a=[0.9, 0.1], b=[0.6, 0.6], c=[0.5, 0.5]))
-    assert best == "b"
+
+def test_the_seed_that_was_taken_is_printed(finished_run, photos, capsys):
+    predict_files(finished_run[0], [str(photos / "b.png")], student="ant", topk=1)
+    said = capsys.readouterr().err
+    assert "student ant, seed 3 (of 3, 1), last parameters" in said
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
 def test_output_files(finished_run, photos, tmp_path, suffix, capsys):
     path = tmp_path / f"out.{suffix}"
-    found = predict_files(finished_run[0], [str(photos)], str(path), topk=3)
+    found = predict_files(
+        finished_run[0], [str(photos)], str(path), topk=3, student="mole"
+    )
     assert not capsys.readouterr().out
     text = path.read_text(encoding="utf-8")
     if suffix == "json":
@@ -125,10 +129,10 @@ def test_output_files(finished_run, photos, tmp_path, suffix, capsys):
 def test_several_inputs_and_several_batches(finished_run, photos, monkeypatch):
     workdir, _ = finished_run
     given = [str(photos / "deeper" / "c.png"), str(photos), str(photos / "b.png")]
-    whole = predict_files(workdir, given, topk=2)
+    whole = predict_files(workdir, given, topk=2, student="zebra")
     assert len(whole) == 5 and whole[0].file == given[0] and whole[4].file == given[2]
     monkeypatch.setattr(classification, "_BATCH", 2)
-    again = predict_files(workdir, given, topk=2)
+    again = predict_files(workdir, given, topk=2, student="zebra")
     for one, other in zip(whole, again, strict=True):
         assert one.classes == other.classes
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-5)
@@ -141,7 +145,7 @@ def test_other_sizes_and_colours_are_prepared_as_for_evaluation(finished_run, tm
     grey.save(tmp_path / "a_grey.png")
     large = rng.integers(0, 256, (20, 31, 3)).astype(np.uint8)
     Image.fromarray(large).save(tmp_path / "b_large.png")
-    first, second = predict_files(workdir, [str(tmp_path)], topk=4)
+    first, second = predict_files(workdir, [str(tmp_path)], topk=4, student="zebra")
     as_rgb = np.repeat(np.asarray(grey)[..., None], 3, axis=-1)
     check(first, probabilities(workdir, "zebra", 3, as_rgb), 4)
     cropped = decoding.center_crop(8)({"image": large})["image"]
@@ -198,8 +202,10 @@ def test_images_that_are_not_square_keep_the_networks_shape(tmp_path):
     Image.fromarray(image).save(tmp_path / "own_size.png")
     Image.fromarray(image).resize((30, 20)).save(tmp_path / "larger.png")
     config = workdirs.read_config(workdir)
-    info = workdirs.read_info(workdirs.read_results(workdir))
-    assert classification._read(tmp_path / "larger.png", info).shape == (8, 12, 3)
+    info = preprocessing.read(workdir)
+    assert decoding.fit(
+        decoding.decode(tmp_path / "larger.png"), info.image_shape
+    ).shape == (8, 12, 3)
     (found,) = predict_files(workdir, [str(tmp_path / "own_size.png")], topk=4)
     check(found, probabilities(workdir, config.method, 0, image), 4)
 
@@ -220,12 +226,14 @@ def test_channels_that_no_image_file_has(tmp_path):
         ({"output": "out.txt"}, r"out\.txt.*\.csv or \.json"),
         ({"output": "no_such_folder/out.csv"}, "no_such_folder does not exist"),
         ({"student": "bee", "topk": 1}, "'bee'.*zebra"),
-        ({"student": "ant", "seed": 2, "topk": 1}, r"seed 2.*ant \(seed 1\)"),
+        ({"student": "ant", "seed": 2, "topk": 1}, r"'ant' with seed 2.*seeds: 3, 1"),
     ],
 )
 def test_wrong_options(finished_run, photos, options, message):
     with pytest.raises(UserError, match=message):
-        predict_files(finished_run[0], [str(photos)], **{"topk": 4} | options)
+        predict_files(
+            finished_run[0], [str(photos)], **{"topk": 4, "student": "ant"} | options
+        )
 
 
 def test_wrong_inputs(finished_run, tmp_path):
@@ -241,7 +249,7 @@ def test_wrong_inputs(finished_run, tmp_path):
         ([str(empty)], "empty holds no image files"),
     ):
         with pytest.raises(UserError, match=message):
-            predict_files(workdir, given, topk=2)
+            predict_files(workdir, given, topk=2, student="zebra")
 
 
 def test_one_bad_file_never_ends_the_others(finished_run, photos, tmp_path):
@@ -257,7 +265,9 @@ def test_one_bad_file_never_ends_the_others(finished_run, photos, tmp_path):
     odd = os.fsdecode(b"caf\xe9.png")
     Image.new("RGB", (8, 8)).save(folder / odd)
     out = tmp_path / "out.csv"
-    found = predict_files(finished_run[0], [str(folder)], str(out), topk=2)
+    found = predict_files(
+        finished_run[0], [str(folder)], str(out), topk=2, student="ant"
+    )
     with out.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [p.status for p in found].count("ok") == 4 and len(found) == 6
@@ -268,7 +278,13 @@ def test_one_bad_file_never_ends_the_others(finished_run, photos, tmp_path):
     }
     assert "no such file" in next(r["error"] for r in rows if "gone" in r["file"])
     with pytest.raises(UserError, match="No input could be read"):
-        predict_files(finished_run[0], [str(folder / "words.png")], str(out), topk=2)
+        predict_files(
+            finished_run[0],
+            [str(folder / "words.png")],
+            str(out),
+            topk=2,
+            student="ant",
+        )
     assert "unreadable" in out.read_text(encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from jaxkd.readers.images import (
     center_crop,
     crop_box,
     decode,
+    fit,
     random_resized_crop,
     resize,
 )
@@ -31,6 +32,23 @@ def save(path, array_or_image, **options):
         image = Image.fromarray(image)
     image.save(path, **options)
     return path
+
+
+def test_fitting_as_a_network_was_trained():
+    large, exact = picture(20, 30), picture(8, 8)
+    cropped = center_crop(8)({"image": large})["image"]
+    np.testing.assert_array_equal(fit(large, (8, 8, 3)), cropped)
+    np.testing.assert_array_equal(fit(exact, (8, 8, 3)), exact)
+    # Trained on photographs that were all cropped, so are those of the right size.
+    cropped = center_crop(8)({"image": exact})["image"]
+    np.testing.assert_array_equal(fit(exact, (8, 8, 3), "center_crop"), cropped)
+    assert not np.array_equal(cropped, exact)
+    np.testing.assert_array_equal(fit(large, (8, 12, 3)), resize(large, (8, 12)))
+    grey = fit(exact, (8, 8, 1))[..., 0]
+    luma = np.array(Image.fromarray(exact).convert("L"), int)
+    assert np.max(np.abs(grey - luma)) <= 1
+    with pytest.raises(UserError, match=r"1 channels.*trained on 3"):
+        fit(exact[..., :1], (8, 8, 3))
 
 
 def test_lossless_colour(tmp_path):

@@ -74,6 +74,7 @@ def test_the_teacher_in_a_run(teacher, converted, squares_run, tmp_path):
     need = configs.needed(config, init_from=str(converted))
     config.needs = ConfigDict({"teacher": need})
     config.method, config.duration = "kd", 2
+    config.allow_weak_teacher = True  # it has never been trained
     results = train(config, tmp_path / "run")
     used = results["frozen"]["teacher"]
     assert used["model"] == "resnet8x4"
@@ -121,7 +122,7 @@ def test_the_members_of_a_study(finished_run, tmp_path):
         ["--student=zebra", "--seed=1"],
         ["--student=mole", "--seed=3"],
         ["--student=zebra", "--seed=3", "--use=best"],
-        [],
+        ["--student=zebra"],
     ]
     states = []
     for number, choice in enumerate(choices):
@@ -151,6 +152,27 @@ def test_options_and_channels(tmp_path):
     got = torch.load(back, weights_only=True)["model"]
     for key, tensor in network.state_dict().items():
         assert torch.equal(got[key], tensor), key
+
+
+def test_what_is_recorded_beside_the_weights(tmp_path, capsys):
+    """Class names and normalisation, on the way in and on the way out."""
+    network = zoo.ResNet(3, 1, 4, (4, 6), strides=(2, 2))
+    torch.save({"model": network.state_dict()}, tmp_path / "file")
+    options = {"stem": 4, "widths": [4, 6], "strides": [2, 2]}
+    arguments = ["--model=resnet8", f"--options={json.dumps(options)}"]
+    there, back = str(tmp_path / "run"), str(tmp_path / "back")
+    statistics = ["--mean=0.1,0.2,0.3", "--std=0.4,0.5,0.6", "--classes=b,a,c"]
+    given = ["from-torch", str(tmp_path / "file"), there, *arguments]
+    command.main([*given, *statistics])
+    command.main(["to-torch", there, back])
+    told = json.loads((tmp_path / "back.json").read_text())
+    assert told["class_names"] == ["b", "a", "c"] and told["student"] == "supervised"
+    prepared = told["preprocessing"]
+    assert (prepared["mean"], prepared["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    for wrong in (["--mean=0.1,0.2,0.3"], ["--mean=1,1,1", "--std=0,1,1"]):
+        with pytest.raises(SystemExit):
+            command.main([*given[:2], str(tmp_path / "new"), *arguments, *wrong])
+        assert "--std" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def teacher(finished_run):
 def study(squares_run, teacher):
     """A function of ``config.targets`` that returns the configuration of a study."""
 
-    needed = configs.needed(squares_run, str(teacher))
+    needed = configs.needed(squares_run, f"{teacher}:student=zebra")
 
     def make(**targets):
         config = squares_run

@@ -66,21 +66,5 @@ def find(path: Path) -> Checkpoint:
         ) from error
 
 
-def describe_preprocessing(found: Checkpoint) -> list[str]:
-    """Returns a line on the images that the network was trained on, if it is known."""
-    if found.mean is None or found.std is None:
-        return []
-    size = f" of {found.size} pixels" if found.size else ""
-    return [
-        f"It was trained on images{size} normalised with mean {_join(found.mean)} and "
-        f"standard deviation {_join(found.std)}: set config.data.mean and "
-        "config.data.std; the view 'inputs' makes a field for it where others differ."
-    ]
-
-
 def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(float(value) for value in values)
-
-
-def _join(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

@@ -56,9 +56,7 @@ def frozen_outputs(
 def _frozen_outputs(frozen: FrozenNetwork, name: str, output: str):
     def targets(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
         del key
-        value, features = frozen.network.apply(
-            variables[name], batch[frozen.input_key], train=False
-        )
+        value, features = frozen.apply(variables[name], batch[frozen.input_key])
         return jax.lax.stop_gradient({output: value, "features": features})
 
     return targets

@@ -16,7 +16,7 @@ from jaxkd.core.preemption import StopRequest
 from jaxkd.core.source import Dataset
 from jaxkd.diffusion import frechet
 from jaxkd.pipelines.gits.densities import DENSITIES, SampledModel
-from jaxkd.training import build
+from jaxkd.training import build, choice, preprocessing
 
 METHOD = "edm"
 RANGE = 0.002, 80.0  # of sigma, as EDM samples
@@ -45,7 +45,7 @@ def train(config: ConfigDict, workdir: Path, stop_requested: StopRequest) -> Non
     from jaxkd.train import train  # The loop is a floor above.
 
     for name, need in config.needs.items():
-        if not need.init_from:
+        if not choice.parse(need.init_from).path:
             train(configs.standalone(need), workdir / name, stop_requested)
 
 
@@ -58,14 +58,21 @@ def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
     from jaxkd.methods import edm
 
     need = config.needs[name]
-    source = Path(need.init_from) if need.init_from else workdir / name
+    chosen = choice.parse(need.init_from)
+    source = Path(chosen.path) if chosen.path else workdir / name
     run = build.source_config(need)
+    student, seed = choice.choose(run, source, chosen.student, chosen.seed)
+    choice.announce(run, source, student, seed, chosen.use)
     dataset = build.load_data(run)
-    own = build.student_config(run, next(iter(run.students or [run.method])))
-    network = build.build_network(own, dataset.info.num_classes)
-    variables = checkpoint.load_member(source / "checkpoints", "last")
+    # Which a fine-tuned network took over from where it started.
+    info = preprocessing.normalised_as(dataset.info, preprocessing.read(source))
+    dataset = dataset._replace(info=info)
+    network = build.build_network(run, dataset.info.num_classes)
+    variables = checkpoint.load_member(
+        source / "checkpoints", chosen.use, student, seed
+    )
     variables = jax.tree.map(jnp.asarray, variables)
-    sigma_data = float(own.loss.get("sigma_data", 0.5))
+    sigma_data = float(run.loss.get("sigma_data", 0.5))
 
     def denoise(count: int) -> Partial:
         labels = jnp.arange(count) % dataset.info.num_classes
@@ -75,7 +82,7 @@ def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
     size = sum(one.size for one in jax.tree.leaves(variables["params"]))
     return SampledModel(
         name,
-        f"{own.model.name} of {size:,} parameters trained on {dataset.info.name}",
+        f"{run.model.name} of {size:,} parameters trained on {dataset.info.name}",
         denoise,
         shape,
         max(config.sigma_min, RANGE[0]),

@@ -10,6 +10,7 @@ from jaxkd.convert.__main__ import main
 from jaxkd.convert.torch import hub
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
+from jaxkd.training import preprocessing
 
 torch = pytest.importorskip("torch")
 zoo = pytest.importorskip("tests.torch_photographs")
@@ -43,8 +44,11 @@ def test_the_command_reads_the_folder(tmp_path, folder, capsys):
     main(["from-torch", *arguments])
     printed = capsys.readouterr().out
     assert "convnext_tiny with 5 classes" in printed
-    assert "images of 288 pixels normalised with mean 0.5, 0.5, 0.5" in printed
-    assert "standard deviation 0.25, 0.5, 0.5" in printed
+    assert "images of 288 pixels normalised by mean (0.5, 0.5, 0.5)" in printed
+    assert "standard deviation (0.25, 0.5, 0.5)" in printed
+    trained = preprocessing.read(tmp_path / "run")
+    assert (trained.mean, trained.std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
+    assert (trained.image_shape, trained.resize) == ((288, 288, 3), "center_crop")
     saved = checkpoint.load_member(tmp_path / "run" / "checkpoints", "last")
     kernel = saved["params"]["fc"]["kernel"]
     np.testing.assert_array_equal(kernel.T, state["head.fc.weight"])
