@@ -27,8 +27,8 @@ class Member(NamedTuple):
       student: row of the study.
       seed: of its training.
       params: on the host, as the method's ``predict`` takes them.
-      extra: likewise.
-      predict: ``batch -> outputs``, compiled; for batches as ``Trained.batches``
+      model_state: likewise.
+      predict: ``batch -> outputs``, compiled; for batches as ``TrainedStudy.batches``
         yields them.
     """
 
@@ -50,7 +50,7 @@ class TrainedStudy(NamedTuple):
       view: likewise.
       batch_size: of ``batches``.
       folder: for figures, ``figures/`` of the run.
-      cast: all students of the run, as its other figures draw them.
+      student_order: all students of the run, as its other figures draw them.
     """
 
     method: Method
@@ -97,7 +97,8 @@ class EvaluationReport(NamedTuple):
     """What an evaluator computed.
 
     Attributes:
-      scores: student -> metric -> one value per seed; joins the last evaluation's.
+      scores: student -> metric -> one value per seed; joins the last evaluation's,
+        whose names it must not repeat.
       figures: for the report.
       tables: for the report and the terminal.
     """

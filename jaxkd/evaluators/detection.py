@@ -7,6 +7,7 @@ import numpy as np
 from jaxkd.evaluators.base import EvaluationReport, TrainedStudy
 from jaxkd.metrics.detection import NAMES, ImageBoxes, average_precision
 from jaxkd.report.items import Figure, Table
+from jaxkd.report.statistics import format_mean
 
 SHOWN, LEAST = 12, 0.3
 _COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#42d4f4")
@@ -43,9 +44,15 @@ def find(trained: TrainedStudy) -> EvaluationReport:
             for name in NAMES
             if not np.isnan([one[name] for one in each]).any()
         }
-        means = (np.mean([one[name] for one in each]) for name in NAMES)
+        percent = {name: [100 * one[name] for one in each] for name in NAMES}
         table.append(
-            [student, *("-" if np.isnan(x) else f"{100 * x:.1f}" for x in means)]
+            [
+                student,
+                *(
+                    "-" if np.isnan(x).any() else format_mean(x, 1)
+                    for x in percent.values()
+                ),
+            ]
         )
     figures: list[Figure] = []
     for member, rows in zip(trained.members, found, strict=True):
@@ -59,7 +66,7 @@ def find(trained: TrainedStudy) -> EvaluationReport:
         _sheet(pictures).save(path, format="PNG")
         caption = f"Boxes of score {LEAST} and more on the first test images."
         figures.append(Figure(path.stem, f"Detections of {member.student}", caption))
-    note = "By pycocotools, in percent; means over seeds."
+    note = "By pycocotools, in percent; mean ± standard error over seeds."
     return EvaluationReport(scores, figures, [Table("COCO evaluation", table, note)])
 
 

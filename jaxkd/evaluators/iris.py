@@ -10,6 +10,7 @@ from jaxkd.evaluators.base import EvaluationReport, TrainedStudy
 from jaxkd.metrics import iris
 from jaxkd.models.super_resolution import enlarged
 from jaxkd.report.items import Table
+from jaxkd.report.statistics import format_mean
 
 SHAPE = (8, 128)  # rows and angles of an unrolled iris
 SHIFTS = 8
@@ -58,11 +59,11 @@ def find(trained: TrainedStudy) -> EvaluationReport:
     for name in ("bicubic", "large images"):
         table.append([name, *(f"{100 * rates[name][code]:.2f}" for code in CODES)])
     for student, found in scores.items():
-        means = (np.mean(found[f"eer_{code}"]) for code in CODES)
-        table.append([student, *(f"{100 * mean:.2f}" for mean in means)])
+        cells = (format_mean(100 * np.array(found[f"eer_{code}"]), 2) for code in CODES)
+        table.append([student, *cells])
     note = (
         f"All pairs of {len(identity)} test images of {len(set(identity.tolist()))} "
-        "irises; means over seeds. Circles are known."
+        "irises; mean ± standard error over seeds. Circles are known."
     )
     return EvaluationReport(scores, (), [Table("Iris recognition", table, note)])
 

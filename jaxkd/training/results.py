@@ -288,10 +288,16 @@ def _describe_scores(run: Run, student: str, end: TrainingEnd) -> dict[str, Any]
         for name, values in end.last[group.name].items()
         if values.ndim == 1
     }
-    found = end.evaluation_report.scores.get(student, {})
+    evaluated = end.evaluation_report.scores.get(student, {})
+    if repeated := sorted(set(last) & set(evaluated)):
+        raise UserError(
+            f"The evaluator's scores {', '.join(repeated)} have the names of metrics "
+            "that the method's evaluate gives already, expected other names. Rename "
+            "them and start again: the training is saved."
+        )
     return {
         "last": last
-        | {name: list(map(float, values)) for name, values in found.items()},
+        | {name: list(map(float, values)) for name, values in evaluated.items()},
         "best": {run.score.name: scores[rows].tolist(), "step": steps[rows].tolist()},
         "skipped": end.skipped[group.name][rows].astype(int).tolist(),
     }

@@ -15,7 +15,7 @@ SOURCE = "a red circle left of a blue square on white background"
 
 @functools.cache
 def backbone(dtype=jnp.float32):
-    network = SceneDiffusion(widths=(16, 24), text_width=16, groups=4)
+    network = SceneDiffusion(widths=(16, 24), text_width=16, groups=4, dtype=dtype)
 
     def init(key):
         args = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1,)), jnp.zeros((1, 13), int)
