@@ -64,14 +64,15 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     for student, members in trained.by_student().items():
         rows = [measure(predict(trained, member), truth) for member in members]
         scores[student] = {name: [row[name] for row in rows] for name in rows[0]}
-    return EvaluationReport(
-        scores=scores,
-        tables=(
-            _protocol_table(scores, truth),
-            _group_table(scores, truth),
-            _label_table(scores, truth),
-        ),
+    tables = (
+        _protocol_table(scores, truth),
+        _group_table(scores, truth),
+        _label_table(scores, truth),
     )
+    # The last evaluation has the accuracy already.
+    for by_name in scores.values():
+        del by_name["accuracy"]
+    return EvaluationReport(scores=scores, tables=tables)
 
 
 def collect(trained: TrainedStudy) -> Truth:

@@ -143,8 +143,8 @@ def test_alignment_follows_the_gradient_of_its_loss():
             along = rng.normal(size=start.shape)
             along /= np.linalg.norm(along)
             step = 1e-2 * along
-            difference = (loss(start + step) - loss(start - step)) / 2e-2
-            assert np.sum(slope * along) == pytest.approx(difference, rel=2e-3)
+            difference = float(loss(start + step) - loss(start - step)) / 2e-2
+            assert float(np.sum(slope * along)) == pytest.approx(difference, rel=2e-3)
 
 
 @pytest.mark.slow
