@@ -52,7 +52,8 @@ html_copy_source = False
 # Pages of the first page's other lists; every other page of docs/ is of a system.
 GUIDES = {
     *("index", "results", "data", "networks", "configuration", "workdir"),
-    *("api", "scale", "official_code", "contributing", "changelog", "own_images"),
+    *("api", "scale", "robustness", "official_code", "contributing", "changelog"),
+    "own_images",
 }
 FIRST = (
     *("recipes", "cross_resolution", "text", "detection", "restoration", "recognition"),

@@ -35,7 +35,6 @@ configuration chooses: --config.batch_size=64, --config.students.kd.loss.tempera
 --students=kd,rld trains these rows alone; --students+=kd2:kd adds a copy of one.
 """
 
-import errno
 import glob
 import logging
 import os
@@ -159,10 +158,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _exit(f"unexpected argument {argv[1]!r}. See --help.")
     # Orbax tells of every file it writes and, when one fails, of every part of it.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    from jaxkd.core import compile_cache, console, namesake
+    from jaxkd.core import compile_cache, console, disk, namesake
 
+    disk.quiet_threads()
     if message := namesake.warning():
         print(f"jaxkd: {message}", file=sys.stderr)
     compile_cache.enable()
@@ -170,16 +170,13 @@ def main(argv: list[str]) -> None:
     try:
         _run()
     except UserError as error:
-        _exit(str(error))
+        _exit(str(error), last=disk.os_error(error) is not None)
     except Interrupted as error:
         _exit(str(error), INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _exit(
-                f"no space left: {error}. Complete checkpoints are kept. Free some "
-                "space, or choose a --workdir on another disk, and run the same "
-                "command again."
-            )
+        if code := disk.os_error(error):
+            place = getattr(error, "filename", None) or _WORKDIR.value or "the disk"
+            _exit(disk.refused(place, code), last=True)
         if not _DISTRIBUTED.value:
             raise
         traceback.print_exc()
@@ -397,10 +394,20 @@ def _load_config() -> ConfigDict | None:
     return config
 
 
-def _exit(message: str, code: int = 2) -> NoReturn:
+def _exit(message: str, code: int = 2, last: bool = False) -> NoReturn:
+    """Ends with a message.
+
+    Args:
+      message: for standard error.
+      code: exit status.
+      last: whether nothing may come after the message. An orderly end closes files,
+        which on a full disk fails once more, each with words of its own.
+    """
     print(f"\njaxkd: {message}", file=sys.stderr, flush=True)
-    if flags.FLAGS.is_parsed() and _DISTRIBUTED.value and code != INTERRUPTED:
-        # An orderly end would wait for the others, who may wait for this one.
+    distributed = flags.FLAGS.is_parsed() and _DISTRIBUTED.value
+    if last or (distributed and code != INTERRUPTED):
+        # An orderly end would also wait for other processes, who may wait for this one.
+        sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 

@@ -194,8 +194,9 @@ def _train_loop(
         checkpoints.wait()
     best = {name: (one.score, one.step) for name, one in position.best.items()}
     best = sharding.fetch(best, run.mesh)
-    evaluation_report = evaluation.run_evaluators(run, position.state, workdir)
     skipped, elapsed = position.accumulator.skipped(), position.elapsed
+    results.check_trained(run, skipped)
+    evaluation_report = evaluation.run_evaluators(run, position.state, workdir)
     return results.TrainingEnd(last, best, skipped, elapsed, evaluation_report)
 
 
@@ -307,5 +308,6 @@ def _meta(
         "elapsed": elapsed,
         "members": checkpoint.member_table(run.groups),
         "frozen": {name: one.hash for name, one in frozen.items()},
+        "config": configs.resolved(run.config),
         "accumulator": accumulator.to_json(),
     }

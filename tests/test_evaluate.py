@@ -162,7 +162,7 @@ def test_no_run_there(finished_run, tmp_path, missing):
 def test_damaged_config(finished_run, tmp_path):
     copy = copy_of(finished_run[0], tmp_path)
     (copy / "config.json").write_text('{"name": ')
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="the configuration of a run: Expecting value"):
         evaluate_run(copy, None, "last")
 
 

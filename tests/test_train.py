@@ -16,12 +16,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxkd import train as training
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, integrity
 from jaxkd.core import config as configs
 from jaxkd.core.checkpoint import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.train import train
+from jaxkd.training import workdir as workdirs
 
 MODEL = {"name": "resnet8", "stem": 3, "widths": (4,), "strides": (2,)}
 
@@ -104,7 +105,8 @@ def test_a_run_leaves_everything_behind(finished):
             assert (folder / name).stat().st_size > 0
         assert list((folder / "tensorboard").glob("events*"))
         assert list((folder / "figures").glob("*.png"))
-    assert json.loads((workdir / "results.json").read_text()) == results
+    assert workdirs.read_results(workdir) == results
+    assert not (workdir / "lock").exists()
     assert results["students"]["kd"]["steps"] == 6
     assert (
         results["frozen"]["teacher"]["parameters"]
@@ -212,7 +214,7 @@ def test_other_frozen_networks_are_refused(data_file, tmp_path, finished):
         patch.setattr(Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path)
-        patch.setattr(checkpoint, "content_hash", lambda tree: "another")
+        patch.setattr(integrity, "content_hash", lambda tree: "another")
         with pytest.raises(UserError, match="other frozen networks"):
             train(config, tmp_path)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, integrity
 from jaxkd.training import preprocessing
 
 pytestmark = pytest.mark.slow
@@ -214,7 +214,7 @@ def test_a_student_in_torch_and_back_as_a_teacher(place):
     names = np.array(told["class_names"])
     cut = logits[:, [list(names).index(name) for name in BRIGHT]]
     assert teacher["top1"] == pytest.approx(np.mean(cut.argmax(1) == labels))
-    assert teacher["hash"] == checkpoint.content_hash(
+    assert teacher["hash"] == integrity.content_hash(
         checkpoint.load_member(place / "runs/all/checkpoints", "last")
     )
 

@@ -1,14 +1,16 @@
 """Checkpoints of a run through Orbax: asynchronous, the newest few, resumable.
 
 A checkpoint holds the training state, each member's best parameters and a small JSON
-record (which members, which frozen teachers). Frozen teachers themselves are never
+record: which members, which frozen teachers, the configuration, and a hash of each
+array, which is compared whenever it is read. Frozen teachers themselves are never
 saved. Restoring always names the expected shapes and shardings, so a run may be resumed
 on other devices than it was started on.
 """
 
 import contextlib
 import dataclasses
-import hashlib
+import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +21,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxkd.core import aliases
+from jaxkd.core import aliases, disk, integrity, parsing
 from jaxkd.core.distributed import from_first
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import Group
 
 _ITEMS = ("state", "best", "meta")
+# Orbax measures waiting by the clock on the wall: one that is set a day forward must
+# not look like a disk that hangs.
+_PATIENCE = 365 * 24 * 3600
+_HASHES = integrity.HASHES
+_ADVICE = (
+    "Bring back a copy of it; or move it away, and the training command goes on from "
+    "the checkpoint before it."
+)
 
 
 class Restored(NamedTuple):
@@ -40,7 +50,13 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        alone = jax.process_count() == 1
+        waiting = ocp.options.AsyncOptions(
+            **({"timeout_secs": _PATIENCE} if alone else {}),
+            # Else threads wait for a folder that another could not make.
+            create_directories_asynchronously=False,
+        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=waiting)
         self._manager = ocp.CheckpointManager(
             self.directory, options=options, item_names=_ITEMS
         )
@@ -50,7 +66,8 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
-            self._manager.close()
+            with disk.writing("a checkpoint", self.directory):
+                self._manager.close()
         except Exception:
             # An error that is already on its way tells more than this one.
             if error is None:
@@ -64,9 +81,11 @@ class Checkpoints:
         """Starts to save; returns once the arrays are copied from the device.
 
         Raises:
-          UserError: if the disk is full, now or when the previous one was written.
+          UserError: if it cannot be written, or the previous one could not be.
         """
-        with _writing(self.directory):
+        hashes = integrity.leaf_hashes({"state": state, "best": best})
+        meta = integrity.sealed(json.loads(json.dumps({**meta, _HASHES: hashes})))
+        with disk.writing("a checkpoint", self.directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -78,7 +97,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until everything is written, and reports what failed."""
-        with _writing(self.directory):
+        with disk.writing("a checkpoint", self.directory):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -141,7 +160,7 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        meta = aliases.renamed(restored.meta, aliases.META)
+        meta = aliases.renamed(_bare(restored.meta), aliases.META)
         return Restored(
             _from_under(names, restored.state, state),
             _from_under(names, restored.best, best),
@@ -190,12 +209,40 @@ def _from_under(names: Mapping[str, str], tree: Any, like: Mapping[str, Any]) ->
 def _damage(path: Path) -> str:
     """Reads a whole checkpoint; returns what is wrong with it, or an empty string."""
     try:
-        _read_meta(path)
-        for item in ("state", "best"):
-            _read_arrays(path / item, _metadata(path / item))
+        meta = _read_meta(path)
+        found = {
+            item: _read_arrays(path / item, _metadata(path / item))
+            for item in ("state", "best")
+        }
+        _check(meta, found)
+        names = integrity.named_leaves(found).keys()
+        if _HASHES in meta and meta[_HASHES].keys() != names:
+            raise ValueError("it holds other arrays than were written")
     except Exception as error:  # whatever a library makes of half a file
-        return str(error).splitlines()[0][:200] or type(error).__name__
+        return parsing.reason(error)
     return ""
+
+
+def _check(meta: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Compares arrays, by item, with the hashes in the record, if it has them.
+
+    Raises:
+      ValueError: if they are not what was written.
+    """
+    if _HASHES in meta:  # checkpoints of version 0.1 have none
+        integrity.check_leaves(meta[_HASHES], found)
+
+
+def _bare(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the record as it was given to ``save``."""
+    return {k: v for k, v in meta.items() if k not in (_HASHES, integrity.SEAL)}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged checkpoint makes of the reader into one error."""
+    with parsing.parsing(path, "a whole checkpoint", _ADVICE):
+        yield
 
 
 def _unused(path: Path) -> Path:
@@ -203,30 +250,6 @@ def _unused(path: Path) -> Path:
     while free.exists():
         number, free = number + 1, path.with_name(f"{path.name}-{number}")
     return free
-
-
-@contextlib.contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    """Turns a full disk into an error that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        if not no_space(error):
-            raise
-        raise UserError(
-            f"No space left while writing a checkpoint to {directory}. Complete "
-            "checkpoints are kept. Free some space, or choose a --workdir on another "
-            "disk, and run the same command again: it resumes."
-        ) from error
-
-
-def no_space(error: BaseException | None) -> bool:
-    """Tells whether an error, or what caused it, is a full disk."""
-    while error is not None:
-        if "No space left" in str(error) or "ENOSPC" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def check_space(directory: Path, tree: Any) -> None:
@@ -257,8 +280,9 @@ def compare(origin: Any, saved: Any, wanted: Any) -> None:
       UserError: with a line for each leaf that is missing, unexpected or of another
         shape.
     """
-    got = {name: tuple(leaf.shape) for name, leaf in _leaves(saved).items()}
-    want = {name: tuple(leaf.shape) for name, leaf in _leaves(wanted).items()}
+    leaves = integrity.named_leaves
+    got = {name: tuple(leaf.shape) for name, leaf in leaves(saved).items()}
+    want = {name: tuple(leaf.shape) for name, leaf in leaves(wanted).items()}
     kinds = (
         [f"  missing: {name}" for name in sorted(want.keys() - got.keys())],
         [f"  unexpected: {name}" for name in sorted(got.keys() - want.keys())],
@@ -314,6 +338,19 @@ def read_meta(directory: Path) -> dict[str, Any]:
     return aliases.renamed(_read_meta(_newest(directory)), aliases.META)
 
 
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """Returns the configuration in the newest checkpoint's record, as JSON types.
+
+    None if there is no checkpoint, or it is of version 0.1.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    if not _steps(directory):
+        return None
+    return _read_meta(_newest(directory)).get("config")
+
+
 def load_groups(
     directory: Path, use: str, groups: Sequence[Group]
 ) -> dict[str, dict[str, Any]]:
@@ -348,18 +385,17 @@ def check_members(
         )
 
 
-def content_hash(tree: Any) -> str:
-    """Returns a short hash of a tree's names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(_leaves(tree).items()):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{name}{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+def any_in(directory: Path) -> bool:
+    """Tells whether a folder holds a checkpoint."""
+    return bool(_steps(directory))
+
+
+def _steps(directory: Path) -> list[int]:
+    return [int(p.name) for p in directory.glob("*") if re.fullmatch("[0-9]+", p.name)]
 
 
 def _newest(directory: Path) -> Path:
-    steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
+    steps = _steps(directory)
     if not steps:
         raise UserError(
             f"{directory} holds no checkpoint. Expected the workdir of a run that has "
@@ -369,7 +405,12 @@ def _newest(directory: Path) -> Path:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    return _reader(ocp.JsonCheckpointHandler).restore(path / "meta")
+    with _reading(path):
+        meta = _reader(ocp.JsonCheckpointHandler).restore(path / "meta")
+        integrity.check_seal(meta, required=_HASHES in meta)
+        if integrity.SEAL in meta and _HASHES not in meta:
+            raise ValueError("its record lacks the hashes")
+        return meta
 
 
 def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
@@ -386,16 +427,19 @@ def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
 
 
 def _load_group(path: Path, use: str, group: str) -> dict[str, Any]:
-    item = path / ("best" if use == "best" else "state")
-    tree = _metadata(item)[group]
-    old = {new: old for old, new in aliases.STATE.items() if old in tree}
-    names = {
-        "params": "ema" if tree.get("ema") is not None else "params",
-        "model_state": old.get("model_state", "model_state"),
-    }
-    expected = {group: {name: tree[name] for name in names.values()}}
-    loaded = _read_arrays(item, expected)[group]
-    return {name: loaded[saved] for name, saved in names.items()}
+    item = "best" if use == "best" else "state"
+    meta = _read_meta(path)
+    with _reading(path):
+        tree = _metadata(path / item)[group]
+        old = {new: old for old, new in aliases.STATE.items() if old in tree}
+        names = {
+            "params": "ema" if tree.get("ema") is not None else "params",
+            "model_state": old.get("model_state", "model_state"),
+        }
+        expected = {group: {name: tree[name] for name in names.values()}}
+        loaded = _read_arrays(path / item, expected)
+        _check(meta, {item: loaded})
+    return {name: loaded[group][saved] for name, saved in names.items()}
 
 
 def _read_arrays(path: Path, wanted: Any) -> Any:
@@ -423,18 +467,6 @@ def _reader(handler: Any) -> ocp.Checkpointer:
     return ocp.Checkpointer(
         handler(multiprocessing_options=options), multiprocessing_options=options
     )
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(_key(k) for k in path): leaf for path, leaf in flat}
-
-
-def _key(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
 
 
 def member_table(groups: Sequence[Group]) -> dict[str, list]:

@@ -31,6 +31,15 @@ RUNTIME_KEYS = (
     "writers",
 )
 
+# Of epochs and of steps, which are counted in 32 bits.
+_MOST = 1_000_000_000
+# What a workdir holds beside the folders of needed runs.
+_TAKEN = (
+    *("checkpoints", "damaged", "figures", "targets", "tensorboard", "wandb", "lock"),
+    *("config.json", "confusion.npz", "eval.json", "metrics.jsonl", "report.html"),
+    "results.json",
+)
+
 _FREE = (
     "data",
     "loss",
@@ -273,6 +282,12 @@ def check(config: ConfigDict) -> None:
         )
     _check_teachers(config)
     for name, need in config.needs.items():
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name) or name in _TAKEN:
+            raise UserError(
+                f"config.needs has a run of the name {name!r}, which would be a folder "
+                "in the workdir. Expected letters, digits and . _ - only, and none of "
+                f"{', '.join(_TAKEN)}."
+            )
         if not isinstance(need, ConfigDict):
             raise UserError(
                 f"config.needs.{name} is {need!r}, expected "
@@ -437,8 +452,11 @@ def _check_training(config: Mapping[str, Any], where: str) -> None:
     if not isinstance(config.get("method", ""), str):
         raise UserError(f"{where}.method is {config['method']!r}, expected a name.")
     for key in ("duration", "eval_every", "checkpoint_every"):
-        if key in config and (not _is_number(config[key]) or config[key] <= 0):
-            raise UserError(f"{where}.{key} is {config[key]!r}, expected a number > 0.")
+        if key in config and not (_is_number(config[key]) and 0 < config[key] <= _MOST):
+            raise UserError(
+                f"{where}.{key} is {config[key]!r}, expected a number > 0, at most "
+                f"{_MOST:,}."
+            )
 
 
 def _check_optim(optim: Mapping[str, Any], where: str) -> None:

@@ -46,12 +46,20 @@ class MetricAccumulator:
         self._skipped = _plus(self._skipped, skipped)
 
     def take(self) -> dict[str, dict[str, np.ndarray]]:
-        """Returns the means, group -> name -> ``[members]``, and starts new ones."""
+        """Returns the means, group -> name -> ``[members]``, and starts new ones.
+
+        NaN where every step was left out, so that nothing was measured.
+        """
         sums, weights = jax.device_get((self._sums, self._weights))
         self._sums = self._weights = None
         return {
             group: {
-                name: values / np.maximum(weights[group], 1)
+                name: np.divide(
+                    values,
+                    weights[group],
+                    out=np.full_like(values, np.nan),
+                    where=weights[group] > 0,
+                )
                 for name, values in found.items()
             }
             for group, found in sums.items()

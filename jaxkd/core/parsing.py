@@ -107,6 +107,14 @@ def require_file(path: str | Path, remedy: str) -> Path:
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Tells whether there is a file of that name, which may be no possible name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
 def read_text(path: str | Path, what: str, remedy: str) -> str:
     """Reads a text file in UTF-8, with or without a byte order mark.
 

@@ -8,6 +8,7 @@ not even NumPy's own constructors are called with a file's data before they are 
 
 import io
 import pickle
+import pickletools
 import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -45,7 +46,20 @@ class Reader(pickle.Unpickler):
           encoding: of text that Python 2 wrote.
         """
         super().__init__(file, encoding=encoding)
+        self._file = file
         self.origin, self.stand_ins, self.advice = origin, stand_ins, advice
+
+    def load(self) -> Any:
+        """Reads one pickle, after its instructions have been looked through.
+
+        Raises:
+          UserError: if it asks for something that has no stand-in, or for more memory
+            than its bytes can fill.
+        """
+        place = self._file.tell()
+        _check_memo(self._file)
+        self._file.seek(place)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns the stand-in.
@@ -59,6 +73,24 @@ class Reader(pickle.Unpickler):
                 f"of it was executed. {self.advice}"
             )
         return self.stand_ins[module, name]
+
+
+def _check_memo(file: BinaryIO | io.BytesIO) -> None:
+    """Looks through a pickle's instructions without executing them.
+
+    Nine bytes can ask for a memo of four billion places, all of which are made.
+    ``pickletools`` compares the lengths of strings with the bytes that are there.
+
+    Raises:
+      ValueError: if an index of the memo is beyond the instructions so far.
+    """
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if instruction.name in _PUTS and argument > count + _SPARE:
+            raise ValueError(f"instruction {count} asks for {argument:,} places")
+
+
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_SPARE = 1024
 
 
 class _DType:

@@ -6,7 +6,6 @@ the bottom. Fields: ``image`` uint8, ``boxes`` float32 ``[most, 4]`` (left, top,
 bottom, in pixels of the square), ``classes`` int32 ``[most]``, -1 for padding.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD, decode, resize
 
 TOLERANCE = 1.0  # pixels by which a box may leave its image
+_ID = (int, str)
+_COCO = {
+    "images": [
+        {"id": _ID, "file_name": str, "width": schema.NUMBER, "height": schema.NUMBER}
+    ],
+    "annotations": [
+        {"image_id?": _ID, "category_id?": _ID, "bbox?": [schema.NUMBER], "id?": _ID}
+    ],
+    "categories": [{"id": _ID, "name": _ID}],
+}
 
 
 class BoxSource:
@@ -62,16 +72,13 @@ def read(path: Path, names: list[str] | None = None):
       UserError: if the file is no such file, has no image, or an annotation has an
         unknown image or class, or a box that is empty or outside of its image.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        images = list(content["images"])
-        annotations = list(content["annotations"])
+    what = "a COCO annotation file"
+    remedy = "Expected JSON with images, annotations and categories."
+    content = parsing.read_json(path, what, remedy)
+    with parsing.parsing(path, what, remedy):
+        schema.check(content, _COCO, "the file")
+        images, annotations = content["images"], content["annotations"]
         categories = sorted(content["categories"], key=lambda one: one["id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no COCO annotation file: {type(error).__name__}: {error}. "
-            "Expected JSON with images, annotations and categories."
-        ) from error
     if not images:
         raise UserError(f"{path} names no image, expected at least one.")
     found = [str(one["name"]) for one in categories]

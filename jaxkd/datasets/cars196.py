@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.parsing import parsing
 from jaxkd.core.source import Dataset, Info
-from jaxkd.readers.identity_pairs import ImageFiles, check_files, read_mat, squash_crop
+from jaxkd.readers.identity_pairs import ImageFiles, check_files, squash_crop
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
+from jaxkd.readers.matlab import read_mat
 
 CLASSES = 196
 ANNOTATIONS = "cars_annos.mat"
@@ -68,8 +70,10 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tuple[str, ...
             f"{file}: the annotations have the fields {', '.join(fields) or 'none'}, "
             f"expected relative_im_path, class and test for each image. {_ADVICE}"
         )
-    paths = [top / str(_only(row["relative_im_path"], file)) for row in rows]
-    labels = np.array([int(_only(row["class"], file)) for row in rows], np.int32) - 1
+    with parsing(file, "the annotations of Cars-196", _ADVICE):
+        paths = [top / str(_only(row["relative_im_path"], file)) for row in rows]
+        classes = [int(_only(row["class"], file)) for row in rows]
+        labels = np.array(classes, np.int32) - 1
     wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
     if wrong.size:
         raise UserError(
@@ -77,10 +81,11 @@ def _read(top: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tuple[str, ...
             f"expected 1 to {CLASSES}. {_ADVICE}"
         )
     check_files(paths, file, _ADVICE)
-    names = tuple(str(_only(n, file)) for n in content["class_names"].reshape(-1))
+    with parsing(file, "the annotations of Cars-196", _ADVICE):
+        names = tuple(str(_only(n, file)) for n in content["class_names"].reshape(-1))
+        test = np.array([bool(_only(row["test"], file)) for row in rows])
     if len(names) != CLASSES:
         raise UserError(f"{file} has {len(names)} class names, expected {CLASSES}.")
-    test = np.array([bool(_only(row["test"], file)) for row in rows])
     return paths, labels, test, names
 
 

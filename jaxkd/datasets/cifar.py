@@ -5,8 +5,8 @@ layouts are read, with NumPy alone: *python* (pickles, which are not executed) a
 *binary* (fixed records).
 """
 
+import gzip
 import tarfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.parsing import check_declared, parsing, require_file
 from jaxkd.core.safe_pickle import read_arrays
 from jaxkd.core.source import ArraySource, Dataset, Info, check_labels
 
@@ -24,6 +25,9 @@ STATISTICS = {
     10: ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     100: ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
+# Official archives unpack to 186 MB at most, in files of 154 MB at most.
+MAX_FILE, MAX_UNPACKED = 160_000_000, 250_000_000
+_REMEDY = "Download or unpack it again."
 CIFAR10_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 
 
@@ -175,7 +179,11 @@ def _from_folder(root: Path, layout: Layout) -> dict[str, bytes]:
         raise UserError(
             f"{folder} lacks {', '.join(missing)}. Unpack {layout.archive} again."
         )
-    return {name: (folder / name).read_bytes() for name in wanted}
+    for name in wanted:
+        size = (folder / name).stat().st_size
+        check_declared(folder / name, "bytes", size, MAX_FILE, _REMEDY)
+    with parsing(folder, "a folder of CIFAR", _REMEDY):
+        return {name: (folder / name).read_bytes() for name in wanted}
 
 
 def _from_archive(root: Path, layout: Layout) -> dict[str, bytes]:
@@ -185,18 +193,31 @@ def _from_archive(root: Path, layout: Layout) -> dict[str, bytes]:
         for name in (*layout.train, *layout.test, layout.names)
     }
     files = {}
-    try:
-        with tarfile.open(path, "r:gz") as archive:
+    require_file(path, _REMEDY)
+    what = f"the archive {layout.archive} of {layout.archive_bytes:,} bytes"
+    with parsing(path, what, _REMEDY), _Bounded(path) as stream:
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                content = archive.extractfile(member) if member.name in wanted else None
-                if content is not None:
+                if member.name in wanted and member.isfile():
+                    content = archive.extractfile(member)
+                    assert content is not None  # of an ordinary file
                     files[wanted[member.name]] = content.read()
-    except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        raise UserError(_damaged(path, layout, str(error))) from error
+        while stream.read(1 << 20):  # to its end, where its checksum is
+            pass
     missing = [name for name in wanted.values() if name not in files]
     if missing:
         raise UserError(_damaged(path, layout, f"it lacks {', '.join(missing)}"))
     return files
+
+
+class _Bounded(gzip.GzipFile):
+    """A compressed stream that unpacks to no more than an official archive does."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        asked = -1 if size is None else size
+        if asked > MAX_FILE or self.tell() + max(asked, 0) > MAX_UNPACKED:
+            raise ValueError("it unpacks to more bytes than any archive of CIFAR has")
+        return super().read(asked)
 
 
 def _damaged(path: Path, layout: Layout, why: str) -> str:
@@ -213,7 +234,8 @@ def _class_names(layout, files, origin: str, classes: int) -> tuple[str, ...]:
     else:
         listed = data.split(b"\n")
     listed = listed if isinstance(listed, list) else []
-    texts = [n.decode() if isinstance(n, bytes) else str(n) for n in listed]
+    with parsing(where, "a list of class names", _REMEDY):
+        texts = [n.decode() if isinstance(n, bytes) else str(n) for n in listed]
     names = tuple(text.strip() for text in texts if text.strip())
     if len(names) != classes:
         raise UserError(f"{where} has {len(names)} class names, expected {classes}.")
@@ -256,7 +278,8 @@ def _from_pickle(data: bytes, key: str, count: int, where: str):
     missing = [name for name in ("data", key) if name not in content]
     if missing:
         raise UserError(f"{where} has no {missing[0]!r}; it has {', '.join(content)}.")
-    pixels, labels = np.asarray(content["data"]), np.asarray(content[key])
+    with parsing(where, "images and labels", _REMEDY):
+        pixels, labels = np.asarray(content["data"]), np.asarray(content[key])
     if (pixels.shape, pixels.dtype) != ((count, PIXELS), np.uint8):
         raise UserError(
             f"{where} has images {pixels.dtype} {pixels.shape}, expected uint8 "

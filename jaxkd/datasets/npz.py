@@ -4,12 +4,11 @@ The arrays are ``train_images``, ``train_labels``, ``test_images`` and ``test_la
 files of the MedMNIST collection have this form already.
 """
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from jaxkd.core import arrays
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import (
     ArraySource,
@@ -23,8 +22,6 @@ from jaxkd.core.source import (
 )
 
 MAX_CLASSES = 1_000_000
-# TypeError: a file that holds a single array.
-READING_ERRORS = (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error)
 
 
 def load(
@@ -50,12 +47,12 @@ def load(
     Raises:
       UserError: if the file or an array is missing or not of this form.
     """
-    arrays = _read(Path(path).expanduser(), ("train", test_split))
+    held = _read(Path(path).expanduser(), ("train", test_split))
     if classes is None:
-        labels = arrays["train_labels"].reshape(-1)
+        labels = held["train_labels"].reshape(-1)
         classes = count_classes(labels, MAX_CLASSES, f"{path}: train_labels")
     train, test = (
-        _source(arrays, split, classes, value_range, f"{path}: {split}_")
+        _source(held, split, classes, value_range, f"{path}: {split}_")
         for split in ("train", test_split)
     )
     shape = train.arrays["image"].shape[1:]
@@ -74,18 +71,12 @@ def load(
 
 def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
     expected = [f"{split}_{part}" for split in splits for part in ("images", "labels")]
-    try:
-        # Opened here, because NumPy leaves the file open when it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            missing = [name for name in expected if name not in content]
-            if not missing:
-                return {name: content[name] for name in expected}
-            found = ", ".join(content) or "none"
-    except READING_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read as an .npz file of plain arrays: {error}. "
-            "Write it with numpy.savez_compressed."
-        ) from error
+    remedy = "Write it with numpy.savez_compressed."
+    with arrays.open_npz(path, "an .npz file of plain arrays", remedy) as content:
+        missing = [name for name in expected if name not in content.names]
+        if not missing:
+            return {name: content.read(name) for name in expected}
+        found = ", ".join(content.names) or "none"
     raise UserError(
         f"{path} lacks {' and '.join(missing)}; its arrays are: {found}. Write it with "
         f"numpy.savez_compressed(path, {', '.join(f'{n}=...' for n in expected)})."
@@ -93,9 +84,9 @@ def _read(path: Path, splits: tuple[str, str]) -> dict[str, np.ndarray]:
 
 
 def _source(
-    arrays, split: str, classes: int, value_range: tuple | None, origin: str
+    held, split: str, classes: int, value_range: tuple | None, origin: str
 ) -> ArraySource:
-    images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    images, labels = held[f"{split}_images"], held[f"{split}_labels"]
     if images.ndim not in (3, 4):
         raise UserError(
             f"{origin}images are {images.dtype} {images.shape}, expected (examples, "

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info, statistics
-from jaxkd.readers.identity_pairs import read_mat
+from jaxkd.readers.matlab import read_mat
 
 COUNTS = (73_257, 26_032)  # official training and test images
 FILES = ("train_32x32.mat", "test_32x32.mat")

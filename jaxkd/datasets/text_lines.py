@@ -8,13 +8,13 @@ Fields: ``image`` uint8, ``low`` uint8 where there are small images, ``tokens`` 
 ``[slots]``, ``length`` int32, and ``group`` int32, the place of the test folder.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.metrics.text import ALPHABET
@@ -36,19 +36,20 @@ class TableFolder:
           UserError: if a row is no pair, or names a missing file.
         """
         self.folder, self.rows = folder, []
-        with (folder / TABLE).open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                if len(row) != 2:
-                    raise UserError(
-                        f"{folder / TABLE}, line {number}: {len(row)} columns, "
-                        "expected two, file,text. Put text with commas in quotes."
-                    )
-                if not (folder / row[0]).is_file():
-                    raise UserError(
-                        f"{folder / TABLE}, line {number} names {row[0]!r}, which does "
-                        f"not exist in {folder}."
-                    )
-                self.rows.append((row[0], row[1]))
+        remedy = "Expected file,text in each line."
+        rows = parsing.read_rows(folder / TABLE, "CSV", remedy)
+        for number, row in enumerate(rows, start=1):
+            if len(row) != 2:
+                raise UserError(
+                    f"{folder / TABLE}, line {number}: {len(row)} columns, "
+                    "expected two, file,text. Put text with commas in quotes."
+                )
+            if not parsing.is_file(folder / row[0]):
+                raise UserError(
+                    f"{folder / TABLE}, line {number} names {row[0]!r}, which does "
+                    f"not exist in {folder}."
+                )
+            self.rows.append((row[0], row[1]))
 
     def __len__(self) -> int:
         return len(self.rows)

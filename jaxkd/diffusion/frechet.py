@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core.arrays import read_npz
+from jaxkd.core.errors import UserError
+
 
 class Moments(NamedTuple):
     """Mean ``[d]`` and covariance ``[d, d]``, float64."""
@@ -89,12 +92,15 @@ def read(path: str | Path) -> Moments:
     Raises:
       ValueError: if the file holds no such arrays.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        if not {"mu", "sigma"} <= set(arrays):
-            raise ValueError(
-                f"{path} holds {', '.join(arrays) or 'nothing'}; expected the arrays "
-                "mu [d] and sigma [d, d]."
-            )
+    remedy = "Expected the arrays mu [d] and sigma [d, d]."
+    try:
+        arrays = read_npz(path, "reference moments", remedy)
         return Moments(
             arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
         )
+    except KeyError as error:
+        raise ValueError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}. {remedy}"
+        ) from error
+    except UserError as error:
+        raise ValueError(str(error)) from error

@@ -293,20 +293,24 @@ def load(path: str | Path) -> Schedule:
     """
     try:
         contents = json.loads(Path(path).read_text(encoding="utf-8"))
-        sigmas = contents["sigmas"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        indices, offsets = contents.get("indices"), contents.get("offsets")
+        sigmas = np.array(contents["sigmas"], np.float64)
+        schedule = Schedule(
+            sigmas,
+            None if indices is None else np.array(indices, np.int64),
+            None,
+            MappingProxyType(contents.get("details", {})),
+            None if offsets is None else np.array(offsets, np.float64),
+        )
+        for values in (indices, offsets):
+            if values is not None and not np.all(np.isfinite(np.array(values, float))):
+                raise ValueError("it holds numbers that are not finite")
+    except Exception as error:  # the file is somebody's, and can hold anything
         raise ValueError(
             f'{path} holds no schedule; expected a JSON object such as {{"sigmas": '
-            "[80.0, 1.0, 0.002]}."
+            f"[80.0, 1.0, 0.002]}}: {type(error).__name__}: {str(error)[:200]}"
         ) from error
-    indices, offsets = contents.get("indices"), contents.get("offsets")
-    return Schedule(
-        explicit(sigmas),
-        None if indices is None else np.array(indices, np.int64),
-        None,
-        MappingProxyType(contents.get("details", {})),
-        None if offsets is None else np.array(offsets, np.float64),
-    )
+    return schedule._replace(sigmas=explicit(sigmas))
 
 
 def cached(

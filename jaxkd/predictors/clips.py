@@ -4,7 +4,6 @@ A score is what a network holds for forged, with its mistakes: a reason to look 
 and no proof.
 """
 
-import csv
 import io
 import itertools
 import json
@@ -20,7 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd import losses
+from jaxkd.core import files as whole_files
 from jaxkd.core.errors import UserError
+from jaxkd.core.tables import CsvWriter
 from jaxkd.predictors import clips_page
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import audio, clips
@@ -239,11 +240,11 @@ def _named(files: Sequence[Path]) -> list[tuple[str, Path]]:
 
 def _write(output: Path, judgements, curves, title: str, options) -> None:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     table.writerow([*Judgement._fields])
     for one in judgements:
         table.writerow([_cell(value) for value in one])
-    (output / "scores.csv").write_text(text.getvalue(), encoding="utf-8")
+    whole_files.write_text(output / "scores.csv", text.getvalue())
     rows = [
         {key: _plain(value) for key, value in one._asdict().items()}
         | {"per_frame": curves[one.name]}

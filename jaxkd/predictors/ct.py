@@ -4,7 +4,6 @@ For research: a network of this library is no medical device, and what it says o
 is no diagnosis.
 """
 
-import csv
 import io
 import json
 import re
@@ -23,6 +22,7 @@ from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.options import Range
 from jaxkd.core.source import Info
+from jaxkd.core.tables import CsvWriter
 from jaxkd.datasets import ct, phantoms
 from jaxkd.metrics import heatmaps
 from jaxkd.models.ct import heatmaps as heatmaps3d
@@ -282,7 +282,7 @@ def _named(scans: Sequence[Scan]) -> dict[str, Scan]:
 
 def _as_csv(readings: Sequence[Reading], info: Info) -> str:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     head = ("case", "path", "series", "status", "class")
     table.writerow([*head, *info.class_names, "notes", "error"])
     for one in readings:

@@ -1,6 +1,5 @@
 """Embeds people's own images: nearest neighbours, and verification of pairs."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import replacing
 from jaxkd.core.options import Range
@@ -160,11 +160,7 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
 
 def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
     """Returns the places of both columns among the files."""
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+    rows = parsing.read_rows(path, "CSV", "Expected two paths in each line.")
     places = {file.absolute().resolve(): i for i, file in enumerate(files)}
     found: tuple[list[int], list[int]] = ([], [])
     for line, row in enumerate(rows, start=1):

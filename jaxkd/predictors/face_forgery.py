@@ -4,7 +4,6 @@ Images are aligned crops of one face each. A score is a reason to look closer an
 proof.
 """
 
-import csv
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
+from jaxkd.core.tables import CsvWriter
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
@@ -213,7 +213,7 @@ def _score(
 
 def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) -> None:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     table.writerow(
         ["file", "status", "width", "height", *graph.nodes, "explanation", "error"]
     )
@@ -231,7 +231,7 @@ def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
     for finding in findings:
         by_folder.setdefault(str(Path(finding.file).parent), []).append(finding.fake)
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     table.writerow(["folder", "images", "fake"])
     for folder, scores in by_folder.items():
         table.writerow([folder, len(scores), f"{np.mean(scores):.6f}"])

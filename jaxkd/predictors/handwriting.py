@@ -1,7 +1,6 @@
 """Verifies people's own words: pairs of files, or a folder against another."""
 
 import base64
-import csv
 import html
 import io
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
 from jaxkd.metrics import verification
@@ -135,11 +135,7 @@ def _chosen(groups, files: list[Path], pairs: str | None, errors) -> np.ndarray:
 
 
 def _read_pairs(path: Path, files: list[Path]) -> np.ndarray:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+    rows = parsing.read_rows(path, "CSV", "Expected two paths in each line.")
     places = {file.absolute().resolve(): place for place, file in enumerate(files)}
     found = []
     for line, row in enumerate(rows, start=1):

@@ -3,7 +3,6 @@
 Tables are whole or not there, and name files whatever bytes their names have.
 """
 
-import csv
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from jaxkd.core import files
 from jaxkd.core.errors import UserError
+from jaxkd.core.tables import CsvWriter
 from jaxkd.readers.listing import shown
 
 OK, UNREADABLE = "ok", "unreadable"
@@ -38,7 +38,7 @@ def write_table(
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Returns the text of a CSV file; paths are shown as ``listing.shown`` does."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(header)
     for row in rows:
         writer.writerow([shown(v) if isinstance(v, str | Path) else v for v in row])

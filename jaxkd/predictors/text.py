@@ -1,6 +1,5 @@
 """Reads people's own images of text lines with a trained student."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.metrics import text
 from jaxkd.predictors.inputs import (
@@ -141,10 +141,7 @@ def _read(restored: Restored, files: Sequence[Path], errors: dict[Path, str]):
 
 def _read_labels(path: Path, files: Sequence[Path]) -> dict[str, str]:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"labels: {path} does not exist.")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    rows = parsing.read_rows(path, "CSV", "labels: expected file,text in each line.")
     names = {each.name for each in files}
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or row[0] not in names:

@@ -13,10 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
 
 SIDE = 512  # pixels of its square images
 MAPPING = "mapping_file.json"
+_ENTRIES = {
+    ...: {
+        "image_path?": str,
+        "original_prompt?": str,
+        "editing_prompt?": str,
+        "mask?": [(int, str)],
+        "editing_type_id?": (int, str),
+    }
+}
 _PLAIN_FIELDS = ("image_path", "original_prompt", "editing_prompt", "mask")
 # Field -> names it has in the published files.
 _FIELDS = {
@@ -98,11 +108,14 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
             f"{folder} has no {MAPPING}. Expected the folder data of PIE-Bench, with "
             f"{MAPPING} and annotation_images."
         )
-    for name, entry in json.loads(path.read_text(encoding="utf-8")).items():
+    for name, entry in _entries(path):
         missing = [field for field in _PLAIN_FIELDS if field not in entry]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}.")
         words = str(entry.get("blended_word", "")).split()
+        with parsing.parsing(f"{path}: {name}", "an entry", "Download it again."):
+            mask = decode_mask([int(number) for number in entry["mask"]])
+            kind = int(entry["editing_type_id"]) if "editing_type_id" in entry else None
         yield EditExample(
             name,
             _open(folder / "annotation_images" / entry["image_path"]),
@@ -111,9 +124,17 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
             {},
             {},
             tuple(words[1:2]),
-            decode_mask([int(number) for number in entry["mask"]]),
-            int(entry["editing_type_id"]) if "editing_type_id" in entry else None,
+            mask,
+            kind,
         )
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    remedy = "Download it again."
+    content = parsing.read_json(path, "the mapping of PIE-Bench", remedy)
+    with parsing.parsing(path, "the mapping of PIE-Bench", remedy):
+        schema.check(content, _ENTRIES, "the file")
+    yield from content.items()
 
 
 def read_pie_bench_pp(path: str | Path) -> Iterator[EditExample]:

@@ -5,13 +5,13 @@ names the file, the line and the rule it breaks.
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.losses.label_graph import UNKNOWN, LabelGraph
 from jaxkd.readers.images import SUFFIXES
@@ -39,6 +39,7 @@ FFPP_METHODS: Mapping[str, str] = {
     **dict.fromkeys(("Face2Face", "NeuralTextures"), "1101001100"),
     **dict.fromkeys(("Deepfakes", "FaceSwap", "FaceShifter"), "1011111111"),
 }
+_REMEDY = "Check the path, and that the file is whole."
 
 
 class FaceRow(NamedTuple):
@@ -193,11 +194,9 @@ def read_methods(path: str | Path) -> dict[str, str]:
     import yaml
 
     path = _existing(path)
-    try:
+    with parsing.parsing(path, "yaml", _REMEDY):
         # Strings alone: a code such as 010010 would otherwise be a number.
         content = yaml.load(_text(path), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not yaml: {error}.") from error
     if not isinstance(content, dict) or not all(
         isinstance(code, str) for code in content.values()
     ):
@@ -236,8 +235,11 @@ def read_deepfakebench(
     """
     path = _existing(path)
     base, rows = Path(root) if root else path.parent, []
-    try:
-        content = json.loads(_text(path))
+    what = (
+        "DeepfakeBench's form, {data set: {label: {split: {video: {frames: [...]}}}}}"
+    )
+    content = parsing.read_json(path, what, _REMEDY)
+    with parsing.parsing(path, what, _REMEDY):
         for labels in content.values():
             for label, splits in labels.items():
                 if split not in splits:
@@ -249,11 +251,6 @@ def read_deepfakebench(
                         image = base / str(frame).replace("\\", "/")
                         method = label if code[0] else REAL
                         rows.append(FaceRow(image, code, method, f"{label}/{name}"))
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not of DeepfakeBench's form, {{data set: {{label: {{split: "
-            f"{{video: {{frames: [...]}}}}}}}}}}: {type(error).__name__}: {error}."
-        ) from error
     if not rows:
         raise UserError(f"{path} has no frames in the split {split!r}.")
     return rows
@@ -300,16 +297,15 @@ def _checked(code: Sequence[str] | str, graph: LabelGraph, origin: str) -> np.nd
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.exists():
+    with parsing.parsing(path, "a file or folder", _REMEDY):
+        there = path.exists()
+    if not there:
         raise UserError(f"{path} does not exist. Check the path.")
     return path
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from error
+    return parsing.read_text(path, "text", _REMEDY)
 
 
 def _not_empty(rows: list[FaceRow], path: Path) -> list[FaceRow]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
 from jaxkd.readers.images import SUFFIXES, decode, resize
@@ -23,6 +24,7 @@ LAYOUTS = (
     "Expected root/<writer>/*.png, or root/{train,test}/<writer>/*.png (also below "
     "root/supervised), or files named like 0001a_num2.png."
 )
+_REMEDY = "Write it again with write_pairs."
 
 
 class Words(NamedTuple):
@@ -359,15 +361,13 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
       UserError: if it cannot be read, has other columns, or names an unknown file.
     """
     if path.suffix == ".parquet":
-        content = _pyarrow().parquet.read_table(path).to_pydict()
-        rows = [list(r) for r in zip(*(content[c] for c in COLUMNS), strict=True)]
+        library = _pyarrow()
+        with parsing.parsing(path, "a Parquet table of pairs", _REMEDY):
+            content = library.parquet.read_table(path).to_pydict()
+            rows = [list(r) for r in zip(*(content[c] for c in COLUMNS), strict=True)]
     else:
         _check_suffix(path)
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = list(csv.reader(file)) or [[]]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+        header, *rows = parsing.read_rows(path, "CSV", _REMEDY) or [[]]
         if tuple(header) != COLUMNS:
             raise UserError(
                 f"{path} has columns {', '.join(header)}, expected "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Example
 from jaxkd.readers.images import decode, resize
@@ -197,10 +198,7 @@ def read_lines(path: Path, advice: str) -> list[str]:
     Raises:
       UserError: if it is missing, empty or not text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. {advice}") from error
+    text = parsing.read_text(path, "a list", advice)
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty. {advice}")
@@ -209,37 +207,9 @@ def read_lines(path: Path, advice: str) -> list[str]:
 
 def check_files(paths: Sequence[Path], listed_in: Path, advice: str) -> None:
     """Raises UserError naming the first of the files that do not exist."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not parsing.is_file(path)]
     if missing:
         raise UserError(
             f"{listed_in} names {len(missing):,} image(s) that are not there, the "
             f"first is {missing[0]} (of {len(paths):,}). {advice}"
         )
-
-
-def read_mat(path: Path, names: Sequence[str], advice: str) -> dict[str, np.ndarray]:
-    """Reads variables of a MATLAB file of version 7 or older; nothing is executed.
-
-    Args:
-      path: of the file.
-      names: of the variables.
-      advice: ends the error message: where to get the file.
-
-    Raises:
-      UserError: if the file is missing, damaged or of another version, or lacks one.
-    """
-    import scipy.io
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. {advice}")
-    try:
-        content = scipy.io.loadmat(path, variable_names=list(names), squeeze_me=False)
-    except Exception as error:  # a damaged file can fail in any way at all
-        raise UserError(
-            f"{path} cannot be read as a MATLAB file of version 7 or older: "
-            f"{type(error).__name__}: {error} ({path.stat().st_size:,} bytes). {advice}"
-        ) from error
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise UserError(f"{path} has no variable {missing[0]!r}. {advice}")
-    return {name: content[name] for name in names}

@@ -4,7 +4,6 @@ The data set is given on request; its layout is known from others' loaders only,
 fields that are not known are reported rather than passed over.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
 
 CONSISTENT, INCONSISTENT = "consistent.json", "inconsistent.json"
@@ -19,6 +19,13 @@ _IMAGE_FIELDS = {"id", "file_name", "width", "height"}
 _FIELDS = {
     *("id", "image_id", "caption", "category_id", "iscrowd", "area", "bbox"),
     *("ori_word", "new_word", "segmentation"),
+}
+
+_FILE = {
+    "images?": [{"id": (int, str), "file_name": str}],
+    "annotations?": [
+        {"image_id?": (int, str), "caption?": str, "segmentation?": (dict, list)}
+    ],
 }
 
 
@@ -88,8 +95,11 @@ def run_length_mask(counts: list[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    images = {image["id"]: image for image in content.get("images", ())}
+    remedy = "Download it again."
+    content = parsing.read_json(path, "annotations of TIIL", remedy)
+    with parsing.parsing(path, "annotations of TIIL", remedy):
+        schema.check(content, _FILE, "the file")
+        images = {image["id"]: image for image in content.get("images", ())}
     annotations = content.get("annotations", ())
     _report_unknown(path, images.values(), _IMAGE_FIELDS)
     _report_unknown(path, annotations, _FIELDS)
@@ -102,7 +112,8 @@ def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
                 f"{one.get('image_id')!r}."
             )
         file = path.parent / image["file_name"]
-        mask = _mask(one, file, masks) if wrong else np.zeros((0, 0), bool)
+        with parsing.parsing(f"{path}: annotation {number}", "a mask", remedy):
+            mask = _mask(one, file, masks) if wrong else np.zeros((0, 0), bool)
         yield Pair(
             file, one["caption"], wrong, mask, one.get("new_word"), one.get("ori_word")
         )

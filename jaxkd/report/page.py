@@ -5,7 +5,6 @@ scores that are no percentages both are the same.
 """
 
 import base64
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.core import files
+from jaxkd.core import files, records
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.report import figures
@@ -270,7 +269,7 @@ def read_results(folder: Path) -> dict[str, Any]:
             f"run with `python -m jaxkd.main --config=... --workdir={folder}`, or "
             "name the folder of a finished run."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return records.read_results(folder)
 
 
 def _content(folder: Path, results: Results) -> dict[str, Any]:

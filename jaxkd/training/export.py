@@ -77,6 +77,7 @@ def write(
         "group0": [[lookup.short_name(config.method), seed] for seed in config.seeds]
     }
     meta = {"step": 0, "elapsed": 0.0, "members": members, "frozen": {}}
+    meta["config"] = configs.resolved(config)
     with checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, state, best, meta)
         checkpoints.wait()

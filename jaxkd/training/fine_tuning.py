@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, class_names
+from jaxkd.core import checkpoint, class_names, integrity
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.study import Student
@@ -79,7 +79,7 @@ def load(init_from: str) -> Pretrained | None:
         "student": student,
         "seed": seed,
         "use": source.use,
-        "hash": checkpoint.content_hash(variables),
+        "hash": integrity.content_hash(variables),
     }
     return Pretrained(variables, preprocessing.read(folder), record)
 

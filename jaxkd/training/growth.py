@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, console, files, sharding
+from jaxkd.core import checkpoint, console, files, integrity, sharding
 from jaxkd.core import config as configs
 from jaxkd.core.checkpoint import Checkpoints, Restored
 from jaxkd.core.errors import UserError
@@ -165,7 +165,7 @@ def _check_moved(run: Run, moved: Sequence[str], workdir: Path) -> None:
         student, seed = choice.choose(config, source, chosen.student, chosen.seed)
         member = chosen._replace(student=student, seed=seed)
         variables = needs.load_variables(run, name, source / CHECKPOINTS, member)
-        found = checkpoint.content_hash(variables)
+        found = integrity.content_hash(variables)
         if found != hashes.get(name):
             raise UserError(
                 f"{workdir} was trained with another {name}: its hash was "

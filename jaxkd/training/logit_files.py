@@ -1,14 +1,23 @@
 """Logits of every example on disk: all classes, or the most probable ones.
 
 A folder holds what several networks say of one view of each example. It appears when it
-is complete, so that a killed writer leaves nothing that could be taken for finished.
+is complete, so that a killed writer leaves nothing that could be taken for finished. It
+holds a hash of each of its files, so that damage is noticed before it is trained on.
 """
 
 import shutil
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from jaxkd.core import files, integrity, parsing, records
+
+_MANIFEST = "manifest.json"
+# Seconds after which what somebody was writing is taken for left behind.
+_ABANDONED = 24 * 3600
 
 
 def write(folder: Path, logits: Mapping[str, np.ndarray], top_k: int = 0) -> None:
@@ -19,9 +28,25 @@ def write(folder: Path, logits: Mapping[str, np.ndarray], top_k: int = 0) -> Non
       logits: float32.
       top_k: how many classes of each example to keep (see ``top``), or 0 for all.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{files.TEMPORARY}{folder.name}-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    # Of its own, since runs of several workdirs may share a teacher's folder.
+    partial = Path(
+        tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{folder.name}-", dir=folder.parent)
+    )
+    try:
+        _write_files(partial, logits, top_k)
+        if folder.exists():  # damaged, or another run's, which is as good
+            folder.rename(partial / "before")
+        partial.rename(folder)
+        shutil.rmtree(folder / "before", ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(partial: Path, logits: Mapping[str, np.ndarray], top_k: int) -> None:
     for name, values in logits.items():
         if not top_k:
             np.save(partial / f"{name}.npy", values)
@@ -29,7 +54,20 @@ def write(folder: Path, logits: Mapping[str, np.ndarray], top_k: int = 0) -> Non
         kept, classes = top(values, top_k)
         np.save(partial / f"{name}.npy", kept)
         np.save(partial / f"{name}.classes.npy", classes)
-    partial.rename(folder)
+    hashes = {path.name: integrity.file_hash(path) for path in partial.glob("*.npy")}
+    records.write_sealed(partial / _MANIFEST, {"files": hashes})
+
+
+def problem(folder: Path) -> str:
+    """Reads a folder; returns what is wrong with it, or an empty string."""
+    try:
+        content = records.read_sealed(folder / _MANIFEST, "a manifest", "Delete it.")
+        for name, expected in content["files"].items():
+            if integrity.file_hash(folder / name) != expected:
+                raise ValueError(f"the content of {name} is not what was written")
+    except Exception as error:  # it is made again, whatever the reason
+        return parsing.reason(error)
+    return ""
 
 
 def bytes_per_example(num_classes: int, top_k: int = 0) -> int:

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxkd.core import checkpoint, sharding
+from jaxkd.core import checkpoint, integrity, sharding
 from jaxkd.core import config as configs
 from jaxkd.core.frozen import PerSeed
 from jaxkd.training import choice, program
@@ -104,7 +104,7 @@ def _load(
         network=run.frozen[name].network,
         input_key=run.frozen[name].input_key,
         variables=sharding.put(variables, sharding.replicated(run.mesh)),
-        hash=checkpoint.content_hash(variables),
+        hash=integrity.content_hash(variables),
         source=source,
         recorded=str(recorded),
         model=source_config(need, name).model.name,

@@ -12,11 +12,11 @@ import numpy as np
 
 import jaxkd
 from jaxkd.core import config as configs
-from jaxkd.core import files, provenance
+from jaxkd.core import files, provenance, records
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
-from jaxkd.core.writers import plain, read_metrics, write_json
+from jaxkd.core.writers import plain, read_metrics
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
@@ -101,6 +101,32 @@ def check_finite(
         )
 
 
+def check_trained(run: Run, skipped: Mapping[str, np.ndarray]) -> None:
+    """Checks that every student has made a step, before a run counts as finished.
+
+    Raises:
+      UserError: naming the students whose every step was left out.
+    """
+    never = [
+        f"{student}/{seed}"
+        for group in run.groups
+        for (student, seed), steps, count in zip(
+            group.members,
+            group.per_member([one.steps for one in group.students]),
+            skipped.get(group.name, np.zeros(len(group.members))),
+            strict=True,
+        )
+        if count >= steps
+    ]
+    if never:
+        raise UserError(
+            f"Every step of {', '.join(never)} was left out, since the loss or the "
+            "update was not finite: nothing was trained, and the run is not finished. "
+            "Lower the learning rate or lengthen the warm-up, and start in a new "
+            "--workdir."
+        )
+
+
 def write_results(
     run: Run,
     frozen: Mapping[str, LoadedNetwork],
@@ -142,7 +168,7 @@ def write_results(
             np.savez_compressed(path, **confusions)
         # The results mark the run as finished, so that they come last.
         page.write_report(workdir, plain(results))
-        write_json(workdir / RESULTS, results)
+        records.write_results(workdir, results)
     return results
 
 
@@ -217,7 +243,7 @@ def _describe_frozen(
     }
     path = frozen.source / RESULTS
     if path.exists():
-        earlier = read_json(path)
+        earlier = records.read_results(frozen.source)
         described["run"] = {
             "name": earlier.get("name"),
             **earlier.get("provenance", {"version": earlier.get("version")}),

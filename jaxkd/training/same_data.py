@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxkd.core import checkpoint
+from jaxkd.core import integrity
 from jaxkd.core.source import ArraySource, Source
 from jaxkd.core.writers import write_json
 from jaxkd.training.build import Run
@@ -48,7 +48,7 @@ def fingerprint(run: Run) -> dict[str, Any]:
 def _describe(source: Source) -> dict[str, Any]:
     size = len(source)
     if isinstance(source, ArraySource) and _bytes(source) <= _WHOLE_BYTES:
-        whole = checkpoint.content_hash(source.arrays)
+        whole = integrity.content_hash(source.arrays)
         return {"examples": size, "compared": size, "hash": whole}
     rows = np.unique(np.linspace(0, size - 1, _SAMPLE).astype(int)).tolist()
     digest = hashlib.sha256()

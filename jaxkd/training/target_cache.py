@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 
 import jaxkd
-from jaxkd.core import batches, checkpoint, distributed, sharding
+from jaxkd.core import batches, distributed, integrity, sharding
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
@@ -111,7 +112,7 @@ def _key(
     examples.pop("label", None)
     facts = {
         "frozen": {name: one.hash for name, one in frozen.items()},
-        "images": checkpoint.content_hash(examples),
+        "images": integrity.content_hash(examples),
         "normalised by": [np.asarray(x).tolist() for x in (info.mean, info.std)],
         "view": configs.resolved(run.config.view),
         "seed": run.draw_seeds[draw],
@@ -141,13 +142,13 @@ class _Work(NamedTuple):
 
 
 def _fill(run: Run, frozen, folders: list[list[Path]], names: list[str]) -> None:
-    done = np.array([[folder.exists() for folder in draw] for draw in folders])
+    writes = jax.process_index() == 0
     # Process 0 writes, so it knows; the others have to compute the same.
+    done = np.array([[writes and _is_whole(f) for f in draw] for draw in folders])
     missing = ~distributed.from_first(done).all(axis=0)
     work = [_Work(v, [d[v] for d in folders]) for v in np.flatnonzero(missing).tolist()]
     if not work:
         return
-    writes = jax.process_index() == 0
     if writes:
         _check_space(run, work, len(names))
     calls = -(-len(run.draws[0]) // _batch(run))
@@ -166,12 +167,25 @@ def _fill(run: Run, frozen, folders: list[list[Path]], names: list[str]) -> None
             rows.append(result)
             progress.update(number * calls + call + 1)
         for draw, folder in enumerate(places):
-            if writes and not folder.exists():
+            if writes and not done[draw, visit]:
                 logit_files.write(
                     folder, _join(run, rows, draw), run.config.targets.top_k
                 )
     progress.close()
     distributed.from_first(np.zeros(1))  # the others wait until all is written
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tells whether a folder of targets is there and what was written; warns if not."""
+    if not folder.exists():
+        return False
+    if wrong := logit_files.problem(folder):
+        warnings.warn(
+            f"The cached targets in {folder} are damaged ({wrong}) and are computed "
+            "again.",
+            stacklevel=2,
+        )
+    return not wrong
 
 
 def _batch(run: Run) -> int:

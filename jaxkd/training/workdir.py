@@ -4,7 +4,6 @@
 ``report.html`` with ``figures/``, ``tensorboard/``, and one folder per needed run.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxkd.core import checkpoint, files, lookup, parsing, records
 from jaxkd.core import config as configs
-from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.records import CONFIG, RESULTS
 from jaxkd.core.writers import plain, write_json
 
-CONFIG, RESULTS = "config.json", "results.json"
+_REMEDY = "Restore it, or choose another --workdir."
 
 
 def check_resumable(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -27,21 +27,50 @@ def check_resumable(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
       The results, if the run is finished; else None.
 
     Raises:
-      UserError: if the folder holds the run of another configuration.
+      UserError: if the folder holds the run of another configuration, or has lost its
+        own.
     """
-    path = workdir / CONFIG
-    if not path.exists():
+    if not (workdir / CONFIG).exists():
+        _check_new(workdir, config)
         return None
-    saved = read_json(path)
-    lines = configs.difference(saved, configs.resolved(config))
+    check_same(workdir, records.read_config(workdir), config)
+    finished = (workdir / RESULTS).exists()
+    return records.read_results(workdir) if finished else None
+
+
+def check_same(folder: Path, saved: dict[str, Any], config: ConfigDict) -> None:
+    """Compares a saved configuration with this one.
+
+    Raises:
+      UserError: naming the keys that differ.
+    """
+    with parsing.parsing(folder, "the folder of a run", _REMEDY):
+        lines = configs.difference(saved, configs.resolved(config))
     if lines:
         shown = "\n  ".join(lines[:12])
         raise UserError(
-            f"{workdir} holds the run of another configuration (there -> here):\n"
+            f"{folder} holds the run of another configuration (there -> here):\n"
             f"  {shown}\nChoose another --workdir, or delete that folder."
         )
-    results = workdir / RESULTS
-    return read_json(results) if results.exists() else None
+
+
+def _check_new(workdir: Path, config: ConfigDict) -> None:
+    """Raises UserError if a folder has lost its configuration and may be another's.
+
+    Checkpoints have recorded it, those of version 0.1 excepted.
+    """
+    folder = workdir / "checkpoints"
+    lost = (workdir / RESULTS).exists()
+    if not lost and folder.is_dir() and checkpoint.any_in(folder):
+        recorded = checkpoint.read_config(folder)
+        if recorded is not None:
+            check_same(folder, recorded, config)
+        lost = recorded is None
+    if lost:
+        raise UserError(
+            f"{workdir} holds a run, but not its {CONFIG}, so that it cannot be told "
+            "whether it is the same. Restore that file, or choose another --workdir."
+        )
 
 
 def check_defaults(workdir: Path, options: Mapping[str, Any]) -> None:
@@ -54,11 +83,12 @@ def check_defaults(workdir: Path, options: Mapping[str, Any]) -> None:
     Raises:
       UserError: if a default has changed since the run began.
     """
-    path = workdir / CONFIG
-    saved = read_json(path).get(configs.RESOLVED) if path.exists() else None
+    there = (workdir / CONFIG).exists()
+    saved = records.read_config(workdir).get(configs.RESOLVED) if there else None
     if saved is None:
         return
-    old, new = configs.flat(saved), configs.flat(plain(options))
+    with parsing.parsing(workdir / CONFIG, "the configuration of a run", _REMEDY):
+        old, new = configs.flat(saved), configs.flat(plain(options))
     lines = [
         f"{key}: {old[key]} -> {new[key]}"
         for key in sorted(old.keys() & new.keys())
@@ -110,13 +140,7 @@ def read_json(path: Path) -> Any:
     Raises:
       UserError: if it is damaged.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}). It may have been edited or cut off: "
-            "restore it, or choose another --workdir."
-        ) from error
+    return parsing.read_json(path, "a file of a run", _REMEDY)
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -125,13 +149,12 @@ def read_results(workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: if the run is not finished.
     """
-    path = workdir / RESULTS
-    if not path.is_file():
+    if not (workdir / RESULTS).is_file():
         raise UserError(
             f"{workdir} holds no {RESULTS}. Expected the workdir of a finished run: "
             "check the path, or finish it by running its training command again."
         )
-    return read_json(path)
+    return records.read_results(workdir)
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -140,15 +163,17 @@ def read_config(workdir: Path) -> ConfigDict:
     Own code that it names is searched in the folder that it had then, too.
 
     Raises:
-      UserError: if the folder holds no run.
+      UserError: if the folder holds no run, or its file is not that of the run.
     """
-    path = workdir / CONFIG
-    if not path.is_file():
+    if not (workdir / CONFIG).is_file():
         raise UserError(
             f"{workdir} holds no {CONFIG}. Expected the workdir of a run: check the "
             "path, or train it first with --mode=train."
         )
-    config = configs.from_json(read_json(path))
+    saved = records.read_config(workdir)
+    with parsing.parsing(workdir / CONFIG, "the configuration of a run", _REMEDY):
+        config = configs.from_json(saved)
+        configs.check(config)
     if config.code:
         lookup.add_folder(config.code)
     return config

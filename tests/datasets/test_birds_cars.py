@@ -102,7 +102,7 @@ def test_lists_of_birds_that_contradict(birds):
     with pytest.raises(UserError, match=r"line 2, is '2 one', expected a number and"):
         cub.load(str(birds))
     path.unlink()
-    with pytest.raises(UserError, match=r"train_test_split.txt cannot be read: "):
+    with pytest.raises(UserError, match=r"train_test_split.txt does not exist"):
         cub.load(str(birds))
 
 

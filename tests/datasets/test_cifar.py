@@ -130,7 +130,7 @@ def test_an_archive_cut_short(tmp_path, classes, write, keep):
     with pytest.raises(UserError) as error:
         cifar.read(tmp_path, classes, counts=COUNTS)
     message = str(error.value)
-    assert f"{path} is damaged" in message
+    assert f"{path} cannot be read as the archive" in message
     assert f"{size:,} bytes" in message and official in message
 
 

@@ -145,7 +145,7 @@ def test_other_split_to_evaluate_on(write):
         ({"train_labels": np.arange(12) - 1}, "train_labels: example 0 has label -1"),
         ({"test_labels": np.arange(5)}, "test_labels: example 4 has label 4"),
         ({"test_images": np.zeros((5, 6, 6, 3), np.uint8)}, r"are \(6, 6, 3\)"),
-        ({"train_labels": np.array([{}] * 12)}, "plain arrays.*allow_pickle"),
+        ({"train_labels": np.array([{}] * 12)}, "arrays: it holds Python objects"),
     ],
 )
 def test_wrong_arrays_are_named(write, changes, message):
@@ -166,7 +166,7 @@ def test_damaged_file(write, tmp_path, keep):
     cut = keep if isinstance(keep, int) else int(keep * len(content))
     with open(path, "wb") as file:
         file.write(content[:cut])
-    with pytest.raises(UserError, match=r"mine.npz cannot be read"):
+    with pytest.raises(UserError, match=r"mine.npz.* cannot be read"):
         npz.load(path)
 
 
@@ -178,12 +178,12 @@ def test_flipped_bytes_are_noticed(write):
     content[middle : middle + 40] = bytes(40)
     with open(path, "wb") as file:
         file.write(content)
-    with pytest.raises(UserError, match=r"mine.npz cannot be read"):
+    with pytest.raises(UserError, match=r"mine.npz.* cannot be read"):
         npz.load(path)
 
 
 def test_missing_file_and_other_formats(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         npz.load(str(tmp_path / "none.npz"))
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(UserError, match="cannot be read"):

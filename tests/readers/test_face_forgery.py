@@ -116,7 +116,7 @@ def test_yaml_codes_stay_text(tmp_path):
     with pytest.raises(UserError, match="expected lines"):
         reader.read_methods(methods)
     methods.write_text("a: [")
-    with pytest.raises(UserError, match="is not yaml"):
+    with pytest.raises(UserError, match="cannot be read as yaml"):
         reader.read_methods(methods)
 
 
@@ -148,7 +148,7 @@ def test_deepfakebench(tmp_path):
     with pytest.raises(UserError, match="no frames in the split 'val'"):
         reader.read_deepfakebench(path, FFPP, "val")
     path.write_text("[]")
-    with pytest.raises(UserError, match="not of DeepfakeBench's form"):
+    with pytest.raises(UserError, match="cannot be read as DeepfakeBench's form"):
         reader.read_deepfakebench(path, FFPP, "test")
 
 

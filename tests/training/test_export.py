@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxkd import models
 from jaxkd.convert import __main__ as command
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, integrity
 from jaxkd.core import config as configs
 from jaxkd.evaluate import evaluate_run
 from jaxkd.train import train
@@ -78,7 +78,7 @@ def test_the_teacher_in_a_run(teacher, converted, squares_run, tmp_path):
     results = train(config, tmp_path / "run")
     used = results["frozen"]["teacher"]
     assert used["model"] == "resnet8x4"
-    assert used["hash"] == checkpoint.content_hash(loaded)
+    assert used["hash"] == integrity.content_hash(loaded)
     assert used["parameters"] == sum(p.numel() for p in teacher.parameters())
     assert not (tmp_path / "run" / "teacher").exists()
 

@@ -1,5 +1,7 @@
 """Files of logits against arithmetic done here."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -53,14 +55,31 @@ def test_each_example_is_looked_up_in_its_own_visit(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_written_anew(tmp_path, logits):
-    (tmp_path / "v.partial").mkdir()
-    (tmp_path / "v.partial" / "other.npy").write_bytes(b"half")
+    (tmp_path / ".tmp-v-x").mkdir()
+    (tmp_path / ".tmp-v-x" / "other.npy").write_bytes(b"half")
+    os.utime(tmp_path / ".tmp-v-x", (0, 0))  # long ago: nobody writes it any more
     logit_files.write(tmp_path / "v", {"teacher": logits})
-    assert [p.name for p in (tmp_path / "v").iterdir()] == ["teacher.npy"]
+    assert [p.name for p in tmp_path.iterdir()] == ["v"]
+    names = {path.name for path in (tmp_path / "v").iterdir()}
+    assert names == {"teacher.npy", "manifest.json"}
+
+
+def test_damage_is_noticed_and_written_over(tmp_path, logits):
+    folder = tmp_path / "v"
+    logit_files.write(folder, {"teacher": logits})
+    assert not logit_files.problem(folder)
+    content = bytearray((folder / "teacher.npy").read_bytes())
+    content[-8:-4] = bytes(4)
+    (folder / "teacher.npy").write_bytes(content)
+    assert "teacher.npy is not what was written" in logit_files.problem(folder)
+    logit_files.write(folder, {"teacher": logits})
+    assert not logit_files.problem(folder)
+    (folder / "manifest.json").unlink()  # as those of version 0.1
+    assert "does not exist" in logit_files.problem(folder)
 
 
 def test_size_on_disk(tmp_path, logits):
     for k in (0, 3):
         logit_files.write(tmp_path / str(k), {"teacher": logits}, k)
-        stored = sum(p.stat().st_size - 128 for p in (tmp_path / str(k)).iterdir())
+        stored = sum(p.stat().st_size - 128 for p in (tmp_path / str(k)).glob("*.npy"))
         assert stored == len(logits) * logit_files.bytes_per_example(9, k)

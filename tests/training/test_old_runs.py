@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxkd.core import aliases, checkpoint
+from jaxkd.core import aliases, checkpoint, records
 from jaxkd.core import config as configs
 from jaxkd.evaluate import evaluate_run
 from jaxkd.train import train
-from jaxkd.training import workdir as workdirs
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs_of_version_0_1.tar.xz"
 STUDENTS = ("ce", "kd", "fitnet")
@@ -90,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(runs):
 
 
 def test_old_names_are_read_under_the_new_ones(runs):
-    saved = workdirs.read_json(runs / "finished" / "config.json")
+    saved = records.read_config(runs / "finished")
     saved["model"]["view"] = "low"
     saved["students"]["kd"]["loss"] = {"weight": 2.0}
     saved["students"]["sum"] = {"method": "kd+crd", "loss": {"crd": {"weight": 1.0}}}

@@ -50,18 +50,35 @@ class Confusion(metrics.Metric):
         return self.counts
 
 
+# Counts of more classes, squared, would take more memory than the network, on the
+# device and for every student and seed; nobody reads such a table.
+MAX_CONFUSION = 2000
+
+
+@flax.struct.dataclass
+class Accuracies(metrics.Collection):
+    """Accuracy (top-1, top-5) and mean cross entropy of a classifier."""
+
+    top1: metrics.Average.from_output("top1")  # type: ignore[valid-type]
+    top5: metrics.Average.from_output("top5")  # type: ignore[valid-type]
+    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
+
+
 @flax.struct.dataclass
 class Evaluation(metrics.Collection):
-    """Accuracy (top-1, top-5), mean cross entropy and confusion of a classifier."""
+    """The same and the confusion, of at most ``MAX_CONFUSION`` classes."""
 
+    # Not inherited: a collection knows the metrics of its own class alone.
     top1: metrics.Average.from_output("top1")  # type: ignore[valid-type]
     top5: metrics.Average.from_output("top5")  # type: ignore[valid-type]
     loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
     confusion: Confusion
 
 
-def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
+def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> metrics.Collection:
     """Compares logits ``[batch, classes]`` with labels; padding does not count.
+
+    Confusions are counted of at most ``MAX_CONFUSION`` classes.
 
     Of equal logits the first ranks highest, as in ``argmax``; one that is not a number
     ranks lowest.
@@ -71,7 +88,8 @@ def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
     earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
     behind = jnp.where(earlier, label_logits > logits, label_logits >= logits)
     rank = jnp.sum(~behind, axis=1)
-    return Evaluation.single_from_model_output(
+    kind = Evaluation if logits.shape[-1] <= MAX_CONFUSION else Accuracies
+    return kind.single_from_model_output(
         logits=logits,
         labels=labels,
         mask=batch["mask"],

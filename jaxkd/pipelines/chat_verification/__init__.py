@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import provenance
+from jaxkd.core import provenance, records
 from jaxkd.core.config import resolved
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest, never_stop
@@ -24,7 +24,7 @@ from jaxkd.pipelines.chat_verification import asking, pairs, prompts, results
 from jaxkd.pipelines.chat_verification.client import Client, Settings, price
 from jaxkd.pipelines.chat_verification.config import RUNTIME, check, default
 from jaxkd.pipelines.chat_verification.results import format_table
-from jaxkd.training.workdir import CONFIG, RESULTS, read_json
+from jaxkd.training.workdir import CONFIG
 
 __all__ = ("check", "default", "format_table", "run", "sample")
 
@@ -93,7 +93,7 @@ def run(
         "provenance": provenance.describe(),
     }
     results.write_page(workdir / "report.html", rows, loaded)
-    write_json(workdir / RESULTS, found)
+    records.write_results(workdir, found)
     return found
 
 
@@ -118,7 +118,7 @@ def _check_folder(workdir: Path, config: ConfigDict) -> None:
     path = workdir / CONFIG
     if not path.exists():
         return
-    saved, given = read_json(path), resolved(config)
+    saved, given = records.read_config(workdir), resolved(config)
     wrong = [
         f"config.{key}: {saved.get(key)!r} there, {given[key]!r} here"
         for key in given

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.core import files
+from jaxkd.core import files, tables
 from jaxkd.metrics import verdicts, verification
 from jaxkd.pipelines.chat_verification.pairs import Pairs
 from jaxkd.report import explanations
@@ -56,7 +56,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: tables.cell(v) for k, v in row.items()} for row in rows)
     files.write_text(path, out.getvalue())
 
 

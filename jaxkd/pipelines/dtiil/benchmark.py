@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxkd.core import records
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.core.writers import write_json
 from jaxkd.pipelines import benchmark_page, scene_model
 from jaxkd.pipelines.dtiil import difference, scene_pairs
 from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
@@ -107,7 +107,7 @@ def run(
     }
     figure = Figure("pairs", "Pairs with a wrong word", _CAPTION)
     benchmark_page.write(workdir, results, [figure])
-    write_json(workdir / workdirs.RESULTS, results)
+    records.write_results(workdir, results)
     return results
 
 

@@ -18,7 +18,7 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import lookup, provenance
+from jaxkd.core import lookup, provenance, records
 from jaxkd.core.config import resolved
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
@@ -31,7 +31,7 @@ from jaxkd.pipelines.gits.config import check, default
 from jaxkd.pipelines.gits.densities import SampledModel
 from jaxkd.pipelines.gits.results import Results, format_table, groups
 from jaxkd.report.image_grid import as_bytes, mosaic
-from jaxkd.training.workdir import CONFIG, RESULTS, read_json
+from jaxkd.training.workdir import CONFIG, RESULTS
 
 __all__ = ("check", "default", "format_table", "run", "sample")
 
@@ -66,7 +66,7 @@ def run(
     report.draw(config, workdir, results)
     results["seconds"] += time.perf_counter() - began
     report.write(workdir, results)
-    write_json(workdir / RESULTS, results)
+    records.write_results(workdir, results)
     return results
 
 
@@ -119,7 +119,7 @@ def _claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     mine = resolved(config)
     path = workdir / CONFIG
     if path.exists():
-        saved = read_json(path)
+        saved = records.read_config(workdir)
         keys = sorted((saved.keys() | mine.keys()) - set(_RUNTIME))
         lines = [
             f"{key}: {saved.get(key, '(absent)')} -> {mine.get(key, '(absent)')}"
@@ -133,7 +133,7 @@ def _claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
                 f"  {shown}\nChoose another --workdir, or delete that folder."
             )
         if (workdir / RESULTS).exists():
-            return read_json(workdir / RESULTS)
+            return records.read_results(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, mine)

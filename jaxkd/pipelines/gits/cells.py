@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxkd.core import records
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
-from jaxkd.core.writers import Progress, write_json
+from jaxkd.core.writers import Progress
 from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models, reference
 from jaxkd.pipelines.gits.models import SampledModel
 from jaxkd.pipelines.gits.reference import Bench
-from jaxkd.training.workdir import read_json
 
 FOLDER = "cells"
 
@@ -85,13 +85,20 @@ def fill(
             if bench is None or (bench.target.name, bench.seed) != cell[:2]:
                 bench = None  # Frees the last one first.
                 bench = reference.prepare(config, cell.target, cell.seed, workdir)
-            write_json(workdir / cell.path, measure(config, bench, cell))
+            records.write_sealed(workdir / cell.path, measure(config, bench, cell))
         except ValueError as error:  # A denoiser that returns NaN, say.
             where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
             raise UserError(f"{where}: {error}") from error
     progress.update(len(cells))
     progress.close()
-    return [read_json(workdir / cell.path) for cell in cells]
+    return [
+        records.read_sealed(
+            workdir / cell.path,
+            "a part of the results",
+            "Delete it: the same command computes it again.",
+        )
+        for cell in cells
+    ]
 
 
 @cache

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxkd.core import records
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.core.writers import write_json
 from jaxkd.drawing import scenes
 from jaxkd.pipelines import benchmark_page, scene_model
 from jaxkd.pipelines.parallel_edits import edit, scene_edits
@@ -110,7 +110,7 @@ def run(
     }
     figures = [_figure(config, workdir, shown, n) for n in config.edits]
     benchmark_page.write(workdir, results, figures)
-    write_json(workdir / workdirs.RESULTS, results)
+    records.write_results(workdir, results)
     return results
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core import optional
+from jaxkd.core.arrays import read_npz
 from jaxkd.core.errors import UserError
 from jaxkd.readers import audio, video
 from jaxkd.readers.audio import FPS, RATE, ROWS_PER_FRAME
@@ -283,11 +284,7 @@ def _find_sound(path: Path, sound: Path | None) -> audio.Sound | None:
 
 
 def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-    except Exception as error:  # a damaged archive can fail in many ways
-        raise UserError(f"{path} cannot be read: {error}") from error
+    arrays = read_npz(path, "an .npz clip", "Prepare it again.")
     frames = arrays.get("video")
     if frames is None or frames.ndim != 3 or frames.dtype != np.uint8:
         shape = None if frames is None else (frames.shape, str(frames.dtype))

@@ -5,10 +5,12 @@ A kind is a way of forging, such as the official subsets; real clips have the ki
 """
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.readers import clips
 
@@ -81,8 +83,10 @@ def read_manifest(path: Path, root: Path | None = None) -> list[Row]:
       UserError: if a column or a label is missing or wrong.
     """
     root = path.parent if root is None else root
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
+    remedy = "Expected a table with the columns video_path and entire_label."
+    text = parsing.read_text(path, "CSV", remedy)
+    with parsing.parsing(path, "CSV", remedy):
+        table = csv.DictReader(io.StringIO(text))
         names = {name.strip().lower(): name for name in table.fieldnames or ()}
         missing = {"video_path", "entire_label"} - set(names)
         if missing:
