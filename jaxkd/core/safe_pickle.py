@@ -85,7 +85,7 @@ def _check_memo(file: BinaryIO | io.BytesIO) -> None:
       ValueError: if an index of the memo is beyond the instructions so far.
     """
     for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if instruction.name in _PUTS and argument > count + _SPARE:
+        if instruction.name in _PUTS and int(argument or 0) > count + _SPARE:
             raise ValueError(f"instruction {count} asks for {argument:,} places")
 
 

@@ -59,7 +59,7 @@ def find(trained: TrainedStudy) -> EvaluationReport:
     for name in ("bicubic", "large images"):
         table.append([name, *(f"{100 * rates[name][code]:.2f}" for code in CODES)])
     for student, found in scores.items():
-        cells = (format_mean(100 * np.array(found[f"eer_{code}"]), 2) for code in CODES)
+        cells = (format_mean(found[f"eer_{code}"], 2, scale=100) for code in CODES)
         table.append([student, *cells])
     note = (
         f"All pairs of {len(identity)} test images of {len(set(identity.tolist()))} "

@@ -25,7 +25,10 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     same, writers = test.arrays["label"] == 1, test.arrays["writers"]
     scores: dict[str, dict[str, list[float]]] = {}
     probabilities, intervals, features = {}, {}, {}
-    trains = {seed: trained.dataset.train(seed) for seed in trained.seeds}
+    trains: dict[int, PairedWords] = {
+        seed: trained.dataset.train(seed)  # type: ignore[misc]
+        for seed in trained.seeds
+    }
     for student, members in trained.by_student().items():
         scores[student] = {}
         for member in members:

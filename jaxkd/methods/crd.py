@@ -186,8 +186,11 @@ class QueueContrast(Contrast):
         partners = jax.lax.stop_gradient(embedded[::-1])
         sides = [
             self._side(
-                *(v, jnp.concatenate([partner[:, None], m.value[others]], axis=1)),
-                *(z, started.value, self.size),
+                v,
+                jnp.concatenate([partner[:, None], m.value[others]], axis=1),
+                z,
+                started.value,
+                self.size,
             )
             for v, partner, m, z in zip(
                 embedded, partners, memory[::-1], normalizers.value, strict=True

@@ -124,13 +124,13 @@ def _chosen(groups, files: list[Path], pairs: str | None, errors) -> np.ndarray:
         found = _read_pairs(Path(pairs), every)
         return found[(found < len(files)).all(axis=1)]
     if len(groups) == 2:
-        found = {
+        between = {
             tuple(sorted((places[a], places[b])))
             for a in groups[0]
             for b in groups[1]
             if a != b and a in places and b in places
         }
-        return np.array(sorted(found))
+        return np.array(sorted(between))
     return np.stack(np.triu_indices(len(files), k=1), axis=1)
 
 

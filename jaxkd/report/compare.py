@@ -189,7 +189,7 @@ def _draw(runs: Sequence[ComparedRun], folder: Path) -> Mapping[str, page.Pictur
     }
     if len(methods) > _MOST_LINES:
         return {}
-    style = {"student_order": order_students(methods, None), "levels": {}}
+    order = order_students(methods, None)
     drawn = {}
     for name, metric, ylabel, by_scale in (
         ("score", f"test_{by.name}", page.score_label(runs[0].results), scale),
@@ -208,7 +208,8 @@ def _draw(runs: Sequence[ComparedRun], folder: Path) -> Mapping[str, page.Pictur
                 ylabel=ylabel,
                 number=number,
                 band=name == "score",
-                **style,
+                student_order=order,
+                levels={},
             )
             drawn[name] = page.picture(folder, name, job)
     return drawn

@@ -245,9 +245,11 @@ def differences(before: Run, after: Run, at: int) -> list[str]:
                 found.append(
                     f"the learning rate of {', '.join(sorted(names))} was another"
                 )
-    for one, other in zip(before.students, after.students, strict=True):
-        if one.steps != other.steps and _program(before, one) != _program(after, other):
-            found.append(f"the loss of {one.name} looks at the length")
+    for short, long in zip(before.students, after.students, strict=True):
+        if short.steps == long.steps:
+            continue
+        if _program(before, short) != _program(after, long):
+            found.append(f"the loss of {short.name} looks at the length")
     if at == before.steps and at % after.in_steps(after.config.eval_every):
         found.append(f"step {at:,} was evaluated for the best parameters, too")
     return found
@@ -328,7 +330,8 @@ def _restore(run: Run, workdir: Path) -> Restored:
     with Checkpoints(workdir / CHECKPOINTS, run.config.keep) as checkpoints:
         state, best, meta = checkpoints.restore(*program.abstract_state(run))
     checkpoint.check_members(workdir / CHECKPOINTS, meta, run.groups)
-    return Restored(*jax.device_get((state, best)), meta)
+    state, best = jax.device_get((state, best))
+    return Restored(state, best, meta)
 
 
 def _save(

@@ -230,9 +230,10 @@ def _read(file: TextIO) -> Owner | None:
         file.seek(0)
         content: dict[str, Any] = json.loads(file.read(10_000))
         return Owner(
-            *(str(content[name]) for name in ("host", "boot")),
-            int(content["pid"]),
-            str(content["since"]),
+            host=str(content["host"]),
+            boot=str(content["boot"]),
+            pid=int(content["pid"]),
+            since=str(content["since"]),
         )
     except (
         ValueError,

@@ -202,7 +202,7 @@ def _chosen(values: np.ndarray, foreground: str, path: Path) -> np.ndarray:
     """Returns where a mask has the values that an option names."""
     colours = values.ndim == 3
     if foreground == "nonzero":
-        return values.any(-1) if colours else values > 0
+        return np.any(values, axis=-1) if colours else values > 0
     if foreground == "bright":
         return (values.max(-1) if colours else values) > 127
     inside = np.zeros(values.shape[:2], bool)
