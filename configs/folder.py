@@ -9,7 +9,7 @@ A teacher that is there already, such as a converted checkpoint, is taken by
 
     --config.needs.teacher.init_from=runs/resnet50
 
-as docs/own_images.md tells, with an example of five minutes. Variants:
+as docs/own_images.md tells, with a small example. Variants:
 
     configs/folder.py:teacher        the teacher alone
     configs/folder.py:two_teachers   a second teacher, --config.second; students learn
