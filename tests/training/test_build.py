@@ -107,7 +107,7 @@ def test_students_override_and_start_clean(squares_run):
         ({"view": {"name": "plain", "pad": 3}}, "'plain' has no option 'pad'"),
         ({"data": {"name": "cifra"}}, "no 'cifra'.*did you mean 'cifar'"),
         ({"data": {"name": "npz"}}, "'npz' needs path"),
-        ({"data": {"name": "npz", "path": "/no/such.npz"}}, "such.npz cannot be read"),
+        ({"data": {"name": "npz", "path": "/no/such.npz"}}, "such.npz does not exist"),
         ({"method": "kdd"}, "no 'kdd', expected one of"),
         ({"loss": {"temperature": 2.0}}, "'supervised' has no option 'temperature'"),
         ({"method": "kd"}, "'kd' learns from another run, 'teacher'"),

@@ -57,7 +57,7 @@ def test_refused_before_anything_is_loaded(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         train(config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"nowhere.npz cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere.npz does not exist"):
         train(config(), tmp_path / "run")
 
 
