@@ -1,8 +1,7 @@
 """Writes schedules for other people's samplers: diffusers and ComfyUI.
 
     python -m jaxkd.diffusion.export --family=sd1 --solver=unipc --nfe=6
-    python -m jaxkd.diffusion.export --family=edm --solver=dpmpp \\
-        --schedule=runs/gits/schedules/digits-dpmpp-6.json --output=schedule.json
+    python -m jaxkd.diffusion.export --family=edm --solver=dpmpp --schedule=FILE
 
 prints the sigmas, the integer timesteps of models that have them, and lines to paste;
 ``--output`` keeps all of it as JSON. A schedule is a name (polynomial, logsnr,
