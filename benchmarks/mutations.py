@@ -156,9 +156,13 @@ def _read_coco(path: Path) -> Any:
 
 
 def _read_schedule(path: Path) -> Any:
+    from jaxkd.core.errors import UserError
     from jaxkd.diffusion import schedules
 
-    found = schedules.load(path)
+    try:
+        found = schedules.load(path)
+    except ValueError as error:  # which it promises; pipelines do this with it
+        raise UserError(str(error)) from error
     return found._replace(details=dict(found.details))
 
 
@@ -267,9 +271,6 @@ def _attempt(form: Format, path: Path, whole: str) -> tuple[str, str]:
         found = fingerprint(form.read(path))
     except UserError:
         return "refused", ""
-    except ValueError as error:  # what schedules promise
-        kind = "refused" if "holds no schedule" in str(error) else "other"
-        return kind, repr(error)[:200]
     except _Hang:
         return "hang", ""
     except BaseException as error:

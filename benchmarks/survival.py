@@ -13,6 +13,7 @@ Full disks are small file systems in memory, for which one has to be root on Lin
 import argparse
 import collections
 import contextlib
+import html
 import json
 import os
 import re
@@ -105,6 +106,8 @@ def content(workdir: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, folder in folders.items():
         results = workdirs.read_results(folder)
+        told = [results.get("provenance", {})]
+        told += [one.pop("run", {}) for one in results["frozen"].values()]
         for key in ("seconds", "environment", "provenance"):
             results.pop(key, None)
         found[f"{name}: results"] = results
@@ -121,6 +124,9 @@ def content(workdir: Path) -> dict[str, Any]:
         found[f"{name}: TensorBoard"] = _events(folder)
         page = (folder / "report.html").read_text(encoding="utf-8")
         # How long it took, and on what, is told in words.
+        texts = [str(text) for one in told for text in one.values()]
+        for text in [*texts, *(text[:10] for text in texts)]:
+            page = page.replace(html.escape(text), "")
         found[f"{name}: report"] = re.sub(r" in [\d.]+ \w+| on \w+[^<]*", "", page)
         left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
         found[f"{name}: left over"] = [*left, *folder.glob("lock")]
