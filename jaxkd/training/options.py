@@ -4,7 +4,8 @@ They are the arguments of one function each, read from its signature, so that th
 command line, the documentation and the call itself cannot disagree.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -96,11 +97,24 @@ def check(config: ConfigDict) -> None:
     _check_model(config)
     for name in config.students or [None]:
         own = config if name is None else student_config(config, name)
-        _check_model(own)
-        _check_loss(str(own.method), own.loss)
-    for need in config.needs.values():
+        with _within(f"config.students.{name}" if name else ""):
+            _check_model(own)
+            _check_loss(str(own.method), own.loss)
+    for name, need in config.needs.items():
         if not choice.parse(need.get("init_from", "")).path:
-            check(need)
+            with _within(f"config.needs.{name}"):
+                check(need)
+
+
+@contextlib.contextmanager
+def _within(where: str) -> Iterator[None]:
+    """Adds the part of the configuration that is checked to its error."""
+    try:
+        yield
+    except UserError as error:
+        if not where:
+            raise
+        raise UserError(f"{where}: {error}") from error
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:
