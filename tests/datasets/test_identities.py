@@ -82,7 +82,7 @@ def test_truncated_image(root):
     path.write_bytes(path.read_bytes()[:40])
     dataset = identities.load(str(root), size=8)
     with pytest.raises(
-        UserError, match=r"1.png cannot be read as an image.*Replace it"
+        UserError, match=r"1.png cannot be read as an image.*Replace or remove it"
     ):
         [everything(source) for source in (dataset.train(0), dataset.test)]
 

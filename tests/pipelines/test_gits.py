@@ -514,5 +514,5 @@ def load_config_file():
 
 @pytest.mark.parametrize("variant", ["no_such", "edm", "edm,"])
 def test_unknown_variants(variant):
-    with pytest.raises(ValueError, match=r"expected one of|wants a file"):
+    with pytest.raises((ValueError, UserError), match=r"expected one of|wants a file"):
         load_config_file().get_config(variant)
