@@ -61,7 +61,7 @@ def predict_files(
       inputs: image files and folders; folders are searched through.
       output: a ``.csv`` or ``.json`` file; None prints CSV.
       topk: classes to name per image; None for five, or as many as there are.
-      student: which; None for the best by mean accuracy at the end.
+      student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
 

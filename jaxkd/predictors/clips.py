@@ -91,7 +91,7 @@ def predict(
       workdir: folder of a finished run; its data set is not needed.
       inputs: films, ``.npz`` files and folders, which are searched through.
       output: a folder, made if it is not there.
-      student: which; None for the best by mean score at the end.
+      student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
       crop: "centre", as the network was trained, or "detect".

@@ -94,7 +94,7 @@ def predict(
       workdir: folder of a finished run; its data set is not needed.
       inputs: NIfTI files, folders of DICOM series, and folders of either.
       output: a folder, made if it is not there.
-      student: which; None for the best by mean score at the end.
+      student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
       fill_gaps: see ``dicom.read_survey``.

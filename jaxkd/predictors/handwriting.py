@@ -48,7 +48,7 @@ def predict(
       workdir: folder of a finished run of ``handwriting_pairs``.
       inputs: image files and folders, dark words on white.
       output: a folder, made if it is not there.
-      student: which; None for the best by mean score at the end.
+      student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
       pairs: a CSV file of two columns, paths of words among the inputs.

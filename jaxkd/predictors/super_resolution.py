@@ -40,7 +40,7 @@ def predict(
       workdir: folder of a finished run; its data set is not needed.
       inputs: image files and folders; folders are searched through.
       output: a folder, made if it is not there.
-      student: which; None for the best by mean score at the end.
+      student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
       tile: side of a tile, in pixels of the small image.

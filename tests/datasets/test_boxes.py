@@ -78,7 +78,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="names no image"):
         boxes.load(write(tmp_path, [], images=[]))
     (tmp_path / "annotations/instances_train2017.json").write_text("{")
-    with pytest.raises(UserError, match="is no COCO annotation file"):
+    with pytest.raises(UserError, match="cannot be read as a COCO annotation file"):
         boxes.load(root)
     wrong = [IMAGES[0] | {"width": 41}]
     data = boxes.load(write(tmp_path, [], images=wrong))

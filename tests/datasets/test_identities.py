@@ -207,7 +207,7 @@ def test_pairs_file_of_another_form(wild):
     ):
         load_wild(wild)
     path.unlink()
-    with pytest.raises(UserError, match=r"pairs.txt cannot be read"):
+    with pytest.raises(UserError, match=r"pairs.txt does not exist"):
         load_wild(wild)
 
 

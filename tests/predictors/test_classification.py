@@ -172,8 +172,18 @@ def untrained(workdir, shape, tmp_path):
         checkpoints.wait()
     info = run.dataset.info
     data = {**info._asdict(), "image_shape": list(info.image_shape)}
-    students = {"supervised": {"last": {"top1": [0.5]}}}
-    write_json(workdir / "results.json", {"data": data, "students": students})
+    data |= {"train_examples": 1, "test_examples": 1}
+    student = {"method": "supervised", "model": "resnet8", "last": {"top1": [0.5]}}
+    results = {
+        "name": "untrained",
+        "data": data,
+        "seeds": list(config.seeds),
+        "steps": 0,
+        "batch_size": config.batch_size,
+        "frozen": {},
+        "students": {"supervised": student},
+    }
+    write_json(workdir / "results.json", results)
     return workdir
 
 

@@ -36,6 +36,7 @@ def study(squares_run, teacher):
         config.duration = STEPS
         config.method = "rld"
         config.needs = ConfigDict({"teacher": needed})
+        config.allow_weak_teacher = True  # it has seen few steps
         config.targets.update(targets)
         return config
 
