@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, records
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
@@ -58,7 +58,7 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(data_file, tmp_pat
     # Of the same content elsewhere, it is the same run; of another, it is not.
     elsewhere = tmp_path / "elsewhere.npz"
     shutil.copy(data_file, elsewhere)
-    before = json.loads((moved / "results.json").read_text())
+    before = records.read_results(moved)
     assert train(alone(elsewhere, 8), moved) == before
     arrays = dict(np.load(data_file))
     arrays["test_images"][0] += 1
