@@ -4,9 +4,10 @@ import functools
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jaxkd
 
@@ -28,6 +29,16 @@ def describe() -> dict[str, str | None]:
         "version": jaxkd.__version__,
         "commit": commit(),
     }
+
+
+def recorded(results: Mapping[str, Any]) -> dict[str, str | None]:
+    """Returns the provenance in a run's results; None for what was not recorded.
+
+    Version 0.1 recorded nothing but, perhaps, its number.
+    """
+    unknown = dict.fromkeys(("date", "command", "version", "commit"))
+    given = results.get("provenance", {"version": results.get("version")})
+    return {**unknown, **given}
 
 
 def command(argv: Sequence[str]) -> str:

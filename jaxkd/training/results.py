@@ -232,9 +232,7 @@ def _describe_frozen(
         "model": frozen.model,
         **_describe_network(run, frozen.network, frozen.input_key),
         "path": frozen.recorded,
-        "student": frozen.member.student,
-        "seed": frozen.member.seed,
-        "use": frozen.member.use,
+        **frozen.member._asdict(),
         "hash": frozen.hash,
         "scale": list(network.scale),
         "shift": list(network.shift),
@@ -246,7 +244,7 @@ def _describe_frozen(
         earlier = records.read_results(frozen.source)
         described["run"] = {
             "name": earlier.get("name"),
-            **earlier.get("provenance", {"version": earlier.get("version")}),
+            **provenance.recorded(earlier),
         }
     last = _own_figures(run, name, frozen) if measured is None else measured
     if isinstance(frozen.variables, PerSeed) and last:

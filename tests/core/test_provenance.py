@@ -56,3 +56,10 @@ def test_commit_of_a_checkout_of_the_package_alone(tmp_path):
     provenance.commit.cache_clear()
     assert provenance.commit(package) == git("rev-parse", "HEAD") + "+"
     provenance.commit.cache_clear()
+
+
+def test_what_was_not_recorded_is_none():
+    known = provenance.describe()
+    assert provenance.recorded({"provenance": known}) == known
+    old = provenance.recorded({"name": "a run of version 0.1"})
+    assert old == dict.fromkeys(known)
