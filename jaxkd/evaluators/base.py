@@ -106,3 +106,13 @@ class EvaluationReport(NamedTuple):
     scores: Mapping[str, Mapping[str, Sequence[float]]] = {}
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+
+
+def without(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], name: str
+) -> dict[str, dict[str, Sequence[float]]]:
+    """Leaves out a score that tables show and the last evaluation has already."""
+    return {
+        student: {key: values for key, values in found.items() if key != name}
+        for student, found in scores.items()
+    }

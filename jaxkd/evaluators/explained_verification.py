@@ -12,7 +12,7 @@ import numpy as np
 from jaxkd.core.types import EXPLAIN
 from jaxkd.datasets.handwriting_prompts import PromptedPairs, read_features
 from jaxkd.drawing.writer_features import FEATURES
-from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy, without
 from jaxkd.metrics import pairs, verdicts
 from jaxkd.report import explanations
 from jaxkd.report.items import Table
@@ -54,10 +54,8 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
                 features[student] = told
                 _write_page(trained, student, test, judged)
     tables = [_table(scores), *_compare(right)]
-    # The last evaluation has the accuracy already, as a share.
-    for by_name in scores.values():
-        del by_name["accuracy"]
-    return EvaluationReport(scores, (), [*tables, *_features(trained, test, features)])
+    tables += _features(trained, test, features)
+    return EvaluationReport(without(scores, "accuracy"), (), tables)
 
 
 def _judge(trained: TrainedStudy, member: Member, test: PromptedPairs) -> _Judged:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy, without
 from jaxkd.metrics import forgery
 from jaxkd.metrics.classification import auc
 from jaxkd.report.items import Table
@@ -69,10 +69,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         _group_table(scores, truth),
         _label_table(scores, truth),
     )
-    # The last evaluation has the accuracy already.
-    for by_name in scores.values():
-        del by_name["accuracy"]
-    return EvaluationReport(scores=scores, tables=tables)
+    return EvaluationReport(scores=without(scores, "accuracy"), tables=tables)
 
 
 def collect(trained: TrainedStudy) -> Truth:

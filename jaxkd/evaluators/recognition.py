@@ -7,19 +7,12 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Spec
+from jaxkd.evaluators import roc
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.metrics import retrieval, verification
 from jaxkd.readers.identity_pairs import Pairs, pairs_of
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
-from jaxkd.report.style import (
-    WIDTH,
-    canvas,
-    line_styles,
-    logarithmic,
-    printable,
-    themes,
-)
 from jaxkd.views.mixed_resolution import reduced
 
 FARS = (0.001, 0.01, 0.1)
@@ -199,16 +192,5 @@ def _draw_curves(trained: TrainedStudy, embeddings, pairs: Pairs) -> None:
         rows = embeddings[student, members[0].seed]
         cosines = verification.cosine_scores(rows, pairs.first, pairs.second)
         curves[student] = verification.roc(cosines, pairs.same)[:2]
-    for path, theme in themes(trained.folder / "verification"):
-        styles = line_styles(trained.student_order, theme)
-        with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
-            axes = figure.subplots()
-            for student, (far, tar) in curves.items():
-                look = styles[student]
-                line = functools.partial(axes.plot, color=look.color)
-                line(far, tar, linestyle=look.dash, label=printable(student))
-            axes.set_xlim(1 / np.sum(~pairs.same), 1)
-            logarithmic(axes, "x")
-            axes.set_xlabel("FAR")
-            axes.set_ylabel("TAR")
-            axes.legend(frameon=False, fontsize=8)
+    least = 1 / np.sum(~pairs.same)
+    roc.draw(trained, curves, ("FAR", "TAR"), least)

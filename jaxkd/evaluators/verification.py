@@ -7,12 +7,13 @@ which also keeps the words that they were made of.
 import numpy as np
 
 from jaxkd.core.source import ArraySource
-from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.evaluators import roc
+from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy, without
 from jaxkd.metrics import descriptors, pairs, verification
 from jaxkd.readers.handwriting import PairedWords, Words
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
-from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
+from jaxkd.report.style import WIDTH, canvas, printable, themes
 
 TSNE_WRITERS = 10  # shown in the figure
 NAMES = ("accuracy", "precision", "recall", "f1", "auc", "eer")
@@ -57,10 +58,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     if drawn:
         figures.append(Figure("writers", "Words by writer", drawn))
     tables = [_table(scores, intervals), *_baselines(trains, test, same)]
-    # The last evaluation has the accuracy already, as a share.
-    for by_name in scores.values():
-        del by_name["accuracy"]
-    return EvaluationReport(scores, figures, tables)
+    return EvaluationReport(without(scores, "accuracy"), figures, tables)
 
 
 def _probabilities(trained: TrainedStudy, member: Member) -> np.ndarray:
@@ -175,22 +173,8 @@ def _draw_curves(trained: TrainedStudy, probabilities, same) -> None:
         student: verification.roc(probability, same)[:2]
         for student, probability in probabilities.items()
     }
-    for path, theme in themes(trained.folder / "verification"):
-        styles = line_styles(trained.student_order, theme)
-        with canvas(path, (WIDTH, 4.0), theme, layout="constrained") as figure:
-            axes = figure.subplots()
-            for student, (accepted, found) in curves.items():
-                look = styles[student]
-                axes.plot(
-                    accepted,
-                    found,
-                    color=look.color,
-                    linestyle=look.dash,
-                    label=printable(student),
-                )
-            axes.set_xlabel("pairs of two hands accepted")
-            axes.set_ylabel("pairs of one hand accepted")
-            axes.legend(frameon=False, fontsize=8)
+    labels = "pairs of two hands accepted", "pairs of one hand accepted"
+    roc.draw(trained, curves, labels)
 
 
 def _draw_tsne(trained: TrainedStudy, features, words: Words) -> str:

@@ -16,6 +16,7 @@ from jaxkd.methods import supervised
 from jaxkd.report import page as report
 from jaxkd.report.style import LIGHT, canvas
 from jaxkd.train import train
+from jaxkd.training import workdir as workdirs
 from tests.conftest import squares_config
 
 
@@ -113,7 +114,7 @@ def test_what_several_runs_need_is_trained_once(study):
     workdir, results = study
     assert not (workdir / "assistant" / "teacher").exists()
     assert results["frozen"]["teacher"]["path"] == "teacher"
-    told = report._read_results(workdir / "assistant")["frozen"]["teacher"]
+    told = workdirs.read_results(workdir / "assistant")["frozen"]["teacher"]
     assert told["path"] == "../teacher"
     assert told["hash"] == results["frozen"]["teacher"]["hash"]
 
@@ -135,7 +136,7 @@ def test_the_best_has_the_lowest_loss(study):
     losses = [
         x["test_loss/supervised/0"] for x in lines if "test_loss/supervised/0" in x
     ]
-    assistant = report._read_results(workdir / "assistant")["students"]["supervised"]
+    assistant = workdirs.read_results(workdir / "assistant")["students"]["supervised"]
     assert assistant["best"]["loss"][0] == pytest.approx(min(losses), rel=1e-6)
     assert "lowest" in (workdir / "report.html").read_text()
     assert "test cross entropy after the final step" in report.format_table(results)
