@@ -4,7 +4,6 @@ A score is what a network holds for forged, with its mistakes: a reason to look 
 and no proof.
 """
 
-import io
 import itertools
 import json
 import math
@@ -21,8 +20,8 @@ from tqdm import tqdm
 from jaxkd import losses
 from jaxkd.core import files as whole_files
 from jaxkd.core.errors import UserError
-from jaxkd.core.tables import CsvWriter
 from jaxkd.predictors import clips_page
+from jaxkd.predictors.inputs import write_table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import audio, clips
 
@@ -239,24 +238,17 @@ def _named(files: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _write(output: Path, judgements, curves, title: str, options) -> None:
-    text = io.StringIO()
-    table = CsvWriter(text)
-    table.writerow([*Judgement._fields])
-    for one in judgements:
-        table.writerow([_cell(value) for value in one])
-    whole_files.write_text(output / "scores.csv", text.getvalue())
+    cells = [[_cell(value) for value in one] for one in judgements]
+    write_table(output / "scores.csv", Judgement._fields, cells)
     rows = [
         {key: _plain(value) for key, value in one._asdict().items()}
         | {"per_frame": curves[one.name]}
         for one in judgements
     ]
     content = {"student": title, "preprocessing": options._asdict(), "clips": rows}
-    (output / "scores.json").write_text(
-        json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-    )
-    (output / "index.html").write_text(
-        clips_page.page(judgements, title), encoding="utf-8"
-    )
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    whole_files.write_text(output / "scores.json", text)
+    whole_files.write_text(output / "index.html", clips_page.page(judgements, title))
 
 
 def _plain(value: Any) -> Any:

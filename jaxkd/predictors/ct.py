@@ -4,7 +4,6 @@ For research: a network of this library is no medical device, and what it says o
 is no diagnosis.
 """
 
-import io
 import json
 import re
 import shutil
@@ -22,12 +21,12 @@ from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.options import Range
 from jaxkd.core.source import Info
-from jaxkd.core.tables import CsvWriter
 from jaxkd.datasets import ct, phantoms
 from jaxkd.metrics import heatmaps
 from jaxkd.models.ct import heatmaps as heatmaps3d
 from jaxkd.models.ct.nlran import NLRAN
 from jaxkd.predictors import ct_page
+from jaxkd.predictors.inputs import OK, UNREADABLE, table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images, listing
 from jaxkd.readers.ct import nifti, volumes
@@ -62,7 +61,7 @@ class Reading(NamedTuple):
     @property
     def status(self) -> str:
         """Returns ``"ok"`` or ``"unreadable"``."""
-        return "unreadable" if self.error else "ok"
+        return UNREADABLE if self.error else OK
 
 
 def predict(
@@ -281,18 +280,16 @@ def _named(scans: Sequence[Scan]) -> dict[str, Scan]:
 
 
 def _as_csv(readings: Sequence[Reading], info: Info) -> str:
-    text = io.StringIO()
-    table = CsvWriter(text)
     head = ("case", "path", "series", "status", "class")
-    table.writerow([*head, *info.class_names, "notes", "error"])
+    rows = []
     for one in readings:
         values, best = [""] * info.num_classes, ""
         if one.probabilities:
             values = [f"{value:.6f}" for value in one.probabilities]
             best = info.class_names[int(np.argmax(one.probabilities))]
-        head = (one.case, one.path, one.series, one.status, best)
-        table.writerow([*head, *values, "; ".join(one.notes), one.error])
-    return text.getvalue()
+        first = (one.case, one.path, one.series, one.status, best)
+        rows.append([*first, *values, "; ".join(one.notes), one.error])
+    return table([*head, *info.class_names, "notes", "error"], rows)
 
 
 def _as_json(

@@ -4,7 +4,6 @@ Images are aligned crops of one face each. A score is a reason to look closer an
 proof.
 """
 
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
-from jaxkd.core.tables import CsvWriter
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
+from jaxkd.predictors.inputs import write_table
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
 from jaxkd.readers.listing import shown
@@ -212,17 +211,14 @@ def _score(
 
 
 def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) -> None:
-    text = io.StringIO()
-    table = CsvWriter(text)
-    table.writerow(
-        ["file", "status", "width", "height", *graph.nodes, "explanation", "error"]
-    )
+    rows = []
     for finding in findings:
         known = finding.nodes or (float("nan"),) * len(graph.nodes)
         cells = ["" if np.isnan(p) else f"{p:.6f}" for p in known]
         first = [finding.file, finding.status, finding.width, finding.height]
-        table.writerow([*first, *cells, finding.explanation, finding.error])
-    write_text(path, text.getvalue())
+        rows.append([*first, *cells, finding.explanation, finding.error])
+    head = ("file", "status", "width", "height")
+    write_table(path, [*head, *graph.nodes, "explanation", "error"], rows)
 
 
 def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
@@ -230,9 +226,8 @@ def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
     by_folder: dict[str, list[float]] = {}
     for finding in findings:
         by_folder.setdefault(str(Path(finding.file).parent), []).append(finding.fake)
-    text = io.StringIO()
-    table = CsvWriter(text)
-    table.writerow(["folder", "images", "fake"])
-    for folder, scores in by_folder.items():
-        table.writerow([folder, len(scores), f"{np.mean(scores):.6f}"])
-    write_text(path, text.getvalue())
+    rows = [
+        (folder, len(scores), f"{np.mean(scores):.6f}")
+        for folder, scores in by_folder.items()
+    ]
+    write_table(path, ("folder", "images", "fake"), rows)
