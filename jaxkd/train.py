@@ -244,7 +244,13 @@ def _loop(
         asker = stop_requested()
         if cadence.saves(stop) or asker:
             elapsed = time.monotonic() - began
-            meta = _meta(run, frozen, stop, elapsed, accumulator)
+            meta = program.checkpoint_record(
+                run,
+                step=stop,
+                elapsed=elapsed,
+                frozen={name: one.hash for name, one in frozen.items()},
+                accumulator=accumulator.to_json(),
+            )
             checkpoints.save(stop, state, best, meta)
         if stop < run.steps:
             _stop_if_requested(run, asker, stop)
@@ -297,17 +303,4 @@ def _update_best(best: Any, state: Any, scores: Any, training: Any) -> Any:
     return {
         name: study.update_best(best[name], state[name], scores[name], training[name])
         for name in best
-    }
-
-
-def _meta(
-    run: Run, frozen: Mapping[str, LoadedNetwork], step_: int, elapsed, accumulator
-) -> Any:
-    return {
-        "step": step_,
-        "elapsed": elapsed,
-        "members": checkpoint.member_table(run.groups),
-        "frozen": {name: one.hash for name, one in frozen.items()},
-        "config": configs.resolved(run.config),
-        "accumulator": accumulator.to_json(),
     }

@@ -385,9 +385,9 @@ def check_members(
         )
 
 
-def any_in(directory: Path) -> bool:
-    """Tells whether a folder holds a checkpoint."""
-    return bool(_steps(directory))
+def latest_step(directory: Path) -> int | None:
+    """Returns the step of the newest checkpoint in a folder, or None."""
+    return max(_steps(directory), default=None)
 
 
 def _steps(directory: Path) -> list[int]:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
@@ -63,12 +62,8 @@ def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
     if not chosen.path:
         train(configs.standalone(need), source, stop_requested)
     run = build.source_config(need)
-    student, seed = choice.choose(run, source, chosen.student, chosen.seed)
-    choice.announce(run, source, student, seed, chosen.use)
     network = _network(run)
-    variables = checkpoint.load_member(
-        source / "checkpoints", chosen.use, student, seed
-    )
+    _, variables = choice.load(run, source, chosen)
     params = jax.tree.map(jnp.asarray, variables["params"])
     return text_to_image.of_scenes(network, params)
 

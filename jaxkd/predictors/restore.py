@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
 from jaxkd.core.source import Info
 from jaxkd.training import build, choice, preprocessing
 from jaxkd.training import workdir as workdirs
@@ -71,11 +70,10 @@ def restore(
     """
     results = workdirs.read_results(workdir)
     config = workdirs.read_config(workdir)
-    name, seed = choice.choose(config, workdir, student, seed)
-    choice.announce(config, workdir, name, seed, use)
+    source = choice.Source("", student, seed, use)
+    (name, seed, use), variables = choice.load(config, workdir, source)
     info = preprocessing.read(workdir)
     assert info is not None  # Results hold a record, in all versions.
-    variables = checkpoint.load_member(workdir / "checkpoints", use, name, seed)
     own = build.student_config(config, name)
     network = build.build_network(own, info.num_classes)
     view = build.build_view(config, info)

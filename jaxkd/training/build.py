@@ -176,7 +176,7 @@ def build(
     )
     students = tuple(
         _build_student(name, student_config(config, name), spec)
-        for name in (config.students or [lookup.short_name(config.method)])
+        for name in choice.student_names(config)
     )
     _check_scores(students)
     _check_starts(students, frozen)

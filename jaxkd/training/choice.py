@@ -7,11 +7,11 @@ named, and ``use`` is ``"last"`` unless ``"best"`` is; both defaults are printed
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import console, lookup
+from jaxkd.core import checkpoint, console, lookup
 from jaxkd.core.errors import UserError
 
 USES = ("last", "best")
@@ -35,6 +35,14 @@ class Source(NamedTuple):
     student: str | None = None
     seed: int | None = None
     use: str = "last"
+
+
+class Member(NamedTuple):
+    """One trained network of a run: its student, its seed, "last" or "best"."""
+
+    student: str
+    seed: int
+    use: str
 
 
 def parse(text: str) -> Source:
@@ -79,8 +87,7 @@ def choose(
       UserError: if a study of several students is not told which, or there is no such
         student or seed.
     """
-    # The one student of a run that names none is called as its method.
-    names, seeds = [*config.students] or [_short(config)], list(config.seeds)
+    names, seeds = student_names(config), list(config.seeds)
     if student is None and len(names) > 1:
         raise UserError(
             f"{where} holds {len(names)} students: {', '.join(names)}. Which one is "
@@ -98,8 +105,38 @@ def choose(
     return chosen, picked
 
 
-def _short(config: ConfigDict) -> str:
-    return lookup.short_name(config.method)
+def member_of(config: ConfigDict, where: str | Path, source: Source) -> Member:
+    """Returns which network of a run a source names; see ``choose``."""
+    return Member(*choose(config, where, source.student, source.seed), source.use)
+
+
+def load(
+    config: ConfigDict, folder: Path, source: Source
+) -> tuple[Member, dict[str, Any]]:
+    """Loads the network of a run that a source names, and prints which it is.
+
+    Args:
+      config: of the run.
+      folder: of the run.
+      source: whose ``path`` is not looked at.
+
+    Returns:
+      Which network it is, and its variables as NumPy arrays.
+
+    Raises:
+      UserError: see ``choose``; or if there is no checkpoint.
+    """
+    member = member_of(config, folder, source)
+    announce(config, folder, *member)
+    variables = checkpoint.load_member(
+        folder / "checkpoints", member.use, member.student, member.seed
+    )
+    return member, variables
+
+
+def student_names(config: ConfigDict) -> list[str]:
+    """Returns the rows of a study; the one of a run that names none is its method."""
+    return [*config.students] or [lookup.short_name(config.method)]
 
 
 def announce(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, lookup
+from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
@@ -72,10 +72,8 @@ def write(
         preprocessing.write(directory, preprocessing.describe(trained, config.view))
     state = {"group0": _state(dict(variables))}
     best = {group: init_best(one) for group, one in state.items()}
-    # The one student of a run that names none is called as its method.
-    members = {
-        "group0": [[lookup.short_name(config.method), seed] for seed in config.seeds]
-    }
+    (student,) = choice.student_names(config)
+    members = {"group0": [[student, seed] for seed in config.seeds]}
     meta = {"step": 0, "elapsed": 0.0, "members": members, "frozen": {}}
     meta["config"] = configs.resolved(config)
     with checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
@@ -110,17 +108,14 @@ def read(
         not told which.
     """
     config = workdirs.read_config(directory)
-    student, seed = choice.choose(config, directory, student, seed)
-    choice.announce(config, directory, student, seed, use)
-    variables = checkpoint.load_member(directory / "checkpoints", use, student, seed)
-    options = dict(student_config(config, student).model)
+    source = choice.Source("", student, seed, use)
+    member, variables = choice.load(config, directory, source)
+    options = dict(student_config(config, member.student).model)
     options.pop("input", None)
     info = preprocessing.read(directory)
     description = {
         "run": config.name,
-        "student": student,
-        "seed": seed,
-        "use": use,
+        **member._asdict(),
         "class_names": None if info is None else list(info.class_names),
         "preprocessing": None
         if info is None

@@ -68,19 +68,9 @@ def load(init_from: str) -> Pretrained | None:
         return None
     source = choice.parse(init_from)
     folder = Path(source.path)
-    config = read_config(folder)
-    student, seed = choice.choose(config, folder, source.student, source.seed)
-    choice.announce(config, folder, student, seed, source.use)
-    variables = checkpoint.load_member(
-        folder / "checkpoints", source.use, student, seed
-    )
-    record = {
-        "path": str(folder),
-        "student": student,
-        "seed": seed,
-        "use": source.use,
-        "hash": integrity.content_hash(variables),
-    }
+    member, variables = choice.load(read_config(folder), folder, source)
+    hashed = integrity.content_hash(variables)
+    record = {"path": str(folder), **member._asdict(), "hash": hashed}
     return Pretrained(variables, preprocessing.read(folder), record)
 
 

@@ -33,7 +33,13 @@ from jaxkd.training import choice, needs, options, program, same_data
 from jaxkd.training import workdir as workdirs
 from jaxkd.training.build import Run, build
 from jaxkd.training.needs import Known, Train
-from jaxkd.training.workdir import CONFIG, RESULTS, read_config, read_json
+from jaxkd.training.workdir import (
+    CONFIG,
+    RESULTS,
+    read_config,
+    read_json,
+    read_results,
+)
 
 CHECKPOINTS, EXTENDED, ADDED = "checkpoints", "extended.json", "added"
 # While added students join: the others' checkpoints, and those of all.
@@ -99,9 +105,7 @@ def is_vacant(workdir: Path) -> bool:
 
 def latest_step(workdir: Path) -> int | None:
     """Returns the step of the newest checkpoint in a run's folder, or None."""
-    folder = workdir / CHECKPOINTS
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    return max(steps, default=None)
+    return checkpoint.latest_step(workdir / CHECKPOINTS)
 
 
 def _is_path(key: str, before: Any, after: Any) -> bool:
@@ -143,6 +147,8 @@ def grow(run: Run, change: Change, workdir: Path, train: Train, known: Known) ->
     elif change.vacant and jax.process_index() == 0:
         (workdir / same_data.DATA).unlink(missing_ok=True)
     workdirs.create(workdir, run.config, options.resolved(run.config))
+    if change.added:  # only now: until then a killed join can be undone
+        shutil.rmtree(workdir / _BEFORE, ignore_errors=True)
 
 
 def _check_moved(run: Run, moved: Sequence[str], workdir: Path) -> None:
@@ -161,9 +167,7 @@ def _check_moved(run: Run, moved: Sequence[str], workdir: Path) -> None:
             continue
         chosen = choice.parse(need.init_from)
         source = Path(chosen.path) if chosen.path else workdir / name
-        config = read_config(source)
-        student, seed = choice.choose(config, source, chosen.student, chosen.seed)
-        member = chosen._replace(student=student, seed=seed)
+        member = choice.member_of(read_config(source), source, chosen)
         variables = needs.load_variables(run, name, source / CHECKPOINTS, member)
         found = integrity.content_hash(variables)
         if found != hashes.get(name):
@@ -176,19 +180,17 @@ def _check_moved(run: Run, moved: Sequence[str], workdir: Path) -> None:
 
 def _frozen_hashes(workdir: Path) -> dict[str, str]:
     if (workdir / RESULTS).exists():
-        frozen = read_json(workdir / RESULTS)["frozen"]
+        frozen = read_results(workdir)["frozen"]
         return {name: one["hash"] for name, one in frozen.items()}
     return checkpoint.read_meta(workdir / CHECKPOINTS)["frozen"]
 
 
 def _extend(run: Run, workdir: Path) -> None:
     """Lets a run go on to more steps, and notes what differs from a long one."""
-    before, at = (
-        build(read_config(workdir), run.dataset, workdir=workdir),
-        latest_step(workdir),
-    )
+    at = latest_step(workdir)
     if at is None:
         return
+    before = build(read_config(workdir), run.dataset, workdir=workdir)
     steps = {student.name: student.steps for student in before.students}
     for student in run.students:
         ended = steps[student.name]
@@ -199,10 +201,9 @@ def _extend(run: Run, workdir: Path) -> None:
                 "another --workdir."
             )
     unequal = differences(before, run, at)
-    steps_before, steps_now = before.steps, run.steps
     console.announce(
-        f"{run.config.name}: goes on from step {at:,} to {steps_now:,} instead of "
-        f"{steps_before:,}. " + _describe(unequal)
+        f"{run.config.name}: goes on from step {at:,} to {run.steps:,} instead of "
+        f"{before.steps:,}. {_describe(unequal)}"
     )
     if jax.process_index() == 0:
         extensions = [*read_extensions(workdir), {"step": at, "differs": unequal}]
@@ -306,8 +307,6 @@ def _add(
     _save(run, [one for one, _ in parts], restored, workdir)
     _join_metrics(workdir, folder, added)
     (workdir / RESULTS).unlink(missing_ok=True)
-    workdirs.create(workdir, run.config, options.resolved(run.config))
-    shutil.rmtree(workdir / _BEFORE, ignore_errors=True)
 
 
 def _recover(workdir: Path) -> None:
@@ -360,13 +359,13 @@ def _save(
         ]
     layout = jax.tree.map(lambda x: x.sharding, program.abstract_state(run))
     state, best = jax.tree.map(sharding.put, (state, best), layout)
-    meta = {
-        "step": int(step),
-        "elapsed": sum(one.meta["elapsed"] for one in restored),
-        "members": checkpoint.member_table(run.groups),
-        "frozen": restored[0].meta["frozen"],
-        "accumulator": {"sums": None, "weights": None, "skipped": skipped},
-    }
+    meta = program.checkpoint_record(
+        run,
+        step=int(step),
+        elapsed=sum(one.meta["elapsed"] for one in restored),
+        frozen=restored[0].meta["frozen"],
+        accumulator={"sums": None, "weights": None, "skipped": skipped},
+    )
     shutil.rmtree(workdir / _JOINED, ignore_errors=True)
     with Checkpoints(workdir / _JOINED, run.config.keep) as checkpoints:
         checkpoints.save(int(step), state, best, meta)

@@ -50,7 +50,7 @@ class LoadedNetwork(NamedTuple):
     source: Path
     recorded: str
     model: str
-    member: choice.Source
+    member: choice.Member
 
 
 def load_all(
@@ -94,10 +94,9 @@ def _load(
         recorded = Path(os.path.relpath(source, workdir))
         train(standalone, source, known)
     config = read_config(source)
-    student, seed = choice.choose(config, source, chosen.student, chosen.seed)
+    member = choice.member_of(config, source, chosen)
     if not run.frozen[name].per_seed:
-        choice.announce(config, source, student, seed, chosen.use)
-    member = chosen._replace(student=student, seed=seed)
+        choice.announce(config, source, *member)
     variables = load_variables(run, name, source / "checkpoints", member)
     checkpoint.compare(str(source), variables, program.abstract_frozen(run)[name])
     return LoadedNetwork(
@@ -113,7 +112,7 @@ def _load(
 
 
 def load_variables(
-    run: Run, name: str, checkpoints: Path, member: choice.Source
+    run: Run, name: str, checkpoints: Path, member: choice.Member
 ) -> Any:
     """Loads a needed run's network, or those of all seeds."""
     load = functools.partial(

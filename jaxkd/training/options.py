@@ -95,9 +95,9 @@ def check(config: ConfigDict) -> None:
         name = str(given.pop("name", ""))
         lookup.check(find(name), given, what=f"{kind} {name!r}", fixed=_FIXED)
     _check_model(config)
-    for name in config.students or [None]:
-        own = config if name is None else student_config(config, name)
-        with _within(f"config.students.{name}" if name else ""):
+    for name in choice.student_names(config):
+        own = student_config(config, name)
+        with _within(f"config.students.{name}" if config.students else ""):
             _check_model(own)
             _check_loss(str(own.method), own.loss)
     for name, need in config.needs.items():
@@ -129,10 +129,8 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
         "data": _resolved(datasets.find, data),
         "view": _resolved(views.find, view),
         "students": {
-            name or lookup.short_name(config.method): _resolved_student(
-                config if name is None else student_config(config, name)
-            )
-            for name in config.students or [None]
+            name: _resolved_student(student_config(config, name))
+            for name in choice.student_names(config)
         },
     }
 

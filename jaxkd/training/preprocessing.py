@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core import records
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.writers import write_json
@@ -61,7 +62,7 @@ def read(workdir: Path) -> Info | None:
     """
     path = workdir / RESULTS
     if path.is_file():
-        results = read_json(path)
+        results = records.read_results(workdir)
         # Version 0.1 had these keys in the description of the data.
         record = results.get("preprocessing") or results.get("data")
         return None if record is None else _info(record, path)

@@ -7,16 +7,19 @@ only looked at by ``jaxkd.aot.plan``.
 import collections
 import concurrent.futures
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkd.core import sharding, step, study
+from jaxkd.core import checkpoint, sharding, study
+from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed, of_seed
 from jaxkd.core.source import ArraySource
+from jaxkd.core.step import make_train_call
 from jaxkd.core.targets import collect_targets
 from jaxkd.core.types import (
     MAIN,
@@ -68,15 +71,42 @@ def abstract_frozen(run: Run) -> dict[str, Any]:
     return {name: shapes(one) for name, one in run.frozen.items()}
 
 
+def checkpoint_record(
+    run: Run,
+    *,
+    step: int,
+    elapsed: float,
+    frozen: Mapping[str, str],
+    accumulator: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the record that stands beside the arrays of a run's checkpoint.
+
+    Args:
+      run: that was trained.
+      step: up to which.
+      elapsed: seconds that this took.
+      frozen: hashes of the needed runs' networks, by name.
+      accumulator: the metrics since the last record, of ``MetricAccumulator.to_json``.
+    """
+    return {
+        "step": step,
+        "elapsed": elapsed,
+        "members": checkpoint.member_table(run.groups),
+        "frozen": dict(frozen),
+        "config": configs.resolved(run.config),
+        "accumulator": dict(accumulator),
+    }
+
+
 def train_call(run: Run, state: dict[str, TrainState]) -> Any:
-    """Returns the jitted training call (see ``step.make_train_call``).
+    """Returns the jitted training call (see ``core.step.make_train_call``).
 
     Args:
       run: what to train.
       state: as the call will be given it, or its shapes and shardings.
     """
     layout = jax.tree.map(lambda x: x.sharding, state)
-    call = step.make_train_call(run.groups, run.settings)
+    call = make_train_call(run.groups, run.settings)
     outputs = (layout, sharding.replicated(run.mesh))
     return jax.jit(call, donate_argnums=0, out_shardings=outputs)
 

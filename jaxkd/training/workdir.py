@@ -61,7 +61,7 @@ def _check_new(workdir: Path, config: ConfigDict) -> None:
     """
     folder = workdir / "checkpoints"
     lost = (workdir / RESULTS).exists()
-    if not lost and folder.is_dir() and checkpoint.any_in(folder):
+    if not lost and folder.is_dir() and checkpoint.latest_step(folder) is not None:
         recorded = checkpoint.read_config(folder)
         if recorded is not None:
             check_same(folder, recorded, config)

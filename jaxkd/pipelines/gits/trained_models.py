@@ -9,7 +9,6 @@ import numpy as np
 from jax.tree_util import Partial
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
@@ -61,17 +60,13 @@ def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
     chosen = choice.parse(need.init_from)
     source = Path(chosen.path) if chosen.path else workdir / name
     run = build.source_config(need)
-    student, seed = choice.choose(run, source, chosen.student, chosen.seed)
-    choice.announce(run, source, student, seed, chosen.use)
+    _, loaded = choice.load(run, source, chosen)
     dataset = build.load_data(run)
     # Which a fine-tuned network took over from where it started.
     info = preprocessing.normalised_as(dataset.info, preprocessing.read(source))
     dataset = dataset._replace(info=info)
     network = build.build_network(run, dataset.info.num_classes)
-    variables = checkpoint.load_member(
-        source / "checkpoints", chosen.use, student, seed
-    )
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.tree.map(jnp.asarray, loaded)
     sigma_data = float(run.loss.get("sigma_data", 0.5))
 
     def denoise(count: int) -> Partial:
