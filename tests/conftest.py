@@ -6,6 +6,8 @@ from pathlib import Path
 # Tests compile more than they compute. Set before JAX is imported, and inherited by the
 # processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import numpy as np
@@ -15,15 +17,16 @@ from ml_collections import ConfigDict
 from jaxkd.core import config as configs
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_cache(tmp_path_factory):
-    """Keeps what this session compiles: many tests start the same small run anew."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which the workers share
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def pytest_configure(config):
+    """Keeps what is compiled, for both workers, their children and the next session.
+
+    ``pytest --cache-clear`` forgets it.
+    """
+    folder = str(config.cache.mkdir("compiled"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+    jax.config.update(
+        "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
+    )
 
 
 def write_squares(path: Path, shape=(8, 8, 3), train=64, test=50, seed=0) -> Path:

@@ -19,7 +19,7 @@ def _crops(pictures, kinds, size, seed):
     )
 
 
-def _checked(split, reading, strict):
+def _checked(split, reading, strict, endings):
     return [Pair(Path(split) / f"{i}.png", None) for i in range(1000)]
 
 

@@ -1,4 +1,8 @@
-"""Every student of the recipes takes two steps, on few and small drawn images."""
+"""Every student of the recipes takes two steps, on few and small drawn images.
+
+Two of them are tested always, one like its teacher and one unlike it; the others, whose
+networks and losses have tests of their own, before a release.
+"""
 
 import functools
 
@@ -13,11 +17,11 @@ from jaxkd.training import program
 from jaxkd.training.build import build
 from tests.test_configs import MODULES, RECIPES
 
-pytestmark = pytest.mark.slow
 # These programs run for two steps: compiling them is what takes the time.
 QUICK = {"xla_backend_optimization_level": 0}
 # With the first teacher that it has in the tables.
 PAIRS = {arg.split(",")[-1]: arg for arg in reversed(RECIPES)}
+ALWAYS = ("resnet8x4", "vgg8")
 
 
 def small_data(config):
@@ -33,7 +37,17 @@ def small_data(config):
     return known._replace(info=info, train=lambda seed: source, test=source)
 
 
-@pytest.mark.parametrize("arg", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize(
+    "arg",
+    [
+        pytest.param(
+            arg,
+            id=student,
+            marks=pytest.mark.slow if student in ALWAYS else pytest.mark.nightly,
+        )
+        for student, arg in PAIRS.items()
+    ],
+)
 def test_two_steps(arg):
     config = MODULES["rld"].get_config(arg)
     config.students = configs.students({n: config.students[n] for n in ("kd", "rld")})

@@ -168,6 +168,7 @@ def test_a_needed_teacher_sees_what_it_was_trained_on(place):
     assert last["kd"]["last"]["top1"][0] > 0.95 and last["ce"]["last"]["top1"][0] > 0.95
 
 
+@pytest.mark.torch
 def test_a_student_in_torch_and_back_as_a_teacher(place):
     torch = pytest.importorskip("torch")
     zoo = pytest.importorskip("tests.torch_zoo")

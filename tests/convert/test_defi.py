@@ -11,6 +11,8 @@ from jaxkd.core.errors import UserError
 from jaxkd.models.defi_net import DefiNet
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_defi")
 
 WIDTHS = (4, 5, 6, 7)

@@ -18,6 +18,8 @@ from jaxkd.diffusion import denoisers, noise_schedules
 from jaxkd.models import edm as models
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 torch_edm = pytest.importorskip("tests.torch_edm")
 
 TINY = {"img_resolution": 4, "in_channels": 3, "out_channels": 3, "label_dim": 3}

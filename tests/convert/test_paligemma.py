@@ -347,6 +347,7 @@ def test_export_merges_an_adapter(folder, loaded, state, tmp_path):
     equal(merged, lora.merge(adapted, alpha=16))
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_export_is_the_same_model_in_hugging_face(loaded, tmp_path):
     pytest.importorskip("torch")

@@ -9,6 +9,8 @@ from jaxkd.core.errors import UserError
 from jaxkd.models.talknet.student import PICO
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 twins = pytest.importorskip("tests.torch_talknet")
 
 

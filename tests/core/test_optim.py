@@ -69,6 +69,7 @@ def test_sgd_equals_the_loop_by_hand(problem, nesterov, weight_decay):
     assert_trees_close(got, want)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_torch(problem, nesterov):
     torch = pytest.importorskip("torch")

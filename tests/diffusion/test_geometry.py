@@ -122,7 +122,9 @@ def test_digits_trajectories_are_nearly_straight_in_three_dimensions(digits):
 def test_digits_denoising_path_bends_later(digits):
     denoise, sigmas, x = digits
     path = geometry.denoising_path(denoise, x, sigmas)
-    np.testing.assert_allclose(path[7], denoise(x[7], sigmas[7]), atol=1e-5)
+    # To the rounding of float32 inputs of this size.
+    away = 8 * np.finfo(np.float32).eps * np.abs(x[7]).max()
+    np.testing.assert_allclose(path[7], denoise(x[7], sigmas[7]), atol=away)
     step = (sigmas[8] / sigmas[7]) * x[7] + (1 - sigmas[8] / sigmas[7]) * path[7]
     np.testing.assert_allclose(x[8], step, atol=1e-4)
     away = geometry.deviation(path).mean(axis=1)

@@ -20,6 +20,7 @@ def example():
     return module
 
 
+@pytest.mark.torch
 def test_samples_are_those_of_jax(example):
     sigmas = schedules.time_uniform(5, 0.002, 80.0, rho=2.0)
     noise = samplers.latents(range(3), (4,), 80.0)
@@ -34,6 +35,7 @@ def test_samples_are_those_of_jax(example):
     assert got.nfe == expected.nfe == 4
 
 
+@pytest.mark.torch
 def test_the_example_runs(example, capsys):
     samples = example.main()
     assert "5 calls: mean" in capsys.readouterr().out

@@ -264,6 +264,7 @@ def test_adaptive_average_pool():
         np.testing.assert_allclose(pooled, reference.pool(x, size), 1e-5, 1e-6)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_adaptive_average_pool_is_that_of_torch():
     torch = pytest.importorskip("torch")

@@ -78,6 +78,7 @@ def test_values_and_gradients(loss, formula, official):
         np.testing.assert_allclose(gradient[n, i, j], slope, rtol=1e-5, atol=1e-10)
 
 
+@pytest.mark.torch
 def test_the_official_cross_entropy_is_that_of_the_published_code():
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional

@@ -161,6 +161,7 @@ def test_one_row_costs_nothing():
         np.testing.assert_allclose(gradient, 0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_rkd_is_that_of_torch():
     torch = pytest.importorskip("torch")

@@ -170,6 +170,7 @@ def test_the_official_step_is_traced():
         assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_a_backbone_is_loaded(tmp_path, capsys):
     """By the converter into a run's folder, and from there by a warm start."""

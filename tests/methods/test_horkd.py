@@ -19,6 +19,7 @@ from jaxkd.core.types import FrozenNetwork, Spec
 from jaxkd.methods.common import warm_start
 from jaxkd.models.resnet import ResNet
 from jaxkd.train import train
+from jaxkd.training import build, teachers
 from tests.conftest import squares_config, write_squares
 from tests.fields import loss_of
 
@@ -256,27 +257,15 @@ def test_accuracy_by_resolution_is_measured_and_drawn(chain):
     assert "Accuracy by resolution" in (folder / "run" / "report.html").read_text()
 
 
-@pytest.mark.slow
-def test_a_teacher_worse_than_its_student_is_refused(chain, tmp_path):
-    config, folder, _ = chain
-    config = config.copy_and_resolve_references()
-    config.needs = ConfigDict(
-        {
-            name: configs.needed(
-                configs.standalone(config.needs[name]), str(folder / "run" / name)
-            )
-            for name in ("teacher", "assistant")
-        }
-    )
-    path = folder / "run" / "teacher" / "results.json"
-    told = json.loads(path.read_text())
-    good = json.loads(json.dumps(told))
-    next(iter(told["students"].values()))["last"]["top1"] = [0.01]
-    for name, worse in (("assistant", told),):
-        path.write_text(json.dumps(worse))
-        with pytest.raises(UserError, match=f"worse than .* of '{name}'"):
-            train(config, tmp_path / name)
-    path.write_text(json.dumps(good))
+def test_a_teacher_worse_than_its_assistant_is_refused(squares):
+    config = _chain(squares)
+    config.allow_weak_teacher = False
+    run = build.build(config)
+    weak, strong = ({"top1": [share], "loss": [1.0]} for share in (0.5, 0.9))
+    teachers.check(run, {"teacher": weak, "assistant": weak})
+    teachers.check(run, {"teacher": strong, "assistant": weak})
+    with pytest.raises(UserError, match=r"50\.0 %, worse than the 90\.0 % of 'assist"):
+        teachers.check(run, {"teacher": weak, "assistant": strong})
 
 
 TIED = ResNet(CLASSES, 1, 3, (2, 3), (1, 2))

@@ -227,7 +227,9 @@ def test_spread_and_rank_of_known_features():
     full = rng.normal(size=(2000, 6))
     flat = np.concatenate([rng.normal(size=(2000, 2)), np.zeros((2000, 4))], axis=1)
     point = np.ones((2000, 6))
-    for rows, std, rank in ((full, 1, 6), (flat, 0.577, 2), (point, 0, 0)):
+    near = point + 1e-4 * full  # all directions but that of the point itself
+    cases = ((full, 1, 6), (flat, 0.577, 2), (near, 1e-4, 5), (point, 0, 0))
+    for rows, std, rank in cases:
         half = [
             self_supervised.Unlabelled.single_from_model_output(
                 embedding=jnp.asarray(part), mask=jnp.ones(1000, bool)

@@ -110,6 +110,7 @@ def both(request):
     return run_ours(request.param), run_torch(request.param), request.param
 
 
+@pytest.mark.torch
 def test_every_module_is_that_of_torch(both):
     (ours, _), (theirs, _), _ = both
     assert set(ours) == set(theirs)
@@ -120,6 +121,7 @@ def test_every_module_is_that_of_torch(both):
         assert error < tolerance, name
 
 
+@pytest.mark.torch
 def test_running_statistics_are_those_of_torch(both):
     (_, ours), (_, theirs), train = both
     before = {key: t.numpy() for key, t in torch_network().state_dict().items()}
@@ -129,6 +131,7 @@ def test_running_statistics_are_those_of_torch(both):
     assert len(moved) == (len([k for k in ours if "running" in k]) if train else 0)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("shape", [(3, 5), (7, 2), (4, 4), (1, 1)])
 def test_resizing_is_that_of_torch(shape):
     torch = pytest.importorskip("torch")

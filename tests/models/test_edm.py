@@ -13,6 +13,8 @@ from jaxkd.models import edm
 from jaxkd.models.edm import layers
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 torch_edm = pytest.importorskip("tests.torch_edm")
 
 # Parameters of published networks.

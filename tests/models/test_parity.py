@@ -13,6 +13,8 @@ from jaxkd.convert.torch import names
 from jaxkd.models import layers
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_zoo")
 
 CLASSES = 7

@@ -13,6 +13,8 @@ from jaxkd.convert import load_torch, save_torch
 from jaxkd.convert.torch import names, weights
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_photographs")
 
 CLASSES = 5

@@ -66,6 +66,7 @@ def test_published_sizes():
     assert sizes == {"ViT-L/14": 427_616_513, "ViT-B/32": 151_277_313}
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("kind", ["plain", "linear", "guided"])
 def test_unet_as_in_torch(kind):
     torch = pytest.importorskip("torch")
@@ -164,6 +165,7 @@ def test_remat_changes_neither_values_nor_gradients():
     assert np.max(np.abs(plain[1])) > 1e-4
 
 
+@pytest.mark.torch
 def test_autoencoder_as_in_torch():
     pytest.importorskip("torch")
     from tests import torch_stable_diffusion as reference
@@ -181,6 +183,7 @@ def test_autoencoder_as_in_torch():
     np.testing.assert_allclose(decoded, expected, atol=1e-4)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_clip_as_in_torch(activation):
     torch = pytest.importorskip("torch")

@@ -31,6 +31,7 @@ def test_published_sizes(module, name, scale, parameters):
     assert count(network(scale=scale, **options)) == parameters
 
 
+@pytest.mark.torch
 def test_pixel_shuffle_is_torchs():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 18)).astype(np.float32)
@@ -56,6 +57,7 @@ def test_a_silent_network_enlarges_bicubically(network):
     assert jnp.abs(output - plain).max() > 1e-3
 
 
+@pytest.mark.torch
 def test_edsr_agrees_with_torch():
     torch = pytest.importorskip("torch")
     model = edsr.EDSR(blocks=2, width=4, scale=4, branch_scale=0.1, taps=1)

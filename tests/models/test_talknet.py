@@ -62,6 +62,7 @@ def twins():
     return network, torch_network, converted
 
 
+@pytest.mark.torch
 def test_student_is_torch_s_and_its_checkpoint_is_taken_whole(twins):
     import torch
 
@@ -79,6 +80,7 @@ def test_student_is_torch_s_and_its_checkpoint_is_taken_whole(twins):
     ]
 
 
+@pytest.mark.torch
 def test_training_mode_is_torch_s_with_its_running_statistics(twins):
     import copy
 
@@ -107,6 +109,7 @@ def test_training_mode_is_torch_s_with_its_running_statistics(twins):
     )
 
 
+@pytest.mark.torch
 def test_a_padded_clip_gives_what_it_gives_alone(twins):
     network, _, converted = twins
     rng = np.random.default_rng(1)
@@ -143,6 +146,7 @@ def test_a_padded_clip_gives_what_it_gives_alone(twins):
     )
 
 
+@pytest.mark.torch
 def test_clips_do_not_leak_into_each_other(twins):
     network, _, converted = twins
     other = VIDEO.copy()
@@ -179,6 +183,7 @@ def test_wrong_shapes_are_refused():
         shapes(Student(**{**PICO, "heads": 3}), VIDEO, MFCC)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("part", ["audio", "video"])
 def test_teachers_are_torch_s(part):
     torch = pytest.importorskip("torch")
@@ -211,6 +216,7 @@ def test_characters_are_those_of_the_checkpoints():
     assert len(set(tm_ctc.CHARACTERS[1:39])) == 38
 
 
+@pytest.mark.torch
 def test_other_checkpoints_are_refused(twins):
     from jaxkd.core.errors import UserError
 

@@ -27,6 +27,7 @@ def tensors(params):
     return jax.tree.map(lambda x: torch.from_numpy(np.array(x)), params)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_transformer_layers_are_torchs(norm_first):
     torch = pytest.importorskip("torch")
@@ -73,6 +74,7 @@ def test_transformer_layers_are_torchs(norm_first):
     np.testing.assert_allclose(model.apply(variables, x), reference, 1e-4, 1e-5)
 
 
+@pytest.mark.torch
 def test_the_projection_is_torchs_lstm():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(1).normal(size=(2, 4, 6)).astype(np.float32)

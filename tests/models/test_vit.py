@@ -57,6 +57,7 @@ def _torch_block(torch, width, params):
 PROJECTIONS = ("query", "key", "value")
 
 
+@pytest.mark.torch
 def test_forward_is_torchs():
     torch = pytest.importorskip("torch")
     network, variables = _network()

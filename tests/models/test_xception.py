@@ -111,6 +111,7 @@ def from_torch(state, shapes):
     return traverse_util.unflatten_dict(flat)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("side", [33, 40])
 def test_forward_and_running_statistics_against_torch(side):
     torch = pytest.importorskip("torch")
@@ -168,6 +169,7 @@ def test_images_too_small_are_refused():
         )
 
 
+@pytest.mark.torch
 def test_weights_of_torch_files_also_without_axes_of_pixels(tmp_path):
     torch = pytest.importorskip("torch")
     from jaxkd.convert import load_torch

@@ -18,6 +18,8 @@ from jaxkd.train import train
 from jaxkd.training import export
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_zoo")
 
 CLASSES = 4

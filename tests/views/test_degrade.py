@@ -55,6 +55,7 @@ def test_resize_as_opencv(image, sides, kernel):
     np.testing.assert_allclose(_ours(image, *sides, kernel), wanted, atol=1e-5)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.parametrize("sides", SIDES)
 def test_resize_as_torch(image, sides):

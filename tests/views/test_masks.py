@@ -68,6 +68,7 @@ def test_images_that_are_not_square_keep_their_shape():
     np.testing.assert_array_equal(seen[..., 0], masks)
 
 
+@pytest.mark.torch
 def test_crop_and_turn_are_those_of_the_formula():
     """A turn by 90 degrees and no crop is exact; a crop alone enlarges."""
     image = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 2)), jnp.float32)

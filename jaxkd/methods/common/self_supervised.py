@@ -48,27 +48,39 @@ def apply(module: nn.Module, params, state, *args, train: bool, **kwargs) -> Any
 
 @flax.struct.dataclass
 class Moments(metrics.Metric):
-    """Sums of features and of their products, for their spread and rank."""
+    """Mean of features and scatter about it, for their spread and rank.
+
+    Each batch is centred before it is squared, and batches are joined by the formula of
+    Chan, Golub and LeVeque (1979): sums of products would cancel where features
+    collapse, which is just where these figures are looked at.
+    """
 
     count: jax.Array
-    total: jax.Array
-    products: jax.Array
+    mean: jax.Array  # [features]
+    scatter: jax.Array  # [features, features], the sum of centred products
 
     @classmethod
     def from_model_output(cls, *, embedding, mask, **_) -> "Moments":
-        """Sums the unit vectors of unmasked examples."""
-        rows = unit(embedding.astype(jnp.float32)) * mask[:, None]
-        return cls(jnp.sum(mask), rows.sum(0), einsum("nd,ne->de", rows, rows))
+        """Describes the unit vectors of unmasked examples."""
+        rows, mask = unit(embedding.astype(jnp.float32)), mask[:, None]
+        count = jnp.sum(mask)
+        mean = jnp.sum(rows * mask, axis=0) / jnp.maximum(count, 1)
+        centred = (rows - mean) * mask
+        return cls(count, mean, einsum("nd,ne->de", centred, centred))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Adds the sums of two sets of examples."""
-        return jax.tree.map(jnp.add, self, other)
+        """Describes two sets of examples together."""
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        share = other.count / jnp.maximum(count, 1)
+        between = self.count * share * shift[:, None] * shift
+        return type(self)(
+            count, self.mean + share * shift, self.scatter + other.scatter + between
+        )
 
     def covariance(self) -> jax.Array:
         """Returns the biased covariance of the unit vectors."""
-        count = jnp.maximum(self.count, 1)
-        mean = self.total / count
-        return self.products / count - mean[:, None] * mean
+        return self.scatter / jnp.maximum(self.count, 1)
 
 
 @flax.struct.dataclass
@@ -91,7 +103,7 @@ class EffectiveRank(Moments):
         share = values / jnp.maximum(values.sum(), 1e-12)
         entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(share + 1e-30), 0))
         # What is below is rounding: all vectors are one.
-        return jnp.where(values.sum() > 1e-6, jnp.exp(entropy), 0.0)
+        return jnp.where(values.sum() > 1e-10, jnp.exp(entropy), 0.0)
 
 
 @flax.struct.dataclass

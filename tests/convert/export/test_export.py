@@ -135,6 +135,7 @@ def torch_twin(name):
     return Embedding()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torch(trained, tmp_path, suffix):
     torch = pytest.importorskip("torch")

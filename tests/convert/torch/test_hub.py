@@ -13,6 +13,8 @@ from jaxkd.core.errors import UserError
 from jaxkd.training import preprocessing
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_photographs")
 
 OPTIONS = {"blocks": [1, 2, 1], "widths": [4, 6, 8]}

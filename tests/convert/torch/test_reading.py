@@ -15,6 +15,8 @@ from jaxkd.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.torch
+
 LAYOUTS = {"zip": True, "legacy": False}
 DTYPES = [
     torch.float64,

@@ -15,6 +15,8 @@ from jaxkd.convert.torch import names, weights
 from jaxkd.core.errors import UserError
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.torch
 zoo = pytest.importorskip("tests.torch_zoo")
 
 CLASSES = 7

@@ -95,6 +95,7 @@ def test_fitnet_chooses_its_convolution_by_the_sizes(case):
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_fitnets_transposed_convolution_is_torchs():
     torch = pytest.importorskip("torch")
@@ -285,6 +286,7 @@ def resized(x, size):
     return np.stack([np.stack([x[:, i, j] for j in index], 1) for i in index], 1)
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 def test_reviewkds_resize_is_torchs():
     torch = pytest.importorskip("torch")

@@ -143,6 +143,7 @@ def first(x):
     return np.moveaxis(np.asarray(x), -1, 1)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("extra_skips", [True, False])
 def test_attention_module_is_that_of_torch(extra_skips):
     with jax.enable_x64(True):
@@ -165,6 +166,7 @@ def test_skips_matter():
         assert np.abs(masks[0] - masks[1]).max() > 0.01
 
 
+@pytest.mark.torch
 def test_non_local_block_is_that_of_torch():
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3, 4, 5, 6)))
