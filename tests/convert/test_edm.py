@@ -13,6 +13,7 @@ import pytest
 
 from jaxkd.convert import edm
 from jaxkd.convert.edm import names, network_pickle
+from jaxkd.convert.torch import weights
 from jaxkd.core.errors import UserError
 from jaxkd.diffusion import denoisers, noise_schedules
 from jaxkd.models import edm as models
@@ -224,6 +225,61 @@ def test_a_network_alone_and_a_training_run(write):
     configuration, _ = edm.load(write({"ema": Outer("VPPrecond", twin), "net": twin}))
     wanted = {"beta_d": 19.9, "beta_min": 0.1, "steps": 1000}
     assert configuration.precondition_options == wanted
+
+
+@pytest.fixture
+def training_state(write, tmp_path, monkeypatch):
+    """Writes what ``torch.save`` writes of a network of EDM and its optimiser."""
+
+    def write_file(outer, **more):
+        write({"nothing": None})  # only for the names that pickles ask for
+        function = sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj
+
+        def reduce(self, protocol=None):
+            record = {"type": "class", "version": 6, "state": vars(self)}
+            name = getattr(self, "class_name", type(self).__name__)
+            source = {"module_src": "raise SystemExit('executed')", "class_name": name}
+            return function, (record | source,)
+
+        kinds = {type(m) for m in outer.modules()} - {torch.nn.ModuleDict}
+        for kind in kinds:
+            monkeypatch.setattr(kind, "__reduce_ex__", reduce)
+        moments = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3)}
+        groups = [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0]}]
+        optimizer = {"state": {0: moments}, "param_groups": groups}  # as Adam's
+        path = tmp_path / "training-state-000001.pt"
+        state = {"net": outer, "optimizer_state": optimizer}
+        torch.save(state | more, path)
+        for kind in kinds:
+            monkeypatch.delattr(kind, "__reduce_ex__")
+        return path
+
+    return write_file
+
+
+def test_training_states(training_state, tmp_path):
+    outer = Outer("EDMPrecond", network(dropout=0.25), sigma_data=0.4)
+    path = training_state(outer)
+    with pytest.warns(UserWarning, match="its weights are the last, not their average"):
+        configuration, variables = edm.load(path)
+    assert configuration[2:] == ("edm", {"sigma_data": 0.4})
+    assert configuration.options["dropout"] == 0.25
+    assert_same(edm.to_state(configuration, variables), state_of(outer))
+    with pytest.raises(UserError, match=r"as EDM's training-state.*convert\.edm\.load"):
+        weights.read_state(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="not a whole"):
+        edm.load(path)
+
+
+def test_training_states_that_mean_harm(training_state, tmp_path):
+    canary = tmp_path / "canary"
+    call = Harmful(os.system, f"touch {canary}")
+    path = training_state(Outer("EDMPrecond", network()), extra=call)
+    with pytest.raises(UserError, match=r"was refused.*\.system, and no"):
+        edm.load(path)
+    assert not canary.exists()
 
 
 class Harmful:

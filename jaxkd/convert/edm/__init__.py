@@ -7,6 +7,7 @@ Pickles are read without executing them, and without torch. How the network is b
 told by the names and shapes of its tensors, the same in every kind of file.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ def load(
     """Loads a network and how it is built; nothing is executed.
 
     Args:
-      path: a pickle of EDM (``.pkl``), an ``.npz`` of the state dictionary, or such a
+      path: a pickle of EDM (``.pkl``), a training state of it (``.pt``), whose weights
+        are not averaged, which is said; an ``.npz`` of the state dictionary, or such a
         dictionary in a file of safetensors or torch.
       precondition: "edm", "vp", "ve" or "iddpm", for files that do not tell: all but
         pickles of a preconditioned network, and those that hold iDDPM's noise levels.
@@ -80,8 +82,17 @@ def load(
     """
     path = Path(path)
     _check_precondition(precondition)
-    if path.suffix == ".pkl":
-        return _from_pickle(network_pickle.read(path), path, precondition)
+    state_of_training = network_pickle.is_training_state(path)
+    if path.suffix == ".pkl" or state_of_training:
+        content = network_pickle.read(path)
+        if state_of_training:
+            warnings.warn(
+                f"{path} is the state of a training: its weights are the last, not "
+                "their average, which EDM samples from and keeps in "
+                "network-snapshot-*.pkl.",
+                stacklevel=2,
+            )
+        return _from_pickle(content, path, precondition)
     state = _read_npz(path) if path.suffix == ".npz" else weights.read_state(path)
     kind, given = precondition, {}
     if names.NOISE_LEVELS in state:

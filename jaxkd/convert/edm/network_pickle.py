@@ -5,6 +5,8 @@ is what the official loader executes; here it is dropped unread, and the state i
 searched for tensors. Whatever else a pickle asks for is refused by its name.
 """
 
+import contextlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +85,7 @@ class _Bytes:
 
 
 class Content(NamedTuple):
-    """What a pickle holds.
+    """What a file holds.
 
     Attributes:
       network: the record of the network.
@@ -98,7 +100,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     **reading.STAND_INS,
     # After torch's, because here bytes and arrays matter.
     **safe_pickle.STAND_INS,
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Persistent,
+    reading.PERSISTENT: _Persistent,
     ("dnnlib.util", "EasyDict"): reading.STAND_INS["collections", "OrderedDict"],
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
@@ -112,6 +114,9 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 def read(path: Path) -> Content:
     """Reads a pickle of EDM's networks, published or of a training run.
 
+    Of a training run there are two kinds: ``network-snapshot-*.pkl``, a pickle of the
+    average, and ``training-state-*.pt``, which torch wrote, of the network itself.
+
     Args:
       path: of the file; its name does not matter.
 
@@ -124,8 +129,12 @@ def read(path: Path) -> Content:
     names = {("torch.storage", "_load_from_bytes"): _Bytes(str(path))}
     try:
         with path.open("rb") as file:
-            reader = Reader(file, str(path), _STAND_INS | names, _ADVICE)
-            network = _find(reader.load(), path)
+            known = _STAND_INS | names
+            if reading.is_archive(path):
+                content = reading.read_archive(file, str(path), known, _ADVICE)
+            else:
+                content = Reader(file, str(path), known, _ADVICE).load()
+            network = _find(content, path)
         return Content(network, dict(_tensors(network, "", set())))
     except UserError:
         raise
@@ -134,6 +143,21 @@ def read(path: Path) -> Content:
             f"{path} is not a whole pickle of EDM: {type(error).__name__}: {error}. "
             f"It has {path.stat().st_size:,} bytes; download or copy it again."
         ) from error
+
+
+def is_training_state(path: Path) -> bool:
+    """Tells whether torch wrote a file that holds a network and its source code.
+
+    Args:
+      path: of any file, which may be missing.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.rpartition("/")[2] == "data.pkl":
+                return reading.PERSISTENT[0].encode() in archive.read(name)
+    return False
 
 
 def _find(content: Any, path: Path) -> Module:

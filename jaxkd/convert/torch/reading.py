@@ -18,6 +18,7 @@ import numpy as np
 from jaxkd.core.errors import UserError
 from jaxkd.core.safe_pickle import Reader
 
+_ZIP = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _ADVICE = (
@@ -117,6 +118,8 @@ _TORCH_DTYPES = (
     *("int64", "int32", "int16", "int8", "uint8"),
 )
 
+# The function by which EDM's files make an object of its source code.
+PERSISTENT = ("torch_utils.persistence", "_reconstruct_persistent_obj")
 STAND_INS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Tensor,
     ("torch._utils", "_rebuild_tensor_v2"): Tensor,
@@ -142,9 +145,28 @@ STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _TorchReader(Reader):
-    def __init__(self, file: BinaryIO | io.BytesIO, origin: str):
-        super().__init__(file, origin, STAND_INS, _ADVICE)
+    def __init__(
+        self,
+        file: BinaryIO | io.BytesIO,
+        origin: str,
+        stand_ins: Mapping[tuple[str, str], Any] = STAND_INS,
+        advice: str = _ADVICE,
+    ):
+        super().__init__(file, origin, stand_ins, advice)
         self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns the stand-in; names what reads the networks of EDM.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if (module, name) == PERSISTENT and PERSISTENT not in self.stand_ins:
+            raise UserError(
+                f"{self.origin} holds a whole network as EDM's training-state-*.pt do, "
+                "expected a state dictionary. Read it by jaxkd.convert.edm.load."
+            )
+        return super().find_class(module, name)
 
     def persistent_load(self, saved_id: Any) -> _Storage:
         """Returns the storage that a tensor names; where it lay does not matter."""
@@ -185,8 +207,8 @@ def read(path: Path) -> Any:
 def _reader_of(path: Path) -> Callable[[Path], Any]:
     with path.open("rb") as file:
         start = file.read(16)
-    if start.startswith(b"PK\x03\x04"):
-        return _opened(_read_zip)
+    if start.startswith(_ZIP):
+        return _opened(read_archive)
     if start[8:9] == b"{":
         return _read_safetensors
     if tarfile.is_tarfile(path):
@@ -208,7 +230,7 @@ def read_bytes(data: bytes, origin: str) -> Any:
       UserError: if it asks for anything but tensors and plain containers.
       Exception: any at all, if it is damaged.
     """
-    reader = _read_zip if data.startswith(b"PK\x03\x04") else _read_legacy
+    reader = read_archive if data.startswith(_ZIP) else _read_legacy
     return reader(io.BytesIO(data), origin)
 
 
@@ -220,7 +242,30 @@ def _opened(reader: Callable[[BinaryIO, str], Any]) -> Callable[[Path], Any]:
     return read_file
 
 
-def _read_zip(file: BinaryIO, origin: str) -> Any:
+def is_archive(path: Path) -> bool:
+    """Tells whether a file is a zip archive, such as ``torch.save`` writes."""
+    with path.open("rb") as file:
+        return file.read(len(_ZIP)) == _ZIP
+
+
+def read_archive(
+    file: BinaryIO | io.BytesIO,
+    origin: str,
+    stand_ins: Mapping[tuple[str, str], Any] = STAND_INS,
+    advice: str = _ADVICE,
+) -> Any:
+    """Reads the zip archive of torch 1.6 and later.
+
+    Args:
+      file: the archive.
+      origin: its name, for error messages.
+      stand_ins: what may be asked for; see ``safe_pickle.Reader``.
+      advice: likewise.
+
+    Raises:
+      UserError: if it asks for something else, or is a TorchScript file.
+      Exception: any at all, if it is damaged.
+    """
     with zipfile.ZipFile(file) as archive:
         if any(n.rpartition("/")[2] == "constants.pkl" for n in archive.namelist()):
             raise UserError(
@@ -236,7 +281,8 @@ def _read_zip(file: BinaryIO, origin: str) -> Any:
         order = prefix + "byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("written on a big-endian machine")
-        reader = _TorchReader(io.BytesIO(archive.read(pickles[0])), origin)
+        data = io.BytesIO(archive.read(pickles[0]))
+        reader = _TorchReader(data, origin, stand_ins, advice)
         content = reader.load()
         for key, storage in reader.storages.items():
             member = archive.getinfo(f"{prefix}data/{key}")
