@@ -5,7 +5,6 @@ set), or the persons may be split, for verification and retrieval of people who 
 there in training (the open set).
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Info
+from jaxkd.readers import listing
 from jaxkd.readers.identity_pairs import ImageFiles, draw_pairs, resize_only
 from jaxkd.readers.images import SUFFIXES
 
@@ -88,19 +88,17 @@ def list_identities(folder: Path) -> dict[str, list[str]]:
     """Lists the image files of each identity, sorted; hidden files are left out.
 
     Raises:
-      UserError: if the folder is missing or empty, or holds anything else.
+      UserError: if the folder is missing or empty, or holds anything else or a name
+        that is not UTF-8.
     """
     advice = _ADVICE.format(root=folder)
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} is not a folder. {advice}")
     found: dict[str, list[str]] = {}
-    for name in sorted(entry.name for entry in os.scandir(folder)):
-        if name.startswith("."):
-            continue
+    for name in listing.entries(folder):
         if not (folder / name).is_dir():
             raise UserError(f"{folder / name} is not a folder. {advice}")
-        inside = sorted(entry.name for entry in os.scandir(folder / name))
-        files = [file for file in inside if not file.startswith(".")]
+        files = listing.entries(folder / name)
         if not files:
             raise UserError(f"{folder / name} is empty. {advice} Or remove it.")
         for file in files:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
+from jaxkd.readers import listing
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, decode
 
 TEST_FOLDERS = ("test", "valid", "val")
@@ -93,7 +94,7 @@ def describe_examples(name: str, size: int = 96, scale: int = 2, low: bool = Fal
 
 
 def _list(folder: Path, scale: int, low: bool) -> PairSource:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = listing.named(folder, SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no images, expected {', '.join(SUFFIXES)}.")
     if not low:

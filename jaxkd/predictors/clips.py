@@ -21,9 +21,10 @@ from jaxkd import losses
 from jaxkd.core import files as whole_files
 from jaxkd.core.errors import UserError
 from jaxkd.predictors import clips_page
-from jaxkd.predictors.inputs import write_table
+from jaxkd.predictors.inputs import output_names, write_table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import audio, clips
+from jaxkd.readers.listing import shown
 
 ON_MISSING_AUDIO = ("error", "skip")
 # Frames of a window at most, as in training of the official code.
@@ -122,14 +123,14 @@ def predict(
         trim_leading_silence=trim_leading_silence,
     )
     judge = _judge(restored)
-    files = clips.find(inputs)
+    files = clips.find(inputs, output)
     output.mkdir(parents=True, exist_ok=True)
     judgements, curves = [], {}
-    for name, path in tqdm(_named(files), unit="clip", disable=None):
+    for name, path in tqdm(output_names(files).items(), unit="clip", disable=None):
         clip = clips.load(path, options)
         if clip.status == clips.NO_AUDIO and on_missing_audio == "error":
             raise UserError(
-                f"{path} has no sound, and there is none beside it. Put "
+                f"{shown(path)} has no sound, and there is none beside it. Put "
                 f"{path.stem}.wav beside it, or take --option=on_missing_audio=skip."
             )
         found, curve = _one(name, clip, judge, output)
@@ -198,12 +199,12 @@ def _one(
     common: dict[str, Any] = {
         "seconds": clip.seconds,
         "fps": clip.fps,
-        "notes": clip.notes,
+        "notes": tuple(map(shown, clip.notes)),
         "frames": len(clip.video),
     }
     if not clip.usable:
-        print(f"jaxkd: {clip.path}: {clip.status}", file=sys.stderr)
-        return Judgement(str(clip.path), name, clip.status, **common), {}
+        print(f"jaxkd: {shown(clip.path)}: {clip.status}", file=sys.stderr)
+        return Judgement(shown(clip.path), name, clip.status, **common), {}
     made = clips.features(clip, "video", "mfcc")
     logits, correlation = judge(made["video"], made["mfcc"])
     real, fake = logits.mean(0).astype(float)
@@ -211,7 +212,7 @@ def _one(
     clips_page.curve(output / f"{name}-curve.png", correlation, logits, lowest)
     clips_page.frames(output / f"{name}-frames.png", clip.video, lowest)
     judgement = Judgement(
-        str(clip.path),
+        shown(clip.path),
         name,
         clip.status,
         score=fake - real,
@@ -224,17 +225,6 @@ def _one(
         "correlation": [round(float(c), 5) for c in correlation],
         "logit": [round(float(z[1] - z[0]), 5) for z in logits],
     }
-
-
-def _named(files: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names what is written of each file: as the file, numbered where that is taken."""
-    named: dict[str, Path] = {}
-    for path in files:
-        number, name = 1, path.stem
-        while name in named:
-            number, name = number + 1, f"{path.stem}-{number + 1}"
-        named[name] = path
-    return list(named.items())
 
 
 def _write(output: Path, judgements, curves, title: str, options) -> None:

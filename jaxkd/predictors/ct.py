@@ -204,7 +204,7 @@ def _read_scan(
         volume = ct_files.read_scan(scan, options)
     except UserError as error:
         print(f"{case}: {error}", file=sys.stderr)
-        return Reading(case, path, scan.uid, error=str(error))
+        return Reading(case, path, scan.uid, error=listing.shown(str(error)))
     fitted, placement = fit(volume)
     probabilities, maps = classify(fitted)
     notes = [*volume.notes, *_flat(maps)]

@@ -19,7 +19,7 @@ from jaxkd.core.files import write_text
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
-from jaxkd.predictors.inputs import write_table
+from jaxkd.predictors.inputs import output_name, write_table
 from jaxkd.predictors.restore import Restored, in_batches, restore
 from jaxkd.readers import images
 from jaxkd.readers.listing import shown
@@ -181,11 +181,11 @@ def _score(
             face = images.decode(path)
         except UserError as error:
             print(f"jaxkd: {error}", file=sys.stderr)
-            findings.append(Finding(shown(path), "unreadable", error=str(error)))
+            findings.append(Finding(shown(path), "unreadable", error=shown(str(error))))
             continue
         height, width = face.shape[:2]
         status = "small" if min(height, width) < SMALL else "ok"
-        name = f"{number:05d}-{path.stem}.png"
+        name = f"{number:05d}-{output_name(path)}.png"
         findings.append(Finding(shown(path), status, name, width, height))
         faces.append(face)
     if not faces:

@@ -24,8 +24,25 @@ def attempt(read: Callable[[Path], T], path: Path, errors: dict[Path, str]) -> T
         return read(path)
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
-        errors[path] = str(error)
+        errors[path] = shown(str(error))
         return None
+
+
+def output_name(path: Path) -> str:
+    """Returns a file's name without its ending, as files and pages can have it."""
+    return shown(path.stem).replace("\\", "_")
+
+
+def output_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Names what is written of each file: as the file, numbered where that is taken."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        stem = name = output_name(path)
+        number = 1
+        while name in named:
+            number, name = number + 1, f"{stem}-{number + 1}"
+        named[name] = path
+    return named
 
 
 def write_table(

@@ -18,7 +18,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
 from jaxkd.metrics import localization
 from jaxkd.predictors import localization_page
-from jaxkd.predictors.inputs import OK, UNREADABLE, write_table
+from jaxkd.predictors.inputs import OK, UNREADABLE, output_names, write_table
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
 from jaxkd.readers.listing import shown
@@ -111,7 +111,7 @@ def predict(
         "tile": lambda image: tiled(image, classify, window, overlap),
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
-    files = _named(list(images.find(inputs, output)))
+    files = output_names(list(images.find(inputs, output)))
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
     readings = [
@@ -190,24 +190,13 @@ def squeezed(image: np.ndarray, classify: Classify, window: int) -> np.ndarray:
     return np.array(large, np.float64)
 
 
-def _named(files: Sequence[Path]) -> dict[str, Path]:
-    """Names what is written of each file: as the file, numbered where that is taken."""
-    named: dict[str, Path] = {}
-    for path in files:
-        number, name = 1, path.stem
-        while name in named:
-            number, name = number + 1, f"{path.stem}-{number + 1}"
-        named[name] = path
-    return named
-
-
 def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Reading:
     notes: list[str] = []
     try:
         image = mask_files.read_image(path, notes.append).pixels
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
-        return Reading(shown(path), error=str(error))
+        return Reading(shown(path), error=shown(str(error)))
     probabilities = localize(image)
     marked = probabilities >= threshold
     localization_page.write(output, name, image, probabilities, marked)
@@ -215,7 +204,7 @@ def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Re
     score = float(localization.image_scores(probabilities[None])[0])
     return Reading(
         *(shown(path), name, width, height),
-        *(score, float(marked.mean()), tuple(notes)),
+        *(score, float(marked.mean()), tuple(map(shown, notes))),
     )
 
 

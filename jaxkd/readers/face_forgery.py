@@ -14,6 +14,7 @@ import numpy as np
 from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.losses.label_graph import UNKNOWN, LabelGraph
+from jaxkd.readers import listing
 from jaxkd.readers.images import SUFFIXES
 
 REAL = "real"  # method of an image that is not forged
@@ -163,9 +164,8 @@ def read_folder(
         name: _checked(code, graph, f"{origin}, {name}")
         for name, code in methods.items()
     }
-    images = sorted(p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES)
     rows, strangers = [], set()
-    for image in images:
+    for image in listing.named(top, SUFFIXES):
         parents = image.relative_to(top).parts[:-1]
         named = [place for place, part in enumerate(parents) if part in codes]
         if not named:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
+from jaxkd.readers import listing
 from jaxkd.readers.images import SUFFIXES, decode, resize
 
 CEDAR_NAME = re.compile(r"(\d{4})[a-z]_num\d+\.png", re.IGNORECASE)
@@ -120,7 +121,7 @@ def read_unlabelled(root: Path, side: int) -> np.ndarray | None:
     folder = root / "unsupervised"
     if not folder.is_dir():
         return None
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = listing.named(folder, SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no pictures. Add some or remove the folder.")
     return np.stack([picture(path, side) for path in paths])
@@ -142,8 +143,9 @@ def picture(path: Path, side: int) -> np.ndarray:
 
 def _list(top: Path) -> list[tuple[str, Path]]:
     """Lists (writer, file) of a folder of writers, or of a flat folder."""
-    folders = sorted(p for p in top.iterdir() if p.is_dir() and p.name[0] != ".")
-    loose = sorted(p for p in top.iterdir() if p.is_file() and p.name[0] != ".")
+    inside = [top / name for name in listing.entries(top)]
+    folders = [path for path in inside if path.is_dir()]
+    loose = [path for path in inside if not path.is_dir()]
     if loose and any(f.name != "unsupervised" for f in folders):
         raise UserError(
             f"{top} has folders and also files such as {loose[0].name}. {LAYOUTS}"
@@ -159,8 +161,8 @@ def _list(top: Path) -> list[tuple[str, Path]]:
         return [(p.name[:4], p) for p in loose]
     found = []
     for folder in folders:
-        files = sorted(p for p in folder.iterdir() if p.name[0] != ".")
-        others = [p for p in files if p.suffix.lower() not in SUFFIXES]
+        files = [folder / name for name in listing.entries(folder)]
+        others = [p for p in files if not p.name.lower().endswith(SUFFIXES)]
         if others or not files:
             raise UserError(
                 f"{others[0] if others else folder} is "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
+from jaxkd.readers import listing
 
 TINY = "val_annotations.txt"
 _HEADINGS = ("path", "file", "filename", "image")
@@ -21,7 +22,7 @@ def list_of(split: Path) -> Path | None:
     """Returns the list that a split has, if it has no class folders."""
     if (split / TINY).is_file():
         return split / TINY
-    if split.is_dir() and any(p.is_dir() and p.name[0] != "." for p in split.iterdir()):
+    if split.is_dir() and any((split / n).is_dir() for n in listing.entries(split)):
         return None
     beside = (split.with_name(f"{split.name}{ending}") for ending in (".csv", ".txt"))
     return next((path for path in beside if path.is_file()), None)

@@ -40,6 +40,22 @@ def _walk(folder: Path, above: tuple[str, ...], skipped: set[str]) -> Iterator[P
             yield folder / entry.name
 
 
+def named(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Lists the files below a folder whose names end in one of several, for training.
+
+    Args:
+      folder: to search, as ``below`` does.
+      endings: in small letters; the case of the names does not matter.
+
+    Raises:
+      UserError: if a folder cannot be opened, or a path is not UTF-8.
+    """
+    found = [path for path in below(folder) if path.name.lower().endswith(endings)]
+    for path in found:
+        check_name(path)
+    return found
+
+
 def entries(folder: Path) -> list[str]:
     """Lists the names of what lies in a folder, sorted, for training.
 

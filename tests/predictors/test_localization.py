@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import types
 
 import numpy as np
@@ -106,6 +107,24 @@ def test_what_is_written(tmp_path, run):
     assert len(json.loads((out / "scores.json").read_text())) == 4
     page = (out / "index.html").read_text()
     assert page.count("<figure>") == 3 and "overlays/a-2.png" in page
+
+
+def test_names_that_are_not_utf_8(tmp_path, run):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    odd = photos / os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(photo(8, 9)).save(odd)
+    odd.with_suffix(".jpg").write_bytes(b"no image")
+    text = localization.predict(tmp_path, [photos], tmp_path / "out")
+    assert text.startswith("1 image ->") and "caf\\udce9.jpg" in text
+    written = [path.name for path in (tmp_path / "out" / "masks").iterdir()]
+    assert written == ["caf_xe9-2.png"]
+    found = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert [one["file"] for one in found] == [
+        f"{photos}/caf\\xe9.{ending}" for ending in ("jpg", "png")
+    ]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "overlays/caf_xe9-2.png" in page
 
 
 def test_names_are_escaped(tmp_path, run):

@@ -1,9 +1,17 @@
 """Which predictor a run gets, and how it is called."""
 
+import json
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from jaxkd import predictors
 from jaxkd.core.errors import UserError
+from jaxkd.predictors import clips as clip_predictor
+from jaxkd.predictors.inputs import output_names
+from jaxkd.readers import clips
 
 
 def test_a_classifier_is_asked_for_classes(finished_run):
@@ -31,3 +39,25 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path):
         predictors.predict("embeddings", tmp_path, here, None, {})
     with pytest.raises(UserError, match=r"no option 'neighbors'.*'neighbours'"):
         predictors.predict("embeddings", tmp_path, here, "out", {"neighbors": 3})
+
+
+def test_names_of_what_is_written():
+    """As the files, numbered where that is taken; bytes beyond UTF-8 escaped."""
+    odd = os.fsdecode(b"caf\xe9.png")
+    paths = [Path(name) for name in ("x/a.png", "y/a.jpg", "z/a.png", odd)]
+    names = output_names(paths)
+    assert list(names) == ["a", "a-2", "a-3", "caf_xe9"]
+    assert list(names.values()) == paths
+
+
+def test_clips_whose_names_are_not_utf_8_are_written(tmp_path, capsys):
+    path = Path(os.fsdecode(b"caf\xe9.mp4"))
+    nothing = np.zeros((0, 8, 8), np.uint8), np.zeros(0, np.float32)
+    options = clips.Preprocessing()
+    clip = clips.Clip(path, clips.UNREADABLE, *nothing, notes=(f"{path} is cut",))
+    found, curve = clip_predictor._one("a", clip, None, tmp_path)
+    clip_predictor._write(tmp_path, [found], {"a": curve}, "run", options)
+    (row,) = json.loads((tmp_path / "scores.json").read_text("utf-8"))["clips"]
+    assert (row["file"], row["notes"]) == ("caf\\xe9.mp4", ["caf\\xe9.mp4 is cut"])
+    assert "caf\\xe9.mp4" in (tmp_path / "index.html").read_text("utf-8")
+    assert "caf\\xe9.mp4: unreadable" in capsys.readouterr().err

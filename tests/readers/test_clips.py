@@ -224,6 +224,7 @@ def test_manifests_in_the_official_columns(tmp_path):
         "a,a.wav,a.mp4,0,0,0,1,1,139.0,88960,25.0,16000\n"
         "b,b.wav,sub/b.mp4,1,1,0,1,0,139.0,88960,25.0,16000\n"
     )
+    (tmp_path / "._FAKE_W2L.csv").write_bytes(b"\0")
     first, second = clip_lists.read(tmp_path)
     assert (first.name, first.fake, first.kind) == ("a", 0, "real")
     assert second.video == tmp_path / "sub/b.mp4"

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.readers import listing
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -57,7 +58,8 @@ def _find(folder: Path) -> Path:
     for name in (INDEX, SINGLE):
         if (folder / name).is_file():
             return folder / name
-    candidates = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".npz")]
+    inside = [folder / name for name in listing.entries(folder)]
+    candidates = [path for path in inside if path.suffix in (".safetensors", ".npz")]
     if len(candidates) != 1:
         shown = ", ".join(sorted(p.name for p in candidates)) or "none"
         raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxkd.core import optional
 from jaxkd.core.arrays import read_npz
 from jaxkd.core.errors import UserError
-from jaxkd.readers import audio, video
+from jaxkd.readers import audio, images, listing, video
 from jaxkd.readers.audio import FPS, RATE, ROWS_PER_FRAME
 
 OK, TRUNCATED, SILENT, NO_AUDIO, NO_FACE, TOO_SHORT, MISMATCH, UNREADABLE = (
@@ -237,27 +237,33 @@ def is_clip(path: Path) -> bool:
     return name.endswith(SUFFIXES) and not name.endswith(POSTERIORS)
 
 
-def find(inputs: Sequence[Path]) -> list[Path]:
+def find(inputs: Sequence[Path], output: Path | None = None) -> list[Path]:
     """Lists the clips among files and, recursively, folders; sorted in each folder.
 
     A file that is named is listed whatever its suffix: one row per input.
 
+    Args:
+      inputs: files, and folders, which are searched as ``listing.below`` does.
+      output: folder that results go to, which is not searched.
+
     Raises:
-      UserError: if a path does not exist or no clip is found.
+      UserError: if a path does not exist, no clip is found, or a folder is the output
+        itself.
     """
     found: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            images.check_output(path, output)
+            inside = listing.below(path, [] if output is None else [output])
             found += [p for p in inside if is_clip(p)]
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"There is no file or folder {path}.")
+            raise UserError(f"There is no file or folder {listing.shown(path)}.")
     if not found:
         raise UserError(
-            f"There are no clips in {', '.join(map(str, inputs))}; expected files "
-            f"ending in {', '.join(SUFFIXES)}."
+            f"There are no clips in {', '.join(map(listing.shown, inputs))}; expected "
+            f"files ending in {', '.join(SUFFIXES)}."
         )
     return found
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
-from jaxkd.readers import clips
+from jaxkd.readers import clips, listing
 
 REAL = "real"
 SPLITS = ("train", "val", "test")
@@ -56,7 +56,8 @@ def read(root: Path) -> list[Row]:
         return read_manifest(root)
     if not root.is_dir():
         raise UserError(f"There is no folder or csv file {root}.")
-    tables = sorted(root.glob("*.csv"))
+    names = [name for name in listing.entries(root) if name.lower().endswith(".csv")]
+    tables = [root / name for name in names]
     if tables:
         return [row for table in tables for row in read_manifest(table)]
     splits = [split for split in SPLITS if (root / split).is_dir()]
@@ -139,11 +140,12 @@ def _folder(root: Path, split: str) -> list[Row]:
     folders = {REAL: base / "real"}
     fakes = base / "fake"
     if fakes.is_dir():
-        folders |= {p.name: p for p in sorted(fakes.iterdir()) if p.is_dir()}
+        named = {name: fakes / name for name in listing.entries(fakes)}
+        folders |= {name: path for name, path in named.items() if path.is_dir()}
     return [
         Row(str(film.relative_to(root)), film, None, int(kind != REAL), kind, split)
         for kind, folder in folders.items()
         if folder.is_dir()
-        for film in sorted(folder.rglob("*"))
+        for film in listing.named(folder, clips.SUFFIXES)
         if clips.is_clip(film)
     ]
