@@ -4,7 +4,6 @@ PIE-Bench (Ju et al., ICLR 2024) is a folder of images with ``mapping_file.json`
 PIE-Bench++ (arXiv 2406.00985) adds the edited words and comes as parquet files.
 """
 
-import io
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
+from jaxkd.readers import images, listing
 
 SIDE = 512  # pixels of its square images
 MAPPING = "mapping_file.json"
@@ -146,7 +146,7 @@ def read_pie_bench_pp(path: str | Path) -> Iterator[EditExample]:
       UserError: if there is no file, or one lacks a field; or without ``pyarrow``.
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = [path] if path.is_file() else listing.named(path, (".parquet",))
     if not files:
         raise UserError(f"{path} holds no .parquet files of PIE-Bench++.")
     for file in files:
@@ -206,20 +206,16 @@ def _parsed(value: Any) -> Any:
 
 
 def _decode(value: Any, name: str) -> np.ndarray:
-    from PIL import Image
-
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes):
         raise UserError(f"{name}: the image is not stored in the file as bytes.")
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return images.decode_bytes(data, name, remedy="Download it again.")
 
 
 def _open(path: Path) -> np.ndarray:
-    from PIL import Image
-
     if not path.is_file():
         raise UserError(f"There is no image {path}. Copy the data set whole.")
-    return np.asarray(Image.open(path).convert("RGB"))
+    return images.decode(path)
 
 
 def _clean(prompt: str) -> str:

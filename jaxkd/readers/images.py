@@ -5,19 +5,20 @@ before they are cropped. Flips and normalisation follow on the device (``views``
 """
 
 import contextlib
-import struct
+import functools
+import io
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from jaxkd.core import optional, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Example
-from jaxkd.readers import listing
+from jaxkd.readers import bands, depth, listing
 
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,7 +30,6 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".heic", ".heif"),
 )
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 def find(
@@ -82,28 +82,70 @@ def check_output(folder: Path, output: str | Path | None) -> None:
 def decode(path: Path, channels: int = 3, max_pixels: int | None = None) -> np.ndarray:
     """Decodes an image file to uint8 ``[height, width, channels]``, upright.
 
-    The EXIF orientation is applied, grey of more than 8 bits is scaled to 8 by its
-    depth (``to_eight_bits``), and other colour spaces are converted. With 3 channels,
-    transparent pixels are shown on white; with 1, the result is grey; with 4, it has
-    the transparency as it is stored.
+    The EXIF orientation is applied, numbers of more than 8 bits are scaled to 8 by
+    their depth (``depth``), and other colour spaces are converted. With 1
+    channel the result is grey, with 3 RGB; transparent pixels are then shown on white.
+    With 2 it is grey, and with 4 RGB, and the transparency as it is stored. TIFF files
+    that hold other things than colours and transparency are read as they are, if they
+    have that number of channels; for 5 and more they are all that is read.
 
     Args:
       path: of the file.
-      channels: 1, 3 or 4.
+      channels: 1 or more.
       max_pixels: most pixels that are accepted; None for Pillow's limit.
 
     Raises:
       UserError: if the file is not an image, is cut short, damaged where its format has
-        a checksum, or unreasonably large.
+        a checksum, unreasonably large, or of another number of channels.
     """
+    check_channels(channels)
+    path = Path(path)
+    if channels not in (1, 3):
+        with parsing.parsing(path, "an image", bands.REMEDY):
+            layered = channels not in _MODES or bands.is_in(path)
+        if layered:
+            return bands.read(path, channels, max_pixels or _most_pixels())
+    convert = functools.partial(_convert, channels=channels)
+    return opened(path, convert, max_pixels)
+
+
+def decode_bytes(
+    data: bytes, origin: str, channels: int = 3, remedy: str = bands.REMEDY
+) -> np.ndarray:
+    """Decodes the content of an image file; see ``decode``.
+
+    Args:
+      data: the content.
+      origin: where it is from, for error messages.
+      channels: 1, 2, 3 or 4.
+      remedy: what to do about damaged data, for error messages.
+
+    Raises:
+      UserError: as ``decode``.
+    """
+    with parsing.parsing(origin, f"an image ({len(data):,} bytes)", remedy):
+        convert = functools.partial(_convert, channels=channels)
+        return _apply(io.BytesIO(data), convert, None)
+
+
+def check_channels(channels: int) -> None:
+    """Checks an option of that name.
+
+    Raises:
+      UserError: if it is below 1.
+    """
+    if channels < 1:
+        raise UserError(
+            f"channels is {channels}, expected 1 (grey), 3 (RGB), 4 (with transparency)"
+            " or as many as the files have."
+        )
+
+
+def _convert(image: Any, channels: int) -> np.ndarray:
     from PIL import ImageOps
 
-    def convert(image: Any) -> np.ndarray:
-        upright = ImageOps.exif_transpose(image)
-        pixels = np.array(_to_channels(upright, channels))
-        return pixels[..., None] if channels == 1 else pixels
-
-    return opened(path, convert, max_pixels)
+    pixels = np.array(_to_channels(ImageOps.exif_transpose(image), channels))
+    return pixels[..., None] if channels == 1 else pixels
 
 
 def opened(
@@ -120,28 +162,50 @@ def opened(
       UserError: see ``decode``.
     """
     path = Path(path)
-    remedy = "Replace or remove it."
     if path.exists() and not path.is_file():
         raise UserError(f"{listing.shown(path)} is no file, expected an image.")
-    with parsing.parsing(path, "an image", remedy):
-        _check_png(path)
-        with _limit(max_pixels), _open(path) as image:
-            deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-            image.load()
-            if deep:
-                _check_depth(image)
-            return function(image)
+    with parsing.parsing(path, "an image", bands.REMEDY):
+        return _apply(path, function, max_pixels)
 
 
-def _open(path: Path) -> Any:
+def _apply(
+    source: Path | io.BytesIO, function: Callable[[Any], T], max_pixels: int | None
+) -> T:
+    _check_png(source)
+    with _limit(max_pixels), _open(source) as image:
+        deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        image.load()
+        if deep:
+            depth.check(image)
+        return function(image)
+
+
+def _open(source: Path | io.BytesIO) -> Any:
     from PIL import Image
 
-    with path.open("rb") as file:
+    with _stream(source) as file:
         begin = file.read(12)
     if begin[4:8] == b"ftyp" and begin[8:12] in _HEIF:
         heif = optional.load("pillow_heif", extra="heic", purpose="HEIC images")
         heif.register_heif_opener()
-    return Image.open(path)
+    return Image.open(source)
+
+
+@contextlib.contextmanager
+def _stream(source: Path | io.BytesIO) -> Iterator[BinaryIO]:
+    """Gives a file at its beginning; bytes in memory stay open, and there again."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+    else:
+        yield source
+        source.seek(0)
+
+
+def _most_pixels() -> int:
+    from PIL import Image
+
+    return 2 * (Image.MAX_IMAGE_PIXELS or 1 << 62)  # where Pillow refuses
 
 
 @contextlib.contextmanager
@@ -165,9 +229,9 @@ def _limit(pixels: int | None) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_png(path: Path) -> None:
+def _check_png(source: Path | io.BytesIO) -> None:
     """Checks the sums of a PNG file's parts, which Pillow does not for pixels."""
-    with path.open("rb") as file:
+    with _stream(source) as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":
             return
         while True:
@@ -184,65 +248,19 @@ def _check_png(path: Path) -> None:
                 return
 
 
-def _check_depth(image: Any) -> None:
-    """Refuses colours of more than 8 bits of which the upper ones are empty.
-
-    Pillow keeps the upper 8 of 16 bits; of 12 bits stored in 16 these are nearly black.
-    """
-    if image.mode not in ("RGB", "RGBA", "LA"):
-        return
-    if max(high for _, high in image.getextrema()[:3]) < 16:
-        raise ValueError(
-            "its colours have more than 8 bits, of which the upper ones are empty; "
-            "convert it to 8 bits a colour"
-        )
-
-
-def to_eight_bits(image: Any) -> tuple[np.ndarray, int]:
-    """Scales grey of more than 8 bits to 8, rounding.
-
-    The depth is the file's own (BitsPerSample of TIFF), or, where that is 16 or 32, the
-    least of 8, 12 and 16 bits that holds all values: cameras and scanners store fewer
-    bits in more, and would else be black.
-
-    Args:
-      image: a Pillow image of mode "I", "I;16" or the like.
-
-    Returns:
-      uint8 ``[height, width]``, and the depth in bits.
-
-    Raises:
-      ValueError: for floats, negative numbers, and more than 16 bits.
-    """
-    if image.mode.startswith("F"):
-        raise ValueError("its pixels are floats, whose range is unknown")
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0:
-        raise ValueError("its pixels are signed and some are negative")
-    if values.max() > 65_535:
-        raise ValueError("its pixels have more than 16 bits")
-    told = max(getattr(image, "tag_v2", {}).get(258) or (16,), default=16)
-    least = next(b for b in (8, 12, 16) if values.max() < 1 << b)
-    bits = told if values.max() < 1 << told and told < 16 else least
-    top = (1 << bits) - 1
-    return np.round(values * (255 / top)).astype(np.uint8), bits
-
-
 def _to_channels(image: Any, channels: int) -> Any:
     from PIL import Image
 
-    if channels not in _MODES:
-        raise UserError(f"channels is {channels}, expected 1, 3 or 4.")
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(to_eight_bits(image)[0])
-    if image.has_transparency_data and channels < 4:
+        image = Image.fromarray(depth.to_eight_bits(image)[0])
+    if image.has_transparency_data and channels in (1, 3):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layer).convert("RGB")
     return image.convert(_MODES[channels])
 
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _LOCK = threading.Lock()
 
@@ -354,12 +372,17 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resizes uint8 ``[h, w, c]`` to ``shape`` bilinearly, with antialiasing.
 
     Args:
-      image: one or three channels.
+      image: any number of channels; each by itself, as if none were transparency.
       shape: ``(height, width)`` of the result.
     """
     from PIL import Image
 
-    channels = image.shape[-1]
-    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    resized = picture.resize(shape[::-1], Image.Resampling.BILINEAR)
-    return np.array(resized).reshape(*shape, channels)
+    if image.shape[-1] == 3:
+        layers = [image]
+    else:
+        layers = [image[..., place] for place in range(image.shape[-1])]
+    resized = [
+        Image.fromarray(one).resize(shape[::-1], Image.Resampling.BILINEAR)
+        for one in layers
+    ]
+    return np.concatenate([np.array(one).reshape(*shape, -1) for one in resized], -1)

@@ -4,7 +4,6 @@
 ``image_lr-%09d`` (encoded images; or one alone, ``image-%09d``) and ``label-%09d``.
 """
 
-import io
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
-from jaxkd.readers.images import DECODING_ERRORS
+from jaxkd.readers import images
 
 COUNT = b"num-samples"
 
@@ -101,16 +100,8 @@ class TextLmdb:
             return transaction.get(key)
 
     def _decode(self, encoded: bytes, index: int) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                return np.array(image.convert("RGB"))
-        except DECODING_ERRORS as error:
-            raise UserError(
-                f"{self.folder}: the image of record {index + 1} cannot be decoded: "
-                f"{error} ({len(encoded):,} bytes). Copy the data set anew."
-            ) from error
+        origin = f"{self.folder}: the image of record {index + 1}"
+        return images.decode_bytes(encoded, origin, remedy="Copy the data set anew.")
 
     def _text(self, label: bytes, index: int) -> str:
         try:

@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
+from jaxkd.readers import images
+from jaxkd.readers.masks import files
 
 CONSISTENT, INCONSISTENT = "consistent.json", "inconsistent.json"
 _IMAGE_FIELDS = {"id", "file_name", "width", "height"}
@@ -54,7 +56,8 @@ def read(folder: str | Path, masks: str | Path | None = None) -> Iterator[Pair]:
 
     Args:
       folder: with ``consistent.json``, ``inconsistent.json`` and the images.
-      masks: folder of PNG masks named like the images, in place of ``segmentation``.
+      masks: folder of PNG masks named like the images, in place of ``segmentation``;
+        see ``masks.files.read_mask``.
 
     Raises:
       UserError: if a file is missing, or an annotation has no image or caption.
@@ -120,13 +123,11 @@ def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
 
 
 def _mask(one: Mapping[str, Any], file: Path, masks: Path | None) -> np.ndarray:
-    from PIL import Image
-
     if masks is not None:
         path = masks / f"{file.stem}.png"
         if not path.is_file():
             raise UserError(f"There is no mask {path} for {file.name}.")
-        return np.asarray(Image.open(path).convert("L")) > 127
+        return files.read_mask(path, _doubt) > 0
     found = one.get("segmentation")
     if isinstance(found, dict):
         counts = found["counts"]
@@ -138,8 +139,12 @@ def _mask(one: Mapping[str, Any], file: Path, masks: Path | None) -> np.ndarray:
         return run_length_mask(counts, tuple(found["size"]))
     if not found:
         return np.zeros((0, 0), bool)
-    with Image.open(file) as image:
-        return polygon_mask(found, (image.height, image.width))
+    height, width, _ = images.decode(file).shape
+    return polygon_mask(found, (height, width))
+
+
+def _doubt(note: str) -> None:
+    warnings.warn(note, stacklevel=4)
 
 
 def _report_unknown(path: Path, entries: Any, known: set[str]) -> None:

@@ -87,7 +87,10 @@ def test_pie_bench_pp(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([demo]), path)
     with pytest.raises(UserError, match="lacks mask"):
         list(benchmarks.read_pie_bench_pp(path))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.parquet"):
+        list(benchmarks.read_pie_bench_pp(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"nothing cannot be opened: No such file"):
         list(benchmarks.read_pie_bench_pp(tmp_path / "nothing"))
 
 

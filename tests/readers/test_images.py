@@ -119,8 +119,74 @@ def test_channels_are_kept_by_option(tmp_path):
     np.testing.assert_array_equal(decode(path, channels=4), layers)
     grey = save(tmp_path / "grey.png", layers[..., 0])
     np.testing.assert_array_equal(decode(grey, channels=1), layers[..., :1])
-    with pytest.raises(UserError, match="channels is 2, expected 1, 3 or 4"):
-        decode(path, channels=2)
+    pair = layers[..., 2:]
+    two = save(tmp_path / "two.png", Image.fromarray(pair, "LA"))
+    np.testing.assert_array_equal(decode(two, channels=2), pair)
+    with pytest.raises(UserError, match=r"channels is 0, expected 1 \(grey\), 3"):
+        decode(path, channels=0)
+    with pytest.raises(UserError, match=r"a.png cannot be read as a TIFF image"):
+        decode(path, channels=5)
+
+
+def tiff(path, pixels, **options):
+    """Writes a TIFF file of any number of channels, as Pillow cannot."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(path, pixels, **options)
+    return path
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+def test_layers_of_tiff_files_are_kept(tmp_path, channels):
+    rng = np.random.default_rng(channels)
+    layers = rng.integers(0, 256, (6, 9, channels), np.uint8)
+    grey = {"photometric": "minisblack", "metadata": None}
+    path = tiff(tmp_path / "a.tif", layers, planarconfig="contig", **grey)
+    np.testing.assert_array_equal(decode(path, channels), layers)
+    apart = layers.transpose(2, 0, 1)
+    path = tiff(tmp_path / "b.tif", apart, planarconfig="separate", **grey)
+    np.testing.assert_array_equal(decode(path, channels), layers)
+    path = tiff(tmp_path / "c.tif", apart, **grey)  # a page each
+    np.testing.assert_array_equal(decode(path, channels), layers)
+    path = tiff(tmp_path / "d.tif", apart.astype(np.uint16) * 257, **grey)
+    np.testing.assert_array_equal(decode(path, channels), layers)
+    with pytest.raises(UserError, match=rf"has {channels} channels, expected 6"):
+        decode(path, 6)
+
+
+def test_a_fourth_band_is_no_transparency(tmp_path):
+    """Near infrared beside RGB: Pillow reads its file as RGB alone."""
+    layers = np.concatenate([picture(), picture(seed=1)[..., :1]], -1)
+    infrared = {"photometric": "rgb", "extrasamples": ["unspecified"]}
+    path = tiff(tmp_path / "a.tif", layers, **infrared)
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+    np.testing.assert_array_equal(decode(path, channels=4), layers)
+    path = tiff(tmp_path / "b.tif", layers, photometric="rgb", extrasamples=[2])
+    np.testing.assert_array_equal(decode(path, channels=4), layers)
+    np.testing.assert_array_equal(decode(save(tmp_path / "c.tif", layers), 4), layers)
+    path = save(tmp_path / "d.tif", picture())
+    opaque = np.full((20, 30, 1), 255)
+    wanted = np.concatenate([picture(), opaque], -1)
+    np.testing.assert_array_equal(decode(path, channels=4), wanted)
+
+
+def test_layers_that_cannot_be_read_are_named(tmp_path):
+    layers = np.zeros((6, 9, 5), np.uint8)
+    grey = {"photometric": "minisblack", "planarconfig": "contig"}
+    floats = tiff(tmp_path / "a.tif", layers.astype(np.float32), **grey)
+    with pytest.raises(UserError, match="its pixels are float32, whose range"):
+        decode(floats, 5)
+    turned = tiff(tmp_path / "b.tif", layers, extratags=[(274, 3, 1, 6, True)], **grey)
+    with pytest.raises(UserError, match="its orientation tag is 6, expected 1"):
+        decode(turned, 5)
+    whole = tiff(tmp_path / "c.tif", layers, **grey)
+    with pytest.raises(UserError, match=r"declares 54 pixels, expected at most 10"):
+        decode(whole, 5, max_pixels=10)
+    for size in (0, 3, 40, 300):
+        cut = tmp_path / "d.tif"
+        cut.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(UserError, match=r"d\.tif cannot be read as"):
+            decode(cut, 5)
 
 
 @pytest.mark.parametrize("suffix", ["pgm", "ppm", "jp2", "tif"])
@@ -264,6 +330,15 @@ def test_center_crop():
 def test_center_crop_of_any_shape(shape):
     ours = center_crop(32)({"image": picture(*shape)})["image"]
     assert ours.shape == (32, 32, 3)
+
+
+def test_layers_are_resized_each_by_itself():
+    """Transparency would hide the colours beneath it, were it taken for that."""
+    layers = np.concatenate([picture(), np.zeros((20, 30, 1), np.uint8)], -1)
+    resized = resize(layers, (10, 15))
+    np.testing.assert_array_equal(resized[..., :3], resize(picture(), (10, 15)))
+    assert not resized[..., 3].any()
+    assert resize(layers[..., :2], (10, 15)).shape == (10, 15, 2)
 
 
 def test_resize_keeps_one_channel():

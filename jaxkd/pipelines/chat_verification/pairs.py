@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
@@ -13,6 +12,7 @@ from jaxkd.drawing.handwriting import draw_writers
 from jaxkd.drawing.writer_features import FEATURES, features
 from jaxkd.pipelines.chat_verification.asking import Question
 from jaxkd.pipelines.chat_verification.prompts import Sample
+from jaxkd.readers import images
 
 LABELS = {"1": True, "true": True, "same": True, "yes": True}
 LABELS |= {"0": False, "false": False, "different": False, "no": False, "": None}  # type: ignore[dict-item]
@@ -109,19 +109,8 @@ def _read(config: ConfigDict) -> list[Question]:
         same = LABELS[label]
 
         def read(paths=paths, same=same) -> Sample:
-            return Sample(_image(paths[0]), _image(paths[1]), config.word, same)
+            first, second = map(images.decode, paths)
+            return Sample(first, second, config.word, same)
 
         questions.append(Question(number, read, same))
     return questions
-
-
-def _image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(
-            f"{path} is no image: {error}. Repair or replace it."
-        ) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.readers import images
+from jaxkd.readers import depth, images
 
 Note = Callable[[str], None]
 
@@ -117,9 +117,7 @@ def _layers(image: Any) -> np.ndarray:
     """Returns a mask's values ``[height, width, layers]``: grey or RGB, then alpha."""
     if image.mode.startswith(("I", "F")):
         return (
-            images.to_eight_bits(image)[0][..., None]
-            if _is_deep(image)
-            else _raw(image)
+            depth.to_eight_bits(image)[0][..., None] if _is_deep(image) else _raw(image)
         )
     if image.mode == "1":
         return np.asarray(image.convert("L"))[..., None]
@@ -138,7 +136,7 @@ def _is_deep(image: Any) -> bool:
 
 def _raw(image: Any) -> np.ndarray:
     """Returns labels that are stored in more bits than they need."""
-    images.to_eight_bits(image)  # refuses floats and negative numbers
+    depth.to_eight_bits(image)  # refuses floats and negative numbers
     return np.asarray(image).astype(np.uint8)[..., None]
 
 
@@ -285,7 +283,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _to_rgb(image: Any, path: Path, note: Note) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
-        grey, bits = images.to_eight_bits(image)
+        grey, bits = depth.to_eight_bits(image)
         if bits < 16:
             top = int(np.asarray(image).max(initial=0))
             note(f"{path}: read as {bits} bits of grey: its values are at most {top}")
