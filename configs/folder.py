@@ -33,7 +33,7 @@ def teacher(name: str = "resnet50") -> ConfigDict:
     config = configs.default()
     config.name = "teacher"
     config.model = ConfigDict({"name": name})
-    config.data = ConfigDict({"name": "folder", "root": "", "size": 224})
+    config.data = ConfigDict({"name": "folder", "root": "", "size": 224, "channels": 3})
     config.view = ConfigDict({"name": "flip"})
     config.batch_size = 32
     config.eval_batch_size = 64
@@ -96,6 +96,6 @@ def _study(names: dict[str, str]) -> ConfigDict:
         for need, key in needs.items():
             config[key] = FieldReference(names[key])
             config.needs[need].model.name = config.get_ref(key)
-            for option in ("root", "size"):
+            for option in ("root", "size", "channels"):
                 config.needs[need].data[option] = config.data.get_ref(option)
     return config

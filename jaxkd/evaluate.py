@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import checkpoint, class_names, console, sharding, step
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.lookup import is_own_code
 from jaxkd.core.source import (
     ArraySource,
     CheckedSource,
@@ -22,7 +23,7 @@ from jaxkd.core.source import (
 from jaxkd.core.writers import write_json
 from jaxkd.readers import images
 from jaxkd.report import statistics
-from jaxkd.training import adaptation, build, input_pipeline, preprocessing
+from jaxkd.training import adaptation, build, input_pipeline, options, preprocessing
 from jaxkd.training import workdir as workdirs
 
 Results = dict[str, np.ndarray]
@@ -72,7 +73,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
 
     Images are normalised, and brought to size, as in the run; classes are joined by
     their names. Data with some of the run's classes, in any order, are evaluated among
-    all that it knows.
+    all that it knows; they need no training examples.
 
     Args:
       workdir: folder of the run.
@@ -93,7 +94,9 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     # Nothing is trained: these devices and data smaller than a batch will do.
     saved.mesh = configs.default().mesh
     saved.batch_size, saved.accumulate = jax.device_count(), 1
-    dataset = _as_trained(build.load_data(saved), preprocessing.read(workdir))
+    trained = preprocessing.read(workdir)
+    saved.data = _decoded_as_trained(saved.data, trained)
+    dataset = _as_trained(_with_train(build.load_data(saved), saved.seeds[0]), trained)
     if config is not None:
         saved.view = _choose_view(saved, config, dataset)
     run = build.build(saved, dataset, workdir=workdir)
@@ -111,6 +114,27 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     data = run.dataset.info.name
     write_json(workdir / "eval.json", {"data": data, "use": use, "students": scores})
     return _format(run, scores, use)
+
+
+def _decoded_as_trained(data: ConfigDict, trained: Info | None) -> ConfigDict:
+    """Returns ``config.data`` with the channels that a run's images were decoded to."""
+    channels = None if trained is None else preprocessing.channels_of_files(trained)
+    if channels is None or is_own_code(data.name):
+        return data
+    if "channels" not in options.of_data(data.name):
+        return data
+    return ConfigDict({**data, "channels": channels})
+
+
+def _with_train(dataset: Dataset, seed: int) -> Dataset:
+    """Returns data that are for evaluation alone as a run can be built of them.
+
+    Of training examples nothing but the shape is used.
+    """
+    if len(dataset.train(seed)):
+        return dataset
+    test = dataset.test
+    return dataset._replace(train=lambda seed: test)
 
 
 class _Renumbered:

@@ -123,7 +123,8 @@ def no_data(monkeypatch):
     names = [f"{i:04}" for i in range(1000)]
     monkeypatch.setattr(glyph100, "_draw", draw)
     monkeypatch.setattr(cifar, "read", read)
-    monkeypatch.setattr(folder, "_only_test_folder", lambda top: "val")
+    splits = Path("train"), Path("val")
+    monkeypatch.setattr(folder, "_splits", lambda top, test_split: splits)
     monkeypatch.setattr(folder, "_class_folders", lambda split: names)
     monkeypatch.setattr(folder, "_list_images", lambda *_: Unread(1_281_167))
 

@@ -10,12 +10,12 @@ from jaxkd.datasets import (
     av_clips,
     boxes,
     ct,
+    folder,
     image_pairs,
     mask_images,
     text_lines,
 )
 from jaxkd.datasets.cifar import COUNTS, STATISTICS
-from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD
 
 _IMAGENET = (1_281_167, 50_000)
 _PHOTOGRAPHS = (25_000, 1_000)
@@ -52,7 +52,7 @@ def make(name: str, **options: Any) -> Dataset | None:
     if name == "cifar":
         return _cifar(options.get("classes", 100))
     if name == "folder":
-        return _imagenet(options.get("size", 224))
+        return _imagenet(**options)
     if name == "mask_images":
         return _mask_images(options.get("size", 352))
     if name == "ct":
@@ -96,10 +96,11 @@ def _blank(count: int, *shape: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": np.broadcast_to(np.int32(0), (count,))}
 
 
-def _imagenet(size: int) -> Dataset:
-    names = tuple(str(number) for number in range(1000))
-    statistics = (IMAGENET_MEAN, IMAGENET_STD)
-    info = Info("imagenet", 1000, (size, size, 3), *statistics, names)
+def _imagenet(
+    size: int = 224, channels: int = 3, mean: Any = (), std: Any = (), **_: Any
+) -> Dataset:
+    names = [str(number) for number in range(1000)]
+    info = folder.describe("imagenet", names, size, channels, mean, std)
     train, test = (_Unread(count) for count in _IMAGENET)
     return Dataset(info, lambda seed: train, test)
 

@@ -112,7 +112,8 @@ class Dataset(NamedTuple):
     Attributes:
       info: the description.
       train: ``seed -> Source``. Most data sets ignore the seed; a few-shot one gives
-        each seed its own labelled images.
+        each seed its own labelled images. Empty where there are none, and the data are
+        for evaluation alone.
       test: the examples for evaluation.
       prepare_train: host-side preparation of one example, with a random generator:
         only for data that is not yet of ``info.image_shape``, such as photographs.

@@ -1,9 +1,11 @@
 """Image files in class folders, as ImageNet is kept: ``root/train/<class>/*.jpg``.
 
 The class names are the sorted names of the folders in ``train``, or in the order of
-``classes``, such as that of a network which was trained elsewhere.
+``classes``, such as that of a network which was trained elsewhere. A folder without
+``train`` (``root/val/<class>/*.jpg``, or ``root/<class>/*.jpg``) can be evaluated on.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from jaxkd.readers.images import (
     IMAGENET_STD,
     SUFFIXES,
     center_crop,
+    check_channels,
     decode,
     random_resized_crop,
 )
@@ -28,14 +31,15 @@ TEST_FOLDERS = ("val", "test")
 class FolderSource:
     """Image files and their labels; an image is decoded when it is asked for."""
 
-    def __init__(self, paths: list[str], labels: np.ndarray):
-        self.paths, self.labels = paths, labels
+    def __init__(self, paths: list[str], labels: np.ndarray, channels: int = 3):
+        self.paths, self.labels, self.channels = paths, labels, channels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": decode(Path(self.paths[index])), "label": self.labels[index]}
+        image = decode(Path(self.paths[index]), self.channels)
+        return {"image": image, "label": self.labels[index]}
 
 
 def load(
@@ -43,8 +47,9 @@ def load(
     size: int = 224,
     test_split: str | None = None,
     classes: tuple[str, ...] | str = (),
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    channels: int = 3,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
 ) -> Dataset:
     """Lists the images; none is decoded yet.
 
@@ -52,62 +57,125 @@ def load(
     ``images.center_crop``, on the host; flips and normalisation are left to the view.
 
     Args:
-      root: folder with ``train`` and ``val`` or ``test``.
+      root: folder with ``train`` and ``val`` or ``test``; for evaluation alone, without
+        ``train``, or of class folders. It has then no training examples.
       size: side of the crops.
       test_split: folder to evaluate on; ``val`` or ``test``, whichever there is, if
         not given.
       classes: their names, which are those of the folders, in the order of the labels;
         or a text file with one a line. Sorted if not given.
-      mean: of each channel in [0, 1].
-      std: of each channel in [0, 1].
+      channels: that images are decoded to (``images.decode``): 1 for grey, 3 for RGB,
+        4 for RGB with transparency, or as many as TIFF files have.
+      mean: of each channel in [0, 1]; if not given, that of ImageNet for RGB, and its
+        average for grey; 0.5 for others.
+      std: likewise.
 
     Raises:
       UserError: if a folder is missing or empty, a test class is not in ``train``,
         ``classes`` are other ones, or a file is not an image by its name.
     """
     top = Path(root).expanduser()
-    train, test = top / "train", top / (test_split or _only_test_folder(top))
-    names = _class_folders(train)
-    unknown = sorted(set(_class_folders(test)) - set(names))
-    if unknown:
-        raise UserError(
-            f"{test} has classes that {train} has not: {', '.join(unknown[:5])} "
-            f"({len(unknown)} in all). Every test class needs training images."
-        )
-    names = _in_order(names, classes, train)
-    info = Info(
-        name=top.absolute().name,
-        num_classes=len(names),
-        image_shape=(size, size, 3),
-        mean=tuple(mean),
-        std=tuple(std),
-        class_names=tuple(names),
-        resize=CENTER_CROP,
-    )
-    source = _list_images(train, names)
+    train, test = _splits(top, test_split)
+    names = _class_folders(train or test)
+    if train is not None:
+        _check_known(_class_folders(test), test, names, train)
+    names = _in_order(names, classes, train or test, some=train is None)
+    info = describe(top.absolute().name, names, size, channels, mean, std)
+    source = FolderSource([], np.zeros(0, np.int32), channels)
+    if train is not None:
+        source = _list_images(train, names, channels)
     return Dataset(
-        *(info, lambda seed: source, _list_images(test, names)),
+        *(info, lambda seed: source, _list_images(test, names, channels)),
         *(random_resized_crop(size), center_crop(size)),
     )
 
 
-def _only_test_folder(top: Path) -> str:
+def describe(
+    name: str,
+    classes: Sequence[str],
+    size: int,
+    channels: int = 3,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Info:
+    """Describes such a data set; see ``load``.
+
+    Raises:
+      UserError: if ``channels`` is no number of channels, or ``mean`` and ``std`` have
+        another.
+    """
+    check_channels(channels)
+    given = tuple(mean), tuple(std)
+    for key, values in zip(("mean", "std"), given, strict=True):
+        if len(values) not in (0, channels):
+            raise UserError(
+                f"{name}: {key} has {len(values)} numbers, expected one for each of "
+                f"{channels} channels. Set config.data.{key} or config.data.channels."
+            )
+    usual = tuple(_usual(values, channels) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return Info(
+        name=name,
+        num_classes=len(classes),
+        image_shape=(size, size, channels),
+        mean=given[0] or usual[0],
+        std=given[1] or usual[1],
+        class_names=tuple(classes),
+        resize=CENTER_CROP,
+    )
+
+
+def _usual(of_imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if channels == len(of_imagenet):
+        return of_imagenet
+    return (round(sum(of_imagenet) / 3, 3),) if channels == 1 else (0.5,) * channels
+
+
+def _splits(top: Path, test_split: str | None) -> tuple[Path | None, Path]:
+    """Returns the folder to train on, None if there is none, and the one to test."""
     if not top.is_dir():
         raise UserError(
             f"{top.absolute()} does not exist, expected a folder with train/ and val/, "
             "each with a folder of images per class. Set config.data.root."
         )
-    found = [
-        name
-        for name in TEST_FOLDERS
-        if (top / name).is_dir() or image_lists.list_of(top / name)
-    ]
+    train = top / "train" if _is_split(top / "train") else None
+    found = [name for name in TEST_FOLDERS if _is_split(top / name)]
+    if test_split:
+        return train, top / test_split
+    if train is None and not found and _holds_classes(top):
+        return None, top
     if len(found) != 1:
         raise UserError(
             f"{top} has {' and '.join(found) or 'neither val nor test'}, expected one "
             "folder to evaluate on. Name it with test_split."
         )
-    return found[0]
+    return train, top / found[0]
+
+
+def _is_split(path: Path) -> bool:
+    return path.is_dir() or image_lists.list_of(path) is not None
+
+
+def _holds_classes(top: Path) -> bool:
+    """Tells whether images lie in the very folders of a folder, or are listed."""
+    if image_lists.list_of(top):
+        return True
+    folders = [top / name for name in listing.entries(top) if (top / name).is_dir()]
+    return any(
+        name.lower().endswith(SUFFIXES)
+        for folder in folders
+        for name in listing.entries(folder)
+    )
+
+
+def _check_known(
+    found: Sequence[str], test: Path, names: Sequence[str], train: Path
+) -> None:
+    unknown = sorted(set(found) - set(names))
+    if unknown:
+        raise UserError(
+            f"{test} has classes that {train} has not: {', '.join(unknown[:5])} "
+            f"({len(unknown)} in all). Every test class needs training images."
+        )
 
 
 def _class_folders(split: Path) -> list[str]:
@@ -126,22 +194,23 @@ def _class_folders(split: Path) -> list[str]:
 
 
 def _in_order(
-    found: list[str], classes: tuple[str, ...] | str, train: Path
+    found: list[str], classes: tuple[str, ...] | str, split: Path, some: bool
 ) -> list[str]:
+    """Returns the names in the order of ``classes``, of which some may do."""
     if not classes:
         return found
     names = class_names.read(classes)
-    wrong = sorted(set(names) ^ set(found))
+    wrong = sorted(set(found) - set(names) if some else set(names) ^ set(found))
     if wrong:
         shown = ", ".join(wrong[:5])
         raise UserError(
-            f"config.data.classes and the folders in {train} differ: {shown} "
+            f"config.data.classes and the folders in {split} differ: {shown} "
             f"({len(wrong)} in all) are only in one of them. Name each folder once."
         )
     return list(names)
 
 
-def _list_images(split: Path, names: list[str]) -> FolderSource:
+def _list_images(split: Path, names: Sequence[str], channels: int) -> FolderSource:
     paths: list[str] = []  # not Path: there may be millions
     labels: list[int] = []
     listed = image_lists.list_of(split)
@@ -165,4 +234,4 @@ def _list_images(split: Path, names: list[str]) -> FolderSource:
                 )
         paths += [f"{folder}/{file}" for file in files]
         labels += [label] * len(files)
-    return FolderSource(paths, np.asarray(labels, np.int32))
+    return FolderSource(paths, np.asarray(labels, np.int32), channels)

@@ -18,6 +18,7 @@ from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
 from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
+from jaxkd.training import preprocessing
 
 _BATCH = 64
 
@@ -53,8 +54,8 @@ def predict_files(
     """Classifies image files and writes the result as CSV or JSON.
 
     Every image has a row with its status; one that cannot be read ends nothing. Images
-    are converted to RGB (or grey, if the network was trained on grey) and,
-    unless they have the network's size, resized and cropped as for evaluation.
+    are decoded to the channels that the network was trained on and, unless they have
+    its size, resized and cropped as for evaluation.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -72,10 +73,11 @@ def predict_files(
     write = _writer(output)
     restored = restore(workdir, student, seed, use)
     info = restored.info
-    if info.image_shape[2] not in (1, 3):
+    if preprocessing.channels_of_files(info) is None:
         raise UserError(
-            f"{workdir} was trained on images of {info.image_shape[2]} channels, "
-            "expected 1 or 3: image files hold grey or RGB."
+            f"{workdir} was trained on arrays {info.image_shape}, expected 1 or 3 "
+            "channels, as image files have, or to be trained on files (data 'folder' "
+            "with channels=...)."
         )
     topk = min(5, info.num_classes) if topk is None else topk
     if not 1 <= topk <= info.num_classes:
@@ -105,7 +107,8 @@ def predict_files(
 
 
 def _read(path: Path, info: Info) -> np.ndarray:
-    return images.fit(images.decode(path), info.image_shape, info.resize)
+    picture = images.decode(path, info.image_shape[-1])
+    return images.fit(picture, info.image_shape, info.resize)
 
 
 def _writer(output: str | None) -> Callable[[list[Prediction]], None]:

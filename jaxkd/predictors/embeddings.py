@@ -1,5 +1,6 @@
 """Embeds people's own images: nearest neighbours, and verification of pairs."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,11 +110,12 @@ def _embed(
 ) -> np.ndarray:
     """Returns a row for each file, of zeros for those that cannot be read."""
     embed, native = _network(restored)
+    decode = functools.partial(images.decode, channels=restored.info.image_shape[-1])
     parts = np.zeros((len(files), 0), np.float32)
     groups: dict[int, list[int]] = {}
     pixels = {}
     for place, file in enumerate(tqdm(files, unit="image", disable=None)):
-        picture = attempt(images.decode, file, errors)
+        picture = attempt(decode, file, errors)
         if picture is None:
             continue
         small = max(picture.shape[:2]) <= native
@@ -131,12 +133,12 @@ def _embed(
 
 
 def _network(restored: Restored) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """Returns ``uint8 [n, h, w, 3] -> [n, width]`` and the side the network reads."""
+    """Returns ``uint8 [n, h, w, c] -> [n, width]`` and the side the network reads."""
     height, width, channels = restored.info.image_shape
-    if height != width or channels != 3:
+    if height != width or channels not in (1, 3):
         raise UserError(
             f"The run was trained on images {restored.info.image_shape}, expected "
-            "square ones of 3 channels."
+            "square ones of 1 or 3 channels."
         )
     shape = jax.ShapeDtypeStruct((_BATCH, *restored.info.image_shape), jnp.uint8)
     seen = jax.eval_shape(restored.see, {"image": shape})

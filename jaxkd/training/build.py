@@ -479,6 +479,11 @@ def _check_draws(draws: tuple[Source, ...], seeds, batch_size: int) -> None:
     sizes = {seed: len(draw) for seed, draw in zip(seeds, draws, strict=True)}
     if len(set(sizes.values())) > 1:
         raise UserError(f"The seeds' training sets differ in size: {sizes}.")
+    if not len(draws[0]):
+        raise UserError(
+            "The data have no training examples: they are for evaluation alone "
+            "(--mode=eval). Give others; a folder needs train/ beside val/."
+        )
     if len(draws[0]) < batch_size:
         raise UserError(
             f"config.batch_size is {batch_size}, but there are only {len(draws[0])} "

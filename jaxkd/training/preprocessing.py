@@ -88,6 +88,22 @@ def _info(record: Mapping[str, Any], path: Path) -> Info:
         ) from error
 
 
+def channels_of_files(trained: Info) -> int | None:
+    """Returns the channels that image files are decoded to for a network.
+
+    Args:
+      trained: what the network was trained on.
+
+    Returns:
+      Their number; None where no file has them: it was trained on volumes, or on arrays
+      of channels whose meaning is not known.
+    """
+    if len(trained.image_shape) != 3:
+        return None
+    channels = trained.image_shape[-1]
+    return channels if channels in (1, 3) or trained.resize else None
+
+
 def normalised_as(info: Info, trained: Info | None) -> Info:
     """Returns a data set's description with the normalisation of a trained network.
 

@@ -73,9 +73,60 @@ def test_other_test_folder(root):
 def test_missing_folders(root, tmp_path):
     with pytest.raises(UserError, match=r"has neither val nor test"):
         folder.load(str(tmp_path))
-    (root / "train").rename(root / "training")
-    with pytest.raises(UserError, match=r"train is not a folder. Expected"):
-        folder.load(str(root))
+    with pytest.raises(UserError, match=r"nowhere does not exist, expected a folder"):
+        folder.load(str(tmp_path / "nowhere"))
+
+
+def test_a_labelled_folder_without_train(root):
+    """It is read for evaluation: ``val`` beside no ``train``, and class folders."""
+    wanted = read(folder.load(str(root)).test)
+    (root / "train").rename(root.parent / "elsewhere")
+    for top in (root, root / "val"):
+        dataset = folder.load(str(top), size=8)
+        assert read(dataset.test) == wanted and len(dataset.train(0)) == 0
+        assert dataset.info.class_names == ("ant", "cat", "dog")
+        assert dataset.prepare_test(dataset.test[0])["image"].shape == (8, 8, 3)
+    (root / "readme.md").write_text("")
+    assert read(folder.load(str(root)).test) == wanted
+    (root / "val" / "readme.md").write_text("")
+    with pytest.raises(UserError, match=r"readme.md is not a folder"):
+        folder.load(str(root / "val"))
+
+
+def test_some_of_the_classes_without_train(root):
+    names = ("dog", "eel", "cat", "ant")
+    dataset = folder.load(str(root / "val"), classes=names)
+    assert dataset.info.class_names == names
+    assert read(dataset.test) == [(0, 20), (0, 21), (2, 0), (2, 1), (3, 10), (3, 11)]
+    with pytest.raises(UserError, match=r"and the folders in .*val differ: cat"):
+        folder.load(str(root / "val"), classes=("dog", "ant"))
+
+
+def test_a_list_without_train(root):
+    wanted = read(folder.load(str(root)).test)
+    rows = [",".join(row) for row in flat(root)]
+    (root / "val.csv").write_text("\n".join(rows))
+    assert read(folder.load(str(root / "val")).test) == wanted
+
+
+def test_channels_are_kept_by_option(root):
+    """Grey is decoded as grey, resized as one layer and described as such."""
+    dataset = folder.load(str(root), size=8, channels=1)
+    example = dataset.test[2]
+    assert example["image"].shape == (9, 12, 1) and dataset.info.image_shape[2] == 1
+    np.testing.assert_array_equal(example["image"], np.zeros((9, 12, 1)))
+    np.testing.assert_allclose(dataset.info.mean, np.mean(images.IMAGENET_MEAN), 1e-3)
+    assert len(dataset.info.std) == 1
+    rng = np.random.default_rng(0)
+    assert dataset.prepare_train(example, rng)["image"].shape == (8, 8, 1)
+    four = folder.load(str(root), size=8, channels=4, mean=(0.1, 0.2, 0.3, 0.4))
+    assert four.info.mean == (0.1, 0.2, 0.3, 0.4) and four.info.std == (0.5,) * 4
+    layers = four.prepare_test(four.test[4])["image"]
+    np.testing.assert_array_equal(layers[..., 3], np.full((8, 8), 255))
+    with pytest.raises(UserError, match="mean has 3 numbers, expected one for each of"):
+        folder.load(str(root), channels=4, mean=images.IMAGENET_MEAN)
+    with pytest.raises(UserError, match="channels is 0, expected 1"):
+        folder.load(str(root), channels=0)
 
 
 def test_test_class_without_training_images(root):
