@@ -33,6 +33,8 @@ def is_in(path: Path) -> bool:
         begin = file.read(4)
         if begin not in _BEGINNINGS:
             return False
+        if begin == _BEGINNINGS[-1]:
+            return True  # large and big-endian: Pillow reads none of these
         header = begin + file.read(12 if b"+" in begin else 4)
         tags = ImageFileDirectory_v2(header)
         file.seek(tags.next)
@@ -81,11 +83,16 @@ def read(path: Path, channels: int, most: int) -> np.ndarray:
                 f"its orientation tag is {turned.value:d}, expected 1, upright"
             )
         bits = int(series.keyframe.bitspersample)
-        return depth.scaled(_channels_last(series), bits)[0]
+        return depth.scaled(_channels_last(series, path), bits)[0]
 
 
-def _channels_last(series: Any) -> np.ndarray:
-    pixels = series.asarray()
+def _channels_last(series: Any, path: Path) -> np.ndarray:
+    try:
+        pixels = series.asarray()
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            optional.load("imagecodecs", extra="tiff", purpose=f"{path}, compressed")
+        raise
     places = [series.axes.index(axis) for axis in "YX"]
     rows_first = np.moveaxis(pixels, places, (0, 1))
     return np.ascontiguousarray(rows_first.reshape(*rows_first.shape[:2], -1))

@@ -68,3 +68,27 @@ def test_fuzz_images(tmp_path, kind):
         ends["right" if np.array_equal(found, right) else "other"] += 1
     print(f"{kind}: {dict(ends)}")
     assert ends["refused"] and (kind != "png" or not ends["other"])
+
+
+@pytest.mark.slow
+def test_fuzz_layers(tmp_path):
+    """TIFF files of five layers; they have no checksum, so that any may be right."""
+    tifffile = pytest.importorskip("tifffile")
+    rng, path = np.random.default_rng(0), tmp_path / "a.tif"
+    layers = rng.integers(0, 256, (12, 10, 5), np.uint8)
+    tifffile.imwrite(path, layers, photometric="minisblack", planarconfig="contig")
+    content, draws = path.read_bytes(), random.Random(0)
+    ends = collections.Counter()
+    for _ in range(COUNT):
+        path.write_bytes(fuzzing.mutate(content, draws, 0, len(content) - layers.size))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, about odd tags
+                found = images.decode(path, 5)
+        except UserError:
+            ends["refused"] += 1
+            continue
+        assert found.shape[-1] == 5 and found.dtype == np.uint8
+        ends["right" if np.array_equal(found, layers) else "other"] += 1
+    print(f"layers: {dict(ends)}")
+    assert ends["refused"] and ends["right"]

@@ -1,4 +1,6 @@
+import importlib.util
 import io
+import itertools
 import re
 import struct
 import zlib
@@ -168,6 +170,29 @@ def test_a_fourth_band_is_no_transparency(tmp_path):
     opaque = np.full((20, 30, 1), 255)
     wanted = np.concatenate([picture(), opaque], -1)
     np.testing.assert_array_equal(decode(path, channels=4), wanted)
+
+
+def test_big_endian_and_large_tiff_files(tmp_path):
+    """Pillow opens no BigTIFF of that order."""
+    layers = np.random.default_rng(0).integers(0, 256, (6, 9, 4), np.uint8)
+    grey = {"photometric": "minisblack", "planarconfig": "contig"}
+    for number, (order, large) in enumerate(itertools.product("<>", (False, True))):
+        path = tmp_path / f"{number}.tif"
+        tiff(path, layers, byteorder=order, bigtiff=large, **grey)
+        np.testing.assert_array_equal(decode(path, 4), layers)
+
+
+def test_compressed_layers(tmp_path):
+    layers = np.concatenate([picture(), picture(seed=1)[..., :1]], -1)
+    path = save(tmp_path / "a.tif", layers, compression="tiff_lzw")
+    kind, other = (struct.pack("<HHIH", 338, 3, 1, value) for value in (2, 0))
+    assert path.read_bytes().count(kind) == 1  # transparency becomes a plain layer
+    path.write_bytes(path.read_bytes().replace(kind, other))
+    if importlib.util.find_spec("imagecodecs"):
+        np.testing.assert_array_equal(decode(path, 4), layers)
+        return
+    with pytest.raises(UserError, match=r"a\.tif, compressed: imagecodecs is needed"):
+        decode(path, 4)
 
 
 def test_layers_that_cannot_be_read_are_named(tmp_path):
