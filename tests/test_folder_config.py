@@ -18,6 +18,7 @@ SMALL = {
     "batch_size": "8",
     "seeds": "0,1",
 }
+TINY = {"stem": 3, "widths": (3, 3, 4)}
 CLASSES = ("dark", "grey", "light")
 
 
@@ -69,6 +70,9 @@ def test_the_run(root, tmp_path, variant):
     config.allow_weak_teacher = True  # They have hardly been trained.
     for need in config.needs.values():
         need.duration, need.batch_size = 2.0, 8
+    for each in (config, *config.needs.values()):
+        with each.unlocked():
+            each.model.update(TINY)
     train.train(config, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["students"]) == set(config.students)
