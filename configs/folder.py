@@ -33,7 +33,9 @@ def teacher(name: str = "resnet50") -> ConfigDict:
     config = configs.default()
     config.name = "teacher"
     config.model = ConfigDict({"name": name})
-    config.data = ConfigDict({"name": "folder", "root": "", "size": 224, "channels": 3})
+    config.data = ConfigDict(
+        {"name": "folder", "root": "", "size": 224, "channels": 3, "hold_out": 0.0}
+    )
     config.view = ConfigDict({"name": "flip"})
     config.batch_size = 32
     config.eval_batch_size = 64
@@ -96,6 +98,6 @@ def _study(names: dict[str, str]) -> ConfigDict:
         for need, key in needs.items():
             config[key] = FieldReference(names[key])
             config.needs[need].model.name = config.get_ref(key)
-            for option in ("root", "size", "channels"):
+            for option in ("root", "size", "channels", "hold_out"):
                 config.needs[need].data[option] = config.data.get_ref(option)
     return config

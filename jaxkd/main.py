@@ -173,6 +173,10 @@ def main(argv: list[str]) -> None:
         _exit(str(error), last=disk.os_error(error) is not None)
     except Interrupted as error:
         _exit(str(error), INTERRUPTED)
+    except BrokenPipeError:
+        # As ``| head`` ends: nobody reads the rest, and closing must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if code := disk.os_error(error):
             place = getattr(error, "filename", None) or _WORKDIR.value or "the disk"
@@ -414,6 +418,10 @@ def _exit(message: str, code: int = 2, last: bool = False) -> NoReturn:
 
 def run() -> None:
     """Entry point of ``python -m jaxkd.main`` and of the command ``jaxkd``."""
+    # --help shows the text and the flags of the program, which the command is not.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.get_flags_for_module(run.__module__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=_parse_flags)
 
 

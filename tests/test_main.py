@@ -11,7 +11,11 @@ RLD = "--config=configs/rld.py"
 
 
 def call(*arguments):
-    command = [sys.executable, "-m", "jaxkd.main", *arguments]
+    return python("-m", "jaxkd.main", *arguments)
+
+
+def python(*arguments):
+    command = [sys.executable, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT
     )
@@ -47,7 +51,11 @@ def test_mistakes(arguments, said):
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_the_modes():
-    done = call("--help")
+@pytest.mark.parametrize("program", ["module", "command"])
+def test_help_names_the_modes(program):
+    # What pip makes of [project.scripts] imports the function and calls it.
+    command = ("-c", "from jaxkd.main import run; run()", "--help")
+    done = call("--help") if program == "module" else python(*command)
+    assert "Train, evaluate, use and export" in done.stdout
     for mode in ("train", "eval", "predict", "sample", "compile", "export", "compare"):
         assert f"{mode}:" in done.stdout

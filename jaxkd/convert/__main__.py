@@ -163,7 +163,8 @@ def _from_torch(options: argparse.Namespace) -> str:
         f"{name} with {classes} classes "
         f"({'joined by name' if names else 'numbered as the labels of the data'}), "
         f"images{size} normalised {known}: {options.workdir}\nUse it as a "
-        f"teacher with --config.needs.teacher.init_from={options.workdir}"
+        f"teacher with --config.needs.teacher.init_from={options.workdir}, or "
+        f"fine-tune it with --config.init_from={options.workdir}"
     )
 
 

@@ -295,8 +295,8 @@ def compare(origin: Any, saved: Any, wanted: Any) -> None:
     if any(kinds):
         shown = "\n".join(line for lines in kinds for line in _shorten(lines))
         raise UserError(
-            f"The checkpoint {origin} is of another model:\n{shown}\nGive the model "
-            "that was saved, or another checkpoint."
+            f"The checkpoint {origin} is of another model:\n{shown}\nName the "
+            "network that was saved, with its options, or give another checkpoint."
         )
 
 

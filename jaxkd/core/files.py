@@ -4,8 +4,10 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 # Begins the names of files that are being written; what a killed process leaves.
 TEMPORARY = ".tmp-"
@@ -44,6 +46,25 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Replaces a file's content by bytes."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Replaces a file by one of safetensors, which has the permissions of new files.
+
+    The library's own writer makes files that nobody but their owner may read.
+    """
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(one) for name, one in tensors.items()}
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(contiguous, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def sweep(*folders: Path) -> None:

@@ -2,9 +2,11 @@
 
 The class names are the sorted names of the folders in ``train``, or in the order of
 ``classes``, such as that of a network which was trained elsewhere. A folder without
-``train`` (``root/val/<class>/*.jpg``, or ``root/<class>/*.jpg``) can be evaluated on.
+``train`` (``root/val/<class>/*.jpg``, or ``root/<class>/*.jpg``) can be evaluated on, or
+is divided by ``hold_out``.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from jaxkd.readers.images import (
 )
 
 TEST_FOLDERS = ("val", "test")
+_LAYOUT = "a folder with train/ and val/, each with a folder of images per class"
 
 
 class FolderSource:
@@ -50,6 +53,7 @@ def load(
     channels: int = 3,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
+    hold_out: float = 0.0,
 ) -> Dataset:
     """Lists the images; none is decoded yet.
 
@@ -69,23 +73,34 @@ def load(
       mean: of each channel in [0, 1]; if not given, that of ImageNet for RGB, and its
         average for grey; 0.5 for others.
       std: likewise.
+      hold_out: share of each class's images, above 0 and below 1, that is kept from
+        training and evaluated on: of ``root/<class>/*.jpg``, or of ``train`` where
+        there is no other folder. Which images those are depends on their names alone.
 
     Raises:
       UserError: if a folder is missing or empty, a test class is not in ``train``,
         ``classes`` are other ones, or a file is not an image by its name.
     """
+    if not str(root):
+        raise UserError(f"config.data.root is empty, expected {_LAYOUT}. Set it.")
     top = Path(root).expanduser()
-    train, test = _splits(top, test_split)
+    if hold_out:
+        train, test = None, _undivided(top, hold_out, test_split)
+    else:
+        train, test = _splits(top, test_split)
     names = _class_folders(train or test)
     if train is not None:
         _check_known(_class_folders(test), test, names, train)
-    names = _in_order(names, classes, train or test, some=train is None)
+    names = _in_order(names, classes, train or test, some=not (train or hold_out))
     info = describe(top.absolute().name, names, size, channels, mean, std)
+    held = _list_images(test, names, channels)
     source = FolderSource([], np.zeros(0, np.int32), channels)
-    if train is not None:
+    if hold_out:
+        source, held = _divide(held, hold_out)
+    elif train is not None:
         source = _list_images(train, names, channels)
     return Dataset(
-        *(info, lambda seed: source, _list_images(test, names, channels)),
+        *(info, lambda seed: source, held),
         *(random_resized_crop(size), center_crop(size)),
     )
 
@@ -130,13 +145,52 @@ def _usual(of_imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (round(sum(of_imagenet) / 3, 3),) if channels == 1 else (0.5,) * channels
 
 
-def _splits(top: Path, test_split: str | None) -> tuple[Path | None, Path]:
-    """Returns the folder to train on, None if there is none, and the one to test."""
+def _undivided(top: Path, hold_out: float, test_split: str | None) -> Path:
+    """Returns the folder of class folders of which images are held out."""
+    _check_there(top)
+    if not 0 < hold_out < 1:
+        raise UserError(f"hold_out is {hold_out}, expected a share such as 0.2.")
+    there = [n for n in (test_split, *TEST_FOLDERS) if n and _is_split(top / n)]
+    if there:
+        raise UserError(
+            f"hold_out is {hold_out}, but {top} has {there[0]} to evaluate on, "
+            "expected one of the two. Leave out hold_out."
+        )
+    return top / "train" if _is_split(top / "train") else top
+
+
+def _divide(every: FolderSource, share: float) -> tuple[FolderSource, FolderSource]:
+    """Divides the images of each class by their names; both parts have at least one."""
+    digests = [hashlib.sha256(Path(p).name.encode()).digest() for p in every.paths]
+    held = np.zeros(len(every), bool)
+    for label in np.unique(every.labels):
+        members = np.flatnonzero(every.labels == label)
+        if len(members) < 2:
+            raise UserError(
+                f"{every.paths[members[0]]} is the only image of its class, expected "
+                "two at least of which one is held out. Add images."
+            )
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        held[sorted(members, key=digests.__getitem__)[:count]] = True
+    return _part(every, ~held), _part(every, held)
+
+
+def _part(every: FolderSource, chosen: np.ndarray) -> FolderSource:
+    paths = [every.paths[i] for i in np.flatnonzero(chosen)]
+    return FolderSource(paths, every.labels[chosen], every.channels)
+
+
+def _check_there(top: Path) -> None:
     if not top.is_dir():
         raise UserError(
-            f"{top.absolute()} does not exist, expected a folder with train/ and val/, "
-            "each with a folder of images per class. Set config.data.root."
+            f"{top.absolute()} does not exist, expected {_LAYOUT}. Set "
+            "config.data.root."
         )
+
+
+def _splits(top: Path, test_split: str | None) -> tuple[Path | None, Path]:
+    """Returns the folder to train on, None if there is none, and the one to test."""
+    _check_there(top)
     train = top / "train" if _is_split(top / "train") else None
     found = [name for name in TEST_FOLDERS if _is_split(top / name)]
     if test_split:
@@ -146,7 +200,8 @@ def _splits(top: Path, test_split: str | None) -> tuple[Path | None, Path]:
     if len(found) != 1:
         raise UserError(
             f"{top} has {' and '.join(found) or 'neither val nor test'}, expected one "
-            "folder to evaluate on. Name it with test_split."
+            "folder to evaluate on. Name it with config.data.test_split, or hold out a "
+            "share of the images in train: config.data.hold_out=0.2."
         )
     return train, top / found[0]
 

@@ -291,6 +291,8 @@ def load(path: str | Path) -> Schedule:
     Raises:
       ValueError: if the file holds no schedule.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path}, expected a schedule in JSON.")
     try:
         contents = json.loads(Path(path).read_text(encoding="utf-8"))
         indices, offsets = contents.get("indices"), contents.get("offsets")

@@ -181,14 +181,19 @@ def _apply(
 
 
 def _open(source: Path | io.BytesIO) -> Any:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with _stream(source) as file:
         begin = file.read(12)
+    if not begin:
+        raise ValueError("it is empty")
     if begin[4:8] == b"ftyp" and begin[8:12] in _HEIF:
         heif = optional.load("pillow_heif", extra="heic", purpose="HEIC images")
         heif.register_heif_opener()
-    return Image.open(source)
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError as error:
+        raise ValueError("its content is of no known format") from error
 
 
 @contextlib.contextmanager

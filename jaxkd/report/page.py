@@ -78,7 +78,24 @@ def notes(results: Results) -> list[str]:
                 f"Extended at step {one['step']:,}: up to there "
                 f"{'; '.join(one['differs'])}, unlike in a run of this length."
             )
-    return [*lines, *_frozen_notes(results)]
+    return [*lines, *_chance_notes(results), *_frozen_notes(results)]
+
+
+def _chance_notes(results: Results) -> list[str]:
+    """Returns which students have learnt little or nothing, of classifiers."""
+    classes, count = (results["data"][k] for k in ("num_classes", "test_examples"))
+    if score(results).name != "top1" or not classes or not count:
+        return []
+    chance = 1 / classes
+    spread = 2 * math.sqrt(chance * (1 - chance) / count)
+    weak = [r.name for r in study_rows(results) if r.last.mean <= chance + spread]
+    if not weak:
+        return []
+    return [
+        f"Near chance ({100 * chance:.1f}, give or take {100 * spread:.1f} of "
+        f"{count:,} test examples), so that little was learnt: {', '.join(weak)}. A "
+        "smaller config.optim.lr may help, or a longer duration."
+    ]
 
 
 def _frozen_notes(results: Results) -> list[str]:

@@ -182,8 +182,10 @@ def classes(
             return ()
         raise UserError(
             f"{whose} tells {trained.num_classes} classes apart, whose names are not "
-            f"known, and the data have {info.num_classes}. Convert it with "
-            "--classes=NAMES.txt, a class name a line in the order of its outputs."
+            f"known, and the data have {info.num_classes}. If these are among them, "
+            "convert it with --classes=NAMES.txt, a class name a line in the order of "
+            "its outputs. If they are others, fine-tune it on the data first: a run of "
+            "its own whose config.init_from is that folder."
         )
     found = class_names.positions(info.class_names, trained.class_names, whose)
     if found and not array:

@@ -37,11 +37,13 @@ class Pretrained(NamedTuple):
       variables: ``params`` and the other collections, NumPy arrays.
       info: of the data that it was trained on; None if not known.
       record: for the results: ``path``, ``student``, ``seed``, ``use``, ``hash``.
+      model: its name.
     """
 
     variables: Mapping[str, Any]
     info: Info | None
     record: Mapping[str, Any]
+    model: str
 
 
 class Plan(NamedTuple):
@@ -68,10 +70,12 @@ def load(init_from: str) -> Pretrained | None:
         return None
     source = choice.parse(init_from)
     folder = Path(source.path)
-    member, variables = choice.load(read_config(folder), folder, source)
+    config = read_config(folder)
+    member, variables = choice.load(config, folder, source)
     hashed = integrity.content_hash(variables)
     record = {"path": str(folder), **member._asdict(), "hash": hashed}
-    return Pretrained(variables, preprocessing.read(folder), record)
+    own = config.students.get(member.student, {}).get("model", config.model)
+    return Pretrained(variables, preprocessing.read(folder), record, own["name"])
 
 
 def start(
@@ -109,7 +113,8 @@ def start(
         except UserError as error:
             raise UserError(
                 f"The student {student.name!r} cannot start from "
-                f"{pretrained.record['path']}: {error}"
+                f"{pretrained.record['path']}, whose network is {pretrained.model} "
+                f"(config.model.name): {error}"
             ) from error
     starting = tuple(
         one._replace(method=one.method._replace(warm_start=warm_start(plans[one.name])))

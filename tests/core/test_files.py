@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jaxkd.core import files
 
@@ -40,3 +42,12 @@ def test_sweeping_takes_what_was_being_written_and_nothing_else(tmp_path):
     files.sweep(tmp_path, tmp_path / "missing")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "teacher"]
     assert (tmp_path / "teacher" / ".tmp-14").exists()
+
+
+def test_tensors_have_the_permissions_of_other_files(tmp_path):
+    (tmp_path / "other").write_text("")
+    path = tmp_path / "a.safetensors"
+    wanted = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    files.write_tensors(path, {"a": wanted.T}, {"format": "pt"})
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    np.testing.assert_array_equal(load_file(path)["a"], wanted.T)

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,11 +72,45 @@ def test_other_test_folder(root):
     assert len(folder.load(str(root), test_split="val").test) == 1
 
 
+def test_a_share_is_held_out_of_an_undivided_folder(root, tmp_path):
+    undivided, other = tmp_path / "pets" / "train", tmp_path / "moved"
+    dataset = folder.load(str(undivided), hold_out=0.4)
+    train, held = read(dataset.train(0)), read(dataset.test)
+    assert [label for label, _ in held] == [0, 1, 2]  # 0.4 of 3 images is one
+    assert not set(train) & set(held)
+    assert sorted(train + held) == [
+        *((0, 10), (0, 11), (0, 12), (1, 0), (1, 1), (1, 2)),
+        *((2, 20), (2, 21), (2, 22)),
+    ]
+    # Neither the place nor a class more changes what is held out of the others.
+    undivided.rename(other)
+    save(other / "zebu" / "0.png", 30)
+    with pytest.raises(UserError, match=r"0.png is the only image of its class"):
+        folder.load(str(other), hold_out=0.4)
+    save(other / "zebu" / "1.png", 31)
+    assert read(folder.load(str(other), hold_out=0.4).test)[:3] == held
+
+
+def test_a_share_is_held_out_of_train(root):
+    with pytest.raises(UserError, match=r"has val to evaluate on.*Leave out hold_out"):
+        folder.load(str(root), hold_out=0.4)
+    shutil.rmtree(root / "val")
+    with pytest.raises(UserError, match=r"neither val nor test.*hold_out=0.2"):
+        folder.load(str(root))
+    with pytest.raises(UserError, match="hold_out is 2, expected a share"):
+        folder.load(str(root), hold_out=2)
+    dataset = folder.load(str(root), hold_out=0.9, channels=1)
+    assert len(dataset.train(0)) == 3 and len(dataset.test) == 6
+    assert dataset.test[0]["image"].shape == (9, 12, 1)
+
+
 def test_missing_folders(root, tmp_path):
     with pytest.raises(UserError, match=r"has neither val nor test"):
         folder.load(str(tmp_path))
     with pytest.raises(UserError, match=r"nowhere does not exist, expected a folder"):
         folder.load(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"config.data.root is empty"):
+        folder.load("")
 
 
 def test_a_labelled_folder_without_train(root):

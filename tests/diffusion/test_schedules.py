@@ -135,6 +135,8 @@ def test_files_without_a_schedule(tmp_path, text):
     (tmp_path / "wrong.json").write_text(text)
     with pytest.raises(ValueError, match=r"wrong\.json holds no schedule"):
         schedules.load(tmp_path / "wrong.json")
+    with pytest.raises(ValueError, match=r"There is no file .*missing\.json"):
+        schedules.load(tmp_path / "missing.json")
 
 
 @pytest.mark.parametrize(

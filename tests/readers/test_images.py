@@ -373,3 +373,14 @@ def test_resize_keeps_one_channel():
     half = resize(image, (10, 15))
     blocks = image.reshape(10, 2, 15, 2, 1).mean((1, 3))
     assert np.abs(half - blocks).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "it is empty (0 bytes)"), (b"hello", "of no known format (5 bytes)")],
+)
+def test_files_that_are_no_images(tmp_path, content, said):
+    (tmp_path / "a.webp").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        decode(tmp_path / "a.webp")
+    assert said in str(error.value)

@@ -172,6 +172,19 @@ def test_table_of_several_seeds():
     assert "chosen on the test set" in notes and "last − kd" in notes
 
 
+def test_students_near_chance_are_named():
+    results = study_results()
+    assert "Near chance" not in report.format_table(results)
+    # Of 4,000 examples of four classes, two standard errors are 1.4 %.
+    results["students"]["ce"]["last"]["top1"] = [0.25, 0.26, 0.28]
+    results["students"]["kd"]["last"]["top1"] = [0.25, 0.27, 0.28]
+    text = report.format_table(results)
+    assert "Near chance (25.0, give or take 1.4 of 4,000 test examples)" in text
+    assert "little was learnt: ce. A smaller config.optim.lr" in text
+    results["data"]["num_classes"] = 0
+    assert "Near chance" not in report.format_table(results)
+
+
 def test_table_shows_the_spread_of_networks_that_each_seed_has_of_its_own():
     results = study_results()
     assistant = {**results["frozen"]["teacher"], "top1": 0.55}

@@ -74,7 +74,10 @@ def test_what_does_not_fit_is_refused(make, finished_run):
     config.students = configs.students(
         {"fine": {}, "wide": {"model": dict(config.model) | {"widths": (6,)}}}
     )
-    with pytest.raises(UserError, match=r"(?s)'wide' cannot start.*another model"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)'wide' cannot.*network is resnet8 .*another model",
+    ):
         build.build(config)
     config = make("a", "b", "c", "d")
     config.init_from = str(finished_run[0])

@@ -23,6 +23,7 @@ from jaxkd.convert.paligemma.files import INDEX, SINGLE, TensorFile, open_tensor
 from jaxkd.convert.paligemma.peft import load_adapter, save_adapter
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_tensors
 from jaxkd.models.paligemma import PRESETS, PaliGemmaConfig, lora
 
 __all__ = [
@@ -304,8 +305,6 @@ def _lay_out(whole: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def _write_shards(folder, leaves, flat, family: str, shard_bytes: int) -> None:
-    from safetensors.numpy import save_file
-
     groups: list[list[tuple[names.Leaf, tuple[int, ...], str]]] = [[]]
     filled = total = 0
     for leaf in leaves.values():
@@ -324,12 +323,12 @@ def _write_shards(folder, leaves, flat, family: str, shard_bytes: int) -> None:
     for number, group in enumerate(groups, 1):
         name = f"model-{number:05d}-of-{count:05d}.safetensors" if count > 1 else SINGLE
         tensors = {
-            names.spell(tensor, family): np.ascontiguousarray(
-                names.to_hub(leaf, np.asarray(flat[leaf.path][place]))
+            names.spell(tensor, family): names.to_hub(
+                leaf, np.asarray(flat[leaf.path][place])
             )
             for leaf, place, tensor in group
         }
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        write_tensors(folder / name, tensors, {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
     if count > 1:
         content = {"metadata": {"total_size": total}, "weight_map": weight_map}

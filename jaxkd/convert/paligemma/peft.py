@@ -14,6 +14,7 @@ from flax import traverse_util
 from jaxkd.convert.paligemma import names
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
+from jaxkd.core.files import write_tensors
 from jaxkd.models.paligemma import PaliGemmaConfig, lora
 
 WEIGHTS, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json"
@@ -121,8 +122,6 @@ def save_adapter(
     Raises:
       UserError: if there are no adapters.
     """
-    from safetensors.numpy import save_file
-
     _, adapters = lora.split(params)
     flat = traverse_util.flatten_dict(adapters)
     tensors: dict[str, np.ndarray] = {}
@@ -146,8 +145,7 @@ def save_adapter(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
-    save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     described = {
         "base_model_name_or_path": base_model,
         "bias": "none",

@@ -7,11 +7,10 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import save_file
 
 from jaxkd import models
 from jaxkd.convert.torch import names, reading, writing
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, files
 from jaxkd.core.errors import UserError
 
 # Where training scripts put the weights, beside the epoch and the optimiser.
@@ -248,7 +247,7 @@ def save_torch(
         for key, tensors in parts.items()
     }
     if Path(path).suffix == ".safetensors":
-        save_file({key: np.ascontiguousarray(x) for key, x in state.items()}, path)
+        files.write_tensors(path, state)
     else:
         writing.write(Path(path), state)
 
