@@ -2,8 +2,8 @@
 
 The class names are the sorted names of the folders in ``train``, or in the order of
 ``classes``, such as that of a network which was trained elsewhere. A folder without
-``train`` (``root/val/<class>/*.jpg``, or ``root/<class>/*.jpg``) can be evaluated on, or
-is divided by ``hold_out``.
+``train`` (``root/val/<class>/*.jpg``, or ``root/<class>/*.jpg``) can be evaluated on,
+or is divided by ``hold_out``.
 """
 
 import hashlib

@@ -351,11 +351,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--family", required=True, help=", ".join(FAMILIES))
+    families = ", ".join(FAMILIES) + " (Stable Diffusion 3, FLUX)"
+    parser.add_argument("--family", required=True, help=families)
     parser.add_argument("--solver", default="dpmpp", help=", ".join(solvers.MAX_ORDER))
     parser.add_argument("--nfe", type=int, help="calls of the model")
     parser.add_argument("--schedule", help="name, or .json file; see above")
-    parser.add_argument("--order", type=int, help="of a multistep solver")
+    parser.add_argument("--order", type=int, help="of a multistep solver, 1 to 3 or 4")
     parser.add_argument("--shift", type=float, default=3.0, help="of flows")
     parser.add_argument(
         "--to-zero", action="store_true", help="end on clean data, not the last sigma"

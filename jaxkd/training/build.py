@@ -482,7 +482,8 @@ def _check_draws(draws: tuple[Source, ...], seeds, batch_size: int) -> None:
     if not len(draws[0]):
         raise UserError(
             "The data have no training examples: they are for evaluation alone "
-            "(--mode=eval). Give others; a folder needs train/ beside val/."
+            "(--mode=eval). Give others; a folder needs train/ beside val/, or, if it "
+            "was never divided, config.data.hold_out=0.2, a share to evaluate on."
         )
     if len(draws[0]) < batch_size:
         raise UserError(
