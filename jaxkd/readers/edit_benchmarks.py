@@ -4,6 +4,7 @@ PIE-Bench (Ju et al., ICLR 2024) is a folder of images with ``mapping_file.json`
 PIE-Bench++ (arXiv 2406.00985) adds the edited words and comes as parquet files.
 """
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.core import parsing, schema
+from jaxkd.core import optional, parsing, schema
 from jaxkd.core.errors import UserError
 from jaxkd.readers import images, listing
 
@@ -155,15 +156,11 @@ def read_pie_bench_pp(path: str | Path) -> Iterator[EditExample]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(
-            "PIE-Bench++ is read by the package pyarrow, which is not installed. "
-            "Install it with: pip install 'jaxkd[diffusion]'"
-        ) from error
-    table = parquet.ParquetFile(file)
-    names = set(table.schema_arrow.names)
+    parquet = optional.load("pyarrow.parquet", extra="diffusion", purpose="PIE-Bench++")
+    with _parsing(file):
+        table = parquet.ParquetFile(file)
+        names = set(table.schema_arrow.names)
+        batches = table.iter_batches(batch_size=8)
     missing = [field for field, known in _FIELDS.items() if not names & set(known)]
     if missing:
         raise UserError(
@@ -174,8 +171,17 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     unknown = names - known - {"id", "blended_words"}
     if unknown:
         warnings.warn(f"{file}: unused fields {sorted(unknown)}.", stacklevel=3)
-    for batch in table.iter_batches(batch_size=8):
-        yield from batch.to_pylist()
+    while True:
+        with _parsing(file):
+            batch = next(batches, None)
+            rows = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
+        yield from rows
+
+
+def _parsing(file: Path) -> contextlib.AbstractContextManager[None]:
+    return parsing.parsing(file, "a Parquet table", "Download it again.")
 
 
 def _example(row: Mapping[str, Any], name: str) -> EditExample:

@@ -10,11 +10,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core import parsing
+from jaxkd.core import optional, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
 from jaxkd.readers import listing
@@ -346,9 +347,8 @@ def write_pairs(path: Path, table: PairTable, files: Sequence[str]) -> None:
         table.same.astype(int).tolist(),
     )
     if path.suffix == ".parquet":
-        pyarrow = _pyarrow()
-        content = pyarrow.table(dict(zip(COLUMNS, columns, strict=True)))
-        pyarrow.parquet.write_table(content, path)
+        content = _load("pyarrow").table(dict(zip(COLUMNS, columns, strict=True)))
+        _load("pyarrow.parquet").write_table(content, path)
         return
     _check_suffix(path)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -363,9 +363,9 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
       UserError: if it cannot be read, has other columns, or names an unknown file.
     """
     if path.suffix == ".parquet":
-        library = _pyarrow()
+        parquet = _load("pyarrow.parquet")
         with parsing.parsing(path, "a Parquet table of pairs", _REMEDY):
-            content = library.parquet.read_table(path).to_pydict()
+            content = parquet.read_table(path).to_pydict()
             rows = [list(r) for r in zip(*(content[c] for c in COLUMNS), strict=True)]
     else:
         _check_suffix(path)
@@ -392,13 +392,5 @@ def _check_suffix(path: Path) -> None:
         raise UserError(f"{path} ends in {path.suffix!r}, expected .csv or .parquet.")
 
 
-def _pyarrow():
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            "Parquet files need pyarrow: pip install -e '.[handwriting]', or take a "
-            ".csv file."
-        ) from error
-    return pyarrow
+def _load(name: str) -> ModuleType:
+    return optional.load(name, extra="handwriting", purpose="Parquet tables of pairs")

@@ -87,6 +87,12 @@ def test_pie_bench_pp(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([demo]), path)
     with pytest.raises(UserError, match="lacks mask"):
         list(benchmarks.read_pie_bench_pp(path))
+    parquet.write_table(pyarrow.Table.from_pylist([demo | {"mask": "600 3"}]), path)
+    whole = path.read_bytes()
+    for damaged in (whole[:200], b"PAR1" + bytes(300) + whole[304:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"V1\.parquet cannot be read as a Parq"):
+            list(benchmarks.read_pie_bench_pp(path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.parquet"):
         list(benchmarks.read_pie_bench_pp(tmp_path / "empty"))
