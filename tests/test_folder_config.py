@@ -50,6 +50,8 @@ def test_the_teacher_reads_the_same_images(root):
     need = config.needs.teacher
     assert (need.data.root, need.data.size) == (str(root), 16)
     assert (need.model.name, config.model.name) == ("resnet14", "resnet8")
+    grey = _config(root, **{"data.channels": "1"})
+    assert grey.needs.teacher.data.channels == grey.data.channels == 1
     run = build.build(config)
     assert run.dataset.info.class_names == CLASSES
     program.check_losses(run)  # CRD's too, which reads files
