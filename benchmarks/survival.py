@@ -7,6 +7,9 @@ of every chain are compared with those of the undisturbed run.
 
     python -m benchmarks.survival --kills=60 --signals=20 --disks=10 --starts=5
 
+A disturbance counts if it meets a process that lives. After each chain all counts are
+printed, and whoever interrupts the campaign gets those of the chains that ended. Chains that differ are left in ``--folder``.
+
 Full disks are small file systems in memory, for which one has to be root on Linux.
 """
 
@@ -36,9 +39,12 @@ from jaxkd.core import config as configs
 SECONDS = 600  # for one start; more is a hang
 _FILE = """
 from pathlib import Path
+import jax
 from benchmarks import survival
 
 def get_config(arg=""):
+    # So that a start takes the time of its imports and not that of its compilations.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return survival.make_config(Path({folder!r}))
 """
 
@@ -174,13 +180,25 @@ class Campaign:
         self.config.write_text(_FILE.format(folder=str(folder)))
         self.counts: collections.Counter = collections.Counter()
         self.problems: list[str] = []
-        self._chains = 0
-        start(self.config, folder / "warm").communicate(timeout=SECONDS)  # compiles
+        self._chains, self._running = 0, []
+        self.start(folder / "warm").communicate(timeout=SECONDS)  # compiles
         began = time.monotonic()
-        text = start(self.config, folder / "whole").communicate(timeout=SECONDS)[0]
+        text = self.start(folder / "whole").communicate(timeout=SECONDS)[0]
         self.usual = time.monotonic() - began
         self.whole = content(folder / "whole")
         self.problems += [text] * (not self.whole)
+
+    def start(self, workdir: Path) -> subprocess.Popen:
+        """Starts the training command of this campaign."""
+        process = start(self.config, workdir)
+        self._running = [p for p in self._running if p.poll() is None] + [process]
+        return process
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        for process in self._running:
+            process.kill()
+            process.wait()
 
     def end(self, kind: str, process: subprocess.Popen, expected: tuple) -> str:
         """Waits for a process, and notes an unexpected status or traceback."""
@@ -198,14 +216,16 @@ class Campaign:
 
     def finish(self, kind: str, workdir: Path) -> None:
         """Starts a chain's last run and compares it with the whole one."""
-        self.end(f"{kind}, last start", start(self.config, workdir), (0,))
+        self.end(f"{kind}, last start", self.start(workdir), (0,))
         try:
             wrong = differences(content(workdir), self.whole)
         except Exception as error:
             wrong = [repr(error)]
         self.counts[f"{kind}: chains {'differ' if wrong else 'equal'}"] += 1
         self.problems += [f"{kind}: {workdir.name}: {one} differs" for one in wrong]
-        shutil.rmtree(workdir, ignore_errors=True)
+        if not wrong:
+            shutil.rmtree(workdir, ignore_errors=True)
+        print(json.dumps(self.counts), flush=True)
 
     def _workdir(self) -> Path:
         self._chains += 1
@@ -217,14 +237,14 @@ class Campaign:
         while times > 0:
             workdir = self._workdir()
             for _ in range(min(length, times)):
-                process = start(self.config, workdir)
+                process = self.start(workdir)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(self.rng.uniform(0.1, 1.05) * self.usual)
+                times -= process.poll() is None
                 process.send_signal(number)
                 # Interrupted before it catches signals, or at a step, or finished.
                 early = (-number, 1, 130) if number != signal.SIGKILL else (-number,)
                 self.end(kind, process, (0, 75, *early))
-                times -= 1
             self.finish(kind, workdir)
 
     def fill_disks(self, times: int) -> None:
@@ -232,7 +252,7 @@ class Campaign:
         used = sum(p.stat().st_size for p in (self.folder / "whole").rglob("*"))
         for _ in range(times):
             with _disk(self.folder, int(self.rng.uniform(0.1, 1.2) * used)) as disk:
-                text = self.end("disk", start(self.config, disk / "run"), (0, 2))
+                text = self.end("disk", self.start(disk / "run"), (0, 2))
                 last = text.strip().splitlines()[-1]
                 if self.counts and "jaxkd:" not in last and "Report:" not in last:
                     self.problems.append(f"disk: the last line is {last!r}")
@@ -245,9 +265,9 @@ class Campaign:
         """Starts the same command a second time, after growing gaps."""
         for gap in np.linspace(0, 0.8, times):
             workdir = self._workdir()
-            first = start(self.config, workdir)
+            first = self.start(workdir)
             time.sleep(gap * self.usual)
-            second = start(self.config, workdir)
+            second = self.start(workdir)
             texts = [self.end("two starts", one, (0, 2)) for one in (second, first)]
             if sorted((first.returncode, second.returncode)) == [2, 2]:
                 self.problems.append("two starts: both were refused\n" + texts[0])
@@ -277,15 +297,21 @@ def main() -> None:
     parser.add_argument("--disks", type=int, default=10)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", help="an empty one, which stays")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), given.seed)
-        campaign.disturb(signal.SIGKILL, given.kills)
-        print(json.dumps(campaign.counts, indent=1), flush=True)
-        campaign.disturb(signal.SIGTERM, given.signals)
-        print(json.dumps(campaign.counts, indent=1), flush=True)
-        campaign.fill_disks(given.disks)
-        campaign.start_twice(given.starts)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(given.folder or temporary).absolute()
+        campaign = Campaign(folder, given.seed)
+        try:
+            campaign.disturb(signal.SIGKILL, given.kills)
+            campaign.disturb(signal.SIGTERM, given.signals)
+            campaign.fill_disks(given.disks)
+            campaign.start_twice(given.starts)
+        except KeyboardInterrupt:
+            print("Interrupted; what had ended is counted.")
+        finally:
+            campaign.close()
     print(json.dumps(campaign.counts, indent=1))
     print("\n".join(campaign.problems) or "no problem")
     sys.exit(bool(campaign.problems))

@@ -15,8 +15,9 @@ def test_disturbed_chains_end_as_the_whole_run(tmp_path):
     campaign.disturb(signal.SIGTERM, 1)
     campaign.start_twice(1)
     assert not campaign.problems
-    kinds = ("SIGKILL", "SIGTERM", "two starts")
-    assert [campaign.counts[f"{kind}: chains equal"] for kind in kinds] == [1, 1, 1]
+    assert not any("differ" in name for name in campaign.counts)
+    for kind in ("SIGKILL", "SIGTERM", "two starts"):
+        assert campaign.counts[f"{kind}: chains equal"]
 
 
 def test_differences_are_seen():
