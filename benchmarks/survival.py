@@ -8,7 +8,8 @@ of every chain are compared with those of the undisturbed run.
     python -m benchmarks.survival --kills=60 --signals=20 --disks=10 --starts=5
 
 A disturbance counts if it meets a process that lives. After each chain all counts are
-printed, and whoever interrupts the campaign gets those of the chains that ended. Chains that differ are left in ``--folder``.
+printed, and whoever interrupts the campaign gets those of the chains that ended. Chains
+that differ are left in ``--folder``.
 
 Full disks are small file systems in memory, for which one has to be root on Linux.
 """
@@ -167,7 +168,7 @@ def differences(ours: Any, whole: Any) -> list[str]:
 
 
 class Campaign:
-    """Counts what came of disturbances.
+    """Counts what came of disturbances; a context, which ends all that it started.
 
     Attributes:
       counts: of starts by how they ended, and of chains by whether they were equal.
@@ -180,25 +181,29 @@ class Campaign:
         self.config.write_text(_FILE.format(folder=str(folder)))
         self.counts: collections.Counter = collections.Counter()
         self.problems: list[str] = []
-        self._chains, self._running = 0, []
-        self.start(folder / "warm").communicate(timeout=SECONDS)  # compiles
+        self._chains = 0
+        self._running: list[subprocess.Popen] = []
+
+    def __enter__(self) -> "Campaign":
+        """Trains the whole run, once to compile and once to be compared with."""
+        self.start(self.folder / "warm").communicate(timeout=SECONDS)
         began = time.monotonic()
-        text = self.start(folder / "whole").communicate(timeout=SECONDS)[0]
+        self.start(self.folder / "whole").communicate(timeout=SECONDS)
         self.usual = time.monotonic() - began
-        self.whole = content(folder / "whole")
-        self.problems += [text] * (not self.whole)
+        self.whole = content(self.folder / "whole")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Ends what still runs."""
+        for process in self._running:
+            process.kill()
+            process.wait()
 
     def start(self, workdir: Path) -> subprocess.Popen:
         """Starts the training command of this campaign."""
         process = start(self.config, workdir)
         self._running = [p for p in self._running if p.poll() is None] + [process]
         return process
-
-    def close(self) -> None:
-        """Ends what still runs."""
-        for process in self._running:
-            process.kill()
-            process.wait()
 
     def end(self, kind: str, process: subprocess.Popen, expected: tuple) -> str:
         """Waits for a process, and notes an unexpected status or traceback."""
@@ -301,17 +306,15 @@ def main() -> None:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(given.folder or temporary).absolute()
-        campaign = Campaign(folder, given.seed)
+        campaign = Campaign(Path(given.folder or temporary).absolute(), given.seed)
         try:
-            campaign.disturb(signal.SIGKILL, given.kills)
-            campaign.disturb(signal.SIGTERM, given.signals)
-            campaign.fill_disks(given.disks)
-            campaign.start_twice(given.starts)
+            with campaign:
+                campaign.disturb(signal.SIGKILL, given.kills)
+                campaign.disturb(signal.SIGTERM, given.signals)
+                campaign.fill_disks(given.disks)
+                campaign.start_twice(given.starts)
         except KeyboardInterrupt:
             print("Interrupted; what had ended is counted.")
-        finally:
-            campaign.close()
     print(json.dumps(campaign.counts, indent=1))
     print("\n".join(campaign.problems) or "no problem")
     sys.exit(bool(campaign.problems))

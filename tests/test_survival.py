@@ -10,10 +10,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_disturbed_chains_end_as_the_whole_run(tmp_path):
-    campaign = survival.Campaign(tmp_path, seed=0)
-    campaign.disturb(signal.SIGKILL, 3)
-    campaign.disturb(signal.SIGTERM, 1)
-    campaign.start_twice(1)
+    with survival.Campaign(tmp_path, seed=0) as campaign:
+        campaign.disturb(signal.SIGKILL, 3)
+        campaign.disturb(signal.SIGTERM, 1)
+        campaign.start_twice(1)
     assert not campaign.problems
     assert not any("differ" in name for name in campaign.counts)
     for kind in ("SIGKILL", "SIGTERM", "two starts"):
