@@ -1,5 +1,6 @@
 """Two processes against one, and what happens when one of them stops or dies."""
 
+import json
 import os
 import re
 import shutil
@@ -145,10 +146,14 @@ def assert_close(workdir: Path, other: Path) -> None:
 
 
 def test_a_signal_to_one_process_saves_and_ends_both(data_file, tmp_path):  # noqa: F811
-    """The second gets it, the first owns the files; then both go on to the end."""
+    """The second gets it, the first owns the files.
+
+    While they live nobody else may start; when what they saved is damaged, nor may they.
+    """
     config_file = write_config(tmp_path, data_file, steps=4000, every=20)
     running = start_two(config_file, tmp_path / "run", devices=1)
     wait_for_checkpoint(running, tmp_path / "run/teacher/checkpoints")
+    second_start_is_refused(running, data_file, tmp_path)
     running[1][0].send_signal(signal.SIGTERM)
     texts = finish(running, (75, 75))
     steps = [re.search(r"stopped after step ([\d,]+) of 4,000", t)[1] for t in texts]
@@ -157,6 +162,44 @@ def test_a_signal_to_one_process_saves_and_ends_both(data_file, tmp_path):  # no
         int(p.name) for p in (tmp_path / "run/teacher/checkpoints").glob("[0-9]*")
     )
     assert newest == int(steps[0].replace(",", ""))
+    damage_is_noticed_by_both(config_file, tmp_path / "run")
+
+
+def second_start_is_refused(running, data, folder: Path) -> None:
+    """Process 0 alone holds the lock; another pair ends with a line each."""
+    for part in ("", "teacher"):
+        owner = json.loads((folder / "run" / part / "lock").read_text())
+        assert owner["pid"] == running[0][0].pid
+    (folder / "second").mkdir()
+    config_file = write_config(folder / "second", data, steps=4000, every=20)
+    texts = finish(start_two(config_file, folder / "run", devices=1), (2, 2))
+    lines = [last_line(text) for text in texts]
+    assert "is in use" in lines[0] and str(running[0][0].pid) in lines[0]
+    assert "Process 0 cannot lock" in lines[1]
+    assert all(process.poll() is None for process, _ in running)
+
+
+def damage_is_noticed_by_both(config_file: Path, workdir: Path) -> None:
+    """Whole files of another step, in the only checkpoint that is left."""
+    folder = workdir / "teacher/checkpoints"
+    *others, older, newest = sorted(folder.glob("[0-9]*"), key=lambda p: int(p.name))
+    shutil.rmtree(newest / "state")
+    (older / "state").rename(newest / "state")
+    for path in (*others, older):
+        shutil.rmtree(path)
+    texts = finish(start_two(config_file, workdir, devices=1), (2, 2))
+    for text, why in zip(
+        texts, ("not what was written", "process 0 says"), strict=True
+    ):
+        assert re.search(f"No checkpoint in .* can be read .*{why}", last_line(text))
+    assert newest.is_dir() and not (workdir / "damaged").exists()
+
+
+def last_line(text: str) -> str:
+    """Returns it, having seen that it is the only message."""
+    assert "Traceback" not in text, text
+    assert text.count("jaxkd: error") <= 1, text
+    return text.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("victim", [0, 1])

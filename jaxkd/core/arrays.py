@@ -5,6 +5,7 @@ compared with the bytes that it holds, and all of them together with a limit.
 """
 
 import contextlib
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ MAX_BYTES = 1 << 38
 MAX_RATIO = 1100
 # A header of NumPy's format takes a few hundred bytes.
 _MAX_HEADER = 10_000
+_CHUNK = 1 << 22
 
 
 class Npz:
@@ -52,14 +54,28 @@ class Npz:
             check_declared(where, "bytes", info.file_size, limit, self._remedy)
             with self._archive.open(info) as member:
                 shape, order, dtype = _header(member)
-                size = dtype.itemsize
-                for length in shape:
-                    size *= length
+                size = dtype.itemsize * math.prod(shape)
                 check_declared(where, "bytes", size, info.file_size, self._remedy)
-                data = member.read()  # with what follows, for the checksum's sake
-            if len(data) != size:
-                raise ValueError(f"it has {len(data):,} bytes of {size:,}")
-            return np.frombuffer(bytearray(data), dtype).reshape(shape, order=order)
+                data, place = memoryview(bytearray(size)), 0
+                while part := member.read(_CHUNK):  # to its end, and no copy of it
+                    if place + len(part) <= size:
+                        data[place : place + len(part)] = part
+                    place += len(part)
+            if place != size:
+                raise ValueError(f"it has {place:,} bytes of {size:,}")
+            return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Reads the shape that an array declares, and not the array.
+
+        Raises:
+          UserError: if its header is damaged.
+        """
+        with (
+            parsing(f"{self._path}: {name}", self._what, self._remedy),
+            self._archive.open(f"{name}.npy") as member,
+        ):
+            return _header(member)[0]
 
 
 def _header(member: Any) -> tuple[tuple[int, ...], Any, np.dtype]:

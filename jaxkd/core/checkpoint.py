@@ -119,9 +119,11 @@ class Checkpoints:
                     break
         count = int(from_first(np.array(len(damaged))))
         if count == len(self._manager.all_steps()) > 0:
+            problems = "; ".join(f"{step}: {problem}" for step, problem in damaged)
             raise UserError(
-                f"No checkpoint in {self.directory} can be read: {damaged}. Bring back "
-                "a copy, or delete the folder to start from the beginning."
+                f"No checkpoint in {self.directory} can be read "
+                f"({problems or 'process 0 says why'}). Bring back a copy, or delete "
+                "the folder to start from the beginning."
             )
         for step, problem in damaged:
             path = self.directory / str(step)

@@ -5,7 +5,6 @@ a ``supervised`` folder around them, as the AND images of CEDAR are kept; or a f
 folder of files named as CEDAR's, ``0001a_num2.png``: writer, page, sample.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core import optional, parsing
+from jaxkd.core import optional, parsing, tables
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
 from jaxkd.readers import listing
@@ -352,8 +351,7 @@ def write_pairs(path: Path, table: PairTable, files: Sequence[str]) -> None:
         return
     _check_suffix(path)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([COLUMNS, *zip(*columns, strict=True)])
+        tables.CsvWriter(file).writerows([COLUMNS, *zip(*columns, strict=True)])
 
 
 def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
@@ -375,7 +373,8 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
                 f"{path} has columns {', '.join(header)}, expected "
                 f"{', '.join(COLUMNS)}."
             )
-    places = {name: place for place, name in enumerate(files)}
+    places = {tables.cell(name): place for place, name in enumerate(files)}
+    places |= {name: place for place, name in enumerate(files)}
     for line, row in enumerate(rows, start=2):
         absent = [name for name in row[:2] if name not in places]
         if len(row) != len(COLUMNS) or absent or str(row[2]) not in ("0", "1"):

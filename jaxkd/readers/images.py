@@ -8,17 +8,16 @@ import contextlib
 import functools
 import io
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxkd.core import optional, parsing
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Example
-from jaxkd.readers import bands, depth, listing
+from jaxkd.readers import bands, depth, listing, opening
 
 # Of ImageNet's training images, as used by nearly all published networks.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +91,8 @@ def decode(path: Path, channels: int = 3, max_pixels: int | None = None) -> np.n
     Args:
       path: of the file.
       channels: 1 or more.
-      max_pixels: most pixels that are accepted; None for Pillow's limit.
+      max_pixels: most pixels that are accepted; None for Pillow's limit, and
+        ``opening.BLANK_PIXELS`` in a file that has few bytes for them.
 
     Raises:
       UserError: if the file is not an image, is cut short, damaged where its format has
@@ -171,40 +171,13 @@ def opened(
 def _apply(
     source: Path | io.BytesIO, function: Callable[[Any], T], max_pixels: int | None
 ) -> T:
-    _check_png(source)
-    with _limit(max_pixels), _open(source) as image:
+    opening.check_png(source)
+    with _limit(max_pixels), opening.opened(source, max_pixels is not None) as image:
         deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         image.load()
         if deep:
             depth.check(image)
         return function(image)
-
-
-def _open(source: Path | io.BytesIO) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    with _stream(source) as file:
-        begin = file.read(12)
-    if not begin:
-        raise ValueError("it is empty")
-    if begin[4:8] == b"ftyp" and begin[8:12] in _HEIF:
-        heif = optional.load("pillow_heif", extra="heic", purpose="HEIC images")
-        heif.register_heif_opener()
-    try:
-        return Image.open(source)
-    except UnidentifiedImageError as error:
-        raise ValueError("its content is of no known format") from error
-
-
-@contextlib.contextmanager
-def _stream(source: Path | io.BytesIO) -> Iterator[BinaryIO]:
-    """Gives a file at its beginning; bytes in memory stay open, and there again."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            yield file
-    else:
-        yield source
-        source.seek(0)
 
 
 def _most_pixels() -> int:
@@ -234,25 +207,6 @@ def _limit(pixels: int | None) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_png(source: Path | io.BytesIO) -> None:
-    """Checks the sums of a PNG file's parts, which Pillow does not for pixels."""
-    with _stream(source) as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            return
-        while True:
-            head = file.read(8)
-            length = int.from_bytes(head[:4], "big")
-            part = file.read(length)
-            sum_ = file.read(4)
-            if len(head) < 8 or len(part) < length or len(sum_) < 4:
-                raise ValueError("it is cut short")
-            if zlib.crc32(part, zlib.crc32(head[4:])) != int.from_bytes(sum_, "big"):
-                kind = head[4:].decode("latin1")
-                raise ValueError(f"its part {kind!r} does not fit its checksum")
-            if head[4:] == b"IEND":
-                return
-
-
 def _to_channels(image: Any, channels: int) -> Any:
     from PIL import Image
 
@@ -266,7 +220,6 @@ def _to_channels(image: Any, channels: int) -> Any:
 
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _LOCK = threading.Lock()
 
 

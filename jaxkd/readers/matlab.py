@@ -18,8 +18,9 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.parsing import parsing, require_file
 
 _CHILD = Path(__file__).with_name("matlab_child.py")
-# Bytes that the child may use: SciPy's own and some copies of what is unpacked.
-_MEMORY, _PER_BYTE = 3 << 30, 16
+# Bytes that the child may use for what is unpacked and copies of it: so many, and some
+# for each byte of the file.
+_MEMORY, _PER_BYTE = 256 << 20, 16
 _SECONDS = 600
 
 
@@ -46,8 +47,10 @@ def read_mat(path: Path, names: Sequence[str], advice: str) -> dict[str, np.ndar
             raise ValueError(
                 f"the process that read it ended with status {done.returncode}"
             )
-        length, _, rest = done.stdout.partition(b"\n")
-        described, data = json.loads(rest[: int(length)]), rest[int(length) :]
+        start = done.stdout.index(b"\n") + 1
+        end = start + int(done.stdout[:start])
+        described = json.loads(done.stdout[start:end])
+        data = memoryview(done.stdout)[end:]
         if "error" in described:
             raise ValueError(described["error"])
         stream = _Stream(data)
@@ -59,7 +62,7 @@ def read_mat(path: Path, names: Sequence[str], advice: str) -> dict[str, np.ndar
 
 
 class _Stream:
-    def __init__(self, data: bytes):
+    def __init__(self, data: memoryview):
         self._data, self._place = data, 0
 
     def take(self, count: int, dtype: np.dtype) -> np.ndarray:

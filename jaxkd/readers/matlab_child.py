@@ -1,9 +1,9 @@
 """Reads a MATLAB file in a process of its own: a changed byte can end that process.
 
 Started by ``jaxkd.readers.matlab`` as a script, with a limit of memory; it imports
-nothing of the library. Arguments: the file, the limit in bytes, the variables. It
-writes to standard output: a line with the length of a description, the description in
-JSON, and the bytes of all arrays. An error is described as ``{"error": ...}``.
+nothing of the library. Arguments: the file, the limit in bytes beyond what the imports
+take, the variables. It writes to standard output: a line with the length of a
+description, the description in JSON, and the bytes of all arrays. An error is described as ``{"error": ...}``.
 """
 
 import json
@@ -13,9 +13,9 @@ import sys
 def main() -> None:
     """Reads the variables and writes them out."""
     path, limit, *names = sys.argv[1:]
-    _limit_memory(int(limit))
     import scipy.io
 
+    _limit_memory(int(limit))
     data: list[bytes] = []
     try:
         content = scipy.io.loadmat(path, variable_names=names, squeeze_me=False)
@@ -28,9 +28,14 @@ def main() -> None:
         sys.stdout.buffer.write(part)
 
 
-def _limit_memory(limit: int) -> None:
+def _limit_memory(more: int) -> None:
     import resource
 
+    try:
+        with open("/proc/self/statm") as file:
+            limit = more + int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:  # not on Linux: more than the imports take anywhere
+        limit = more + (3 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -190,12 +190,12 @@ def test_what_cannot_be_read_says_why(state, tmp_path):
         load_paligemma(tmp_path, dtype="float32")
     broken = tmp_path / "model.safetensors"
     broken.write_bytes(b"not tensors at all")
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="cannot be read as a whole safetensors file"):
         load_paligemma(tmp_path, dtype="float32")
     write(tmp_path, state)
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="cannot be read as a whole safetensors file"):
         load_paligemma(tmp_path, dtype="float32")
     write(tmp_path, state)
     with pytest.raises(UserError, match="float16 overflows"):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
-from jaxkd.readers import images
+from jaxkd.readers import images, opening
 from jaxkd.readers.images import (
     center_crop,
     crop_box,
@@ -384,3 +384,21 @@ def test_files_that_are_no_images(tmp_path, content, said):
     with pytest.raises(UserError) as error:
         decode(tmp_path / "a.webp")
     assert said in str(error.value)
+
+
+def test_formats_that_start_programs_are_not_tried(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture()).save(path, "eps")
+    with pytest.raises(UserError, match="of no known format"):
+        decode(path)
+
+
+def test_few_bytes_hold_few_pixels(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", picture())
+    size = path.stat().st_size
+    monkeypatch.setattr(opening, "BLANK_PIXELS", 100)
+    np.testing.assert_array_equal(decode(path), picture())
+    monkeypatch.setattr(opening, "PIXELS_PER_BYTE", 0.1)
+    with pytest.raises(UserError, match=rf"pixels in {size:,} bytes, .* max_pixels"):
+        decode(path)
+    np.testing.assert_array_equal(decode(path, max_pixels=600), picture())

@@ -1,6 +1,5 @@
 """Reads tensors one by one from safetensors files, sharded or not, and ``.npz``."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +7,13 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxkd.core import arrays, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.readers import listing
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_WHAT = "a whole safetensors file"
+_REMEDY = "Expected .safetensors or .npz; download it anew."
 
 
 class TensorFile(NamedTuple):
@@ -87,36 +89,33 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _open_safetensors(path: Path, files: list[Path], described) -> TensorFile:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     opened, shapes = {}, {}
     for file in files:
-        try:
+        with parsing.parsing(file, _WHAT, _REMEDY):
             handle = safe_open(file, framework="np")
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is not a whole safetensors file: {error}. Expected "
-                ".safetensors or .npz; download it anew."
-            ) from error
-        for name in handle.keys():  # noqa: SIM118 - it is no dictionary
-            opened[name] = handle
-            shapes[name] = tuple(handle.get_slice(name).get_shape())
-    return TensorFile(
-        path, shapes, lambda name: opened[name].get_tensor(name), True, described
-    )
+            for name in handle.keys():  # noqa: SIM118 - it is no dictionary
+                opened[name] = handle
+                shapes[name] = tuple(handle.get_slice(name).get_shape())
+
+    def read(name: str) -> np.ndarray:
+        with parsing.parsing(path, _WHAT, _REMEDY):
+            return opened[name].get_tensor(name)
+
+    return TensorFile(path, shapes, read, True, described)
 
 
 def _open_npz(path: Path, described) -> TensorFile:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        names = [n for n in archive.files if n.startswith("params/")] or archive.files
-        shapes = {name.removeprefix("params/"): _shape_of(path, name) for name in names}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}. Download it anew.") from error
-    saved = {name.removeprefix("params/"): name for name in names}
+    what, remedy = "an .npz file of tensors", "Download it anew."
+    with arrays.open_npz(path, what, remedy) as archive:
+        names = [n for n in archive.names if n.startswith("params/")] or archive.names
+        saved = {name.removeprefix("params/"): name for name in names}
+        shapes = {name: archive.shape(inside) for name, inside in saved.items()}
 
     def read(name: str) -> np.ndarray:
-        array = archive[saved[name]]
+        with arrays.open_npz(path, what, remedy) as archive:
+            array = archive.read(saved[name])
         # NumPy has no bfloat16: it stores, and returns, two bytes without a meaning.
         is_bfloat16 = array.dtype.kind == "V" and array.dtype.itemsize == 2
         return array.view(ml_dtypes.bfloat16) if is_bfloat16 else array
@@ -124,24 +123,7 @@ def _open_npz(path: Path, described) -> TensorFile:
     return TensorFile(path, shapes, read, False, described)
 
 
-def _shape_of(path: Path, name: str) -> tuple[int, ...]:
-    """Reads the shape in the header of an array, and not the array."""
-    import zipfile
-
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        reader = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        return tuple(reader(stream)[0])
-
-
 def _read_json(path: Path, optional: bool = False) -> Any:
     if optional and not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not JSON: {error}. Download it anew.") from error
+    return parsing.read_json(path, "JSON", "Download it anew.")

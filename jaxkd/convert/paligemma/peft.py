@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxkd.convert.paligemma import names
-from jaxkd.core import checkpoint
+from jaxkd.core import checkpoint, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_tensors
 from jaxkd.models.paligemma import PaliGemmaConfig, lora
@@ -67,7 +67,9 @@ def load_adapter(
 
     folder = Path(folder)
     described = _describe(folder)
-    found = _canonical(load_file(folder / WEIGHTS))
+    with parsing.parsing(folder / WEIGHTS, "a safetensors file", "Copy it anew."):
+        loaded = load_file(folder / WEIGHTS)
+    found = _canonical(loaded)
     targets = [
         name
         for name, module in _MODULES.items()

@@ -1,6 +1,5 @@
 """What a run of the chat pipeline found: measures, a table of verdicts, a page."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,9 +53,8 @@ def measure(rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> dict[str, Any]:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes one line for each answer, in the order of the pairs."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: tables.cell(v) for k, v in row.items()} for row in rows)
+    writer = tables.CsvWriter(out)
+    writer.writerows([COLUMNS, *([row.get(k) for k in COLUMNS] for row in rows)])
     files.write_text(path, out.getvalue())
 
 

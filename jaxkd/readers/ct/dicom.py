@@ -219,6 +219,7 @@ def _hounsfield(header: Slice, files: dict[Path, np.ndarray]) -> tuple[np.ndarra
 def _pixels(header: Slice) -> np.ndarray:
     try:
         data = headers.load(header.path)
+        headers.check_pixels(header.path, data)
         return np.asarray(data.pixel_array)
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(

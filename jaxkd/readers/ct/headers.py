@@ -10,6 +10,7 @@ patient is kept or shown.
 import hashlib
 import math
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,10 @@ _PAGES = ("SCREEN SAVE", "DOSE_INFO", "CT_SOM5 PROT", "CT_SOM7 PROT")
 # In RescaleType: "US" is unspecified, which many scanners write for Hounsfield units.
 _HOUNSFIELD = ("", "HU", "HU_MOD", "US")
 _STRAIGHT = 0.01  # by how much directions may miss length 1 and right angles
+# Bytes that a byte of a deflated file, and pixels that a byte of any, can stand for;
+# slices are deflated to a half or a tenth, and blank ones packed to a five-hundredth.
+_DEFLATED, _PACKED = 20, 1100
+_DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _FOREIGN = {
     b"\x89PNG": "PNG image",
     b"\xff\xd8\xff": "JPEG image",
@@ -148,11 +153,51 @@ def load(path: Path, **options: Any) -> Any:
     """Calls ``pydicom.dcmread`` without its warnings of odd values in other tags.
 
     Raises:
-      Exception: of any kind, for a damaged file.
+      Exception: of any kind, for a damaged file, or one that unpacks to far more bytes
+        than slices do.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        _check_deflated(path)
         return library().dcmread(path, force=not has_magic(path), **options)
+
+
+def _check_deflated(path: Path) -> None:
+    """Unpacks a deflated file piece by piece, which pydicom does at once.
+
+    Raises:
+      ValueError: if it unpacks to more than ``_DEFLATED`` bytes for each byte.
+    """
+    if not has_magic(path):
+        return
+    with path.open("rb") as file:
+        meta = library().filereader.read_file_meta_info(path)
+        if (
+            meta.get("TransferSyntaxUID")
+            != library().uid.DeflatedExplicitVRLittleEndian
+        ):
+            return
+        file.seek(144 + meta.FileMetaInformationGroupLength)
+        packed = file.read()
+    unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    limit = _DEFLATED * len(packed) + (1 << 24)
+    while packed and not unpacker.eof:
+        total += len(unpacker.decompress(packed, 1 << 22))
+        packed = unpacker.unconsumed_tail
+        if total > limit:
+            raise ValueError(f"it unpacks to more than {limit:,} bytes")
+
+
+def check_pixels(path: Path, data: Any) -> None:
+    """Compares the pixels that a header declares with the bytes of the file.
+
+    Raises:
+      ValueError: if there are far more than compressed slices have.
+    """
+    declared = int(data.Rows) * int(data.Columns) * int(data.get("NumberOfFrames") or 1)
+    most = (1 << 24) + _PACKED * path.stat().st_size
+    if declared > most:
+        raise ValueError(f"it declares {declared:,} pixels, expected at most {most:,}")
 
 
 def has_magic(path: Path) -> bool:
