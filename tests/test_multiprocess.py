@@ -148,7 +148,7 @@ def assert_close(workdir: Path, other: Path) -> None:
 def test_a_signal_to_one_process_saves_and_ends_both(data_file, tmp_path):  # noqa: F811
     """The second gets it, the first owns the files.
 
-    While they live nobody else may start; when what they saved is damaged, nor may they.
+    While they live nobody else may start; nor may they when what they saved is damaged.
     """
     config_file = write_config(tmp_path, data_file, steps=4000, every=20)
     running = start_two(config_file, tmp_path / "run", devices=1)

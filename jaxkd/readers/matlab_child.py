@@ -3,7 +3,8 @@
 Started by ``jaxkd.readers.matlab`` as a script, with a limit of memory; it imports
 nothing of the library. Arguments: the file, the limit in bytes beyond what the imports
 take, the variables. It writes to standard output: a line with the length of a
-description, the description in JSON, and the bytes of all arrays. An error is described as ``{"error": ...}``.
+description, the description in JSON, and the bytes of all arrays. An error is described
+as ``{"error": ...}``.
 """
 
 import json

@@ -87,8 +87,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 stack.enter_context(_held(workdir))
             except UserError as error:
                 refused = str(error)
-        if int(from_first(np.array(bool(refused)))):
-            raise UserError(refused or f"Process 0 cannot lock {workdir}; it says why.")
+        _refuse_on_all(refused, workdir)
         yield
 
 
@@ -96,12 +95,20 @@ def check_free(workdir: Path) -> None:
     """Checks that no other process of this machine writes, without taking the lock.
 
     Raises:
-      UserError: if one does.
+      UserError: on every process, if one does.
     """
+    refused = ""
     if jax.process_index() == 0 and (workdir / LOCK).is_file():
         with contextlib.suppress(OSError), (workdir / LOCK).open("r") as file:
             if not _lock(file, workdir):
-                raise _in_use(workdir, _read(file))
+                refused = str(_in_use(workdir, _read(file)))
+    _refuse_on_all(refused, workdir)
+
+
+def _refuse_on_all(refused: str, workdir: Path) -> None:
+    """Raises UserError on all processes, if process 0 has a reason to."""
+    if int(from_first(np.array(bool(refused)))):
+        raise UserError(refused or f"Process 0 cannot lock {workdir}; it says why.")
 
 
 @contextlib.contextmanager
