@@ -1,4 +1,4 @@
-"""Opens image files: which formats, how many pixels, and checksums Pillow leaves out."""
+"""Opens image files: formats, numbers of pixels, and checksums that Pillow omits."""
 
 import contextlib
 import io
@@ -50,6 +50,7 @@ def opened(source: Path | io.BytesIO, unchecked: bool = False) -> Any:
         raise ValueError("its content is of no known format") from error
     pixels = image.width * image.height
     if pixels > max(BLANK_PIXELS, PIXELS_PER_BYTE * size) and not unchecked:
+        image.close()
         raise ValueError(
             f"it declares {image.width:,} x {image.height:,} pixels in {size:,} bytes, "
             f"expected at most {BLANK_PIXELS:,} or {PIXELS_PER_BYTE} for each byte. "
