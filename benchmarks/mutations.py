@@ -179,13 +179,18 @@ def _read_clips(path: Path) -> Any:
 
 
 def _run(name: str) -> Callable[[Path], Path]:
-    """Copies the run that ``RUN`` names, and returns one of its files."""
+    """Copies the run that ``RUN`` names, and returns one of its files.
+
+    Of checkpoints it is in the newest, which alone is read, the largest that fits.
+    """
 
     def make(folder: Path) -> Path:
         import shutil
 
         shutil.copytree(RUN, folder / "run", dirs_exist_ok=True)
-        found = sorted((folder / "run").glob(name))
+        steps = (folder / "run/checkpoints").glob("[0-9]*")
+        newest = max(int(path.name) for path in steps)
+        found = (folder / "run").glob(name.replace("NEWEST", str(newest)))
         return max(found, key=lambda path: path.stat().st_size)
 
     return make
@@ -239,8 +244,10 @@ FORMATS = {
     "run: config.json": Format(_run("config.json"), _read_config, False),
     "run: results.json": Format(_run("results.json"), _read_results, True),
     "run: metrics.jsonl": Format(_run("metrics.jsonl"), _read_metrics, False),
-    "run: arrays": Format(_run("checkpoints/*/state/d/*"), _read_checkpoint, True),
-    "run: record": Format(_run("checkpoints/*/meta/metadata"), _read_checkpoint, True),
+    "run: arrays": Format(_run("checkpoints/NEWEST/state/d/*"), _read_checkpoint, True),
+    "run: record": Format(
+        _run("checkpoints/NEWEST/meta/metadata"), _read_checkpoint, True
+    ),
 }
 
 
