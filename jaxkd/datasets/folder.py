@@ -7,6 +7,7 @@ or is divided by ``hold_out``.
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -270,6 +271,12 @@ def _list_images(split: Path, names: Sequence[str], channels: int) -> FolderSour
     labels: list[int] = []
     listed = image_lists.list_of(split)
     members = image_lists.read(split, listed) if listed else {}
+    if listed and (rest := image_lists.unlisted(split, members)):
+        print(
+            f"{listed} does not list {len(rest)} images in {split}, such as "
+            f"{listing.shown(rest[0].name)}; they are left out",
+            file=sys.stderr,
+        )
     for label, name in enumerate(names):
         paths += members.get(name, [])
         labels += [label] * len(members.get(name, []))

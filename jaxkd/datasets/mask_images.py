@@ -219,9 +219,15 @@ _TESTS = ("val", "test")
 
 def _split(top: Path, *names: str) -> Path:
     for name in names:
-        for path in (top / name, top / f"{name}.json", top / f"{name}.csv"):
-            if path.exists():
-                return path
+        paths = [top / name, top / f"{name}.json", top / f"{name}.csv"]
+        there = [path for path in paths if path.exists()]
+        if len(there) > 1:
+            raise UserError(
+                f"{top} has {' and '.join(path.name for path in there)}, expected one. "
+                "Rename or move the other."
+            )
+        if there:
+            return there[0]
     raise UserError(
         f"{top.absolute()} has no {' or '.join(names)}, expected folders or lists "
         "(.json,"

@@ -4,18 +4,30 @@ from typing import Any
 
 import numpy as np
 
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
-def check(image: Any) -> None:
-    """Refuses colours of more than 8 bits of which the upper ones are empty.
 
-    Pillow keeps the upper 8 of 16 bits; of 12 bits stored in 16 these are nearly black.
+def check(image: Any, deep: bool) -> None:
+    """Refuses pixels that Pillow takes for others.
+
+    Signed numbers of 8 bits it reads as unsigned. Of 16 bits a colour it keeps the
+    upper 8; of 12 bits stored in 16 these are nearly black.
 
     Args:
-      image: a Pillow image of a file with more than 8 bits a colour.
+      image: a Pillow image, loaded.
+      deep: whether its file has more than 8 bits a colour.
 
     Raises:
-      ValueError: if they are.
+      ValueError: if they are signed numbers, or colours whose upper bits are empty.
     """
+    tags = getattr(image, "tag_v2", {})
+    if _SIGNED in _tag(tags, _FORMAT) and not image.mode.startswith("I"):
+        raise ValueError(
+            "its pixels are signed numbers of 8 bits; convert it to unsigned ones"
+        )
+    if not deep:
+        return
     if image.mode not in ("RGB", "RGBA", "LA"):
         return
     if max(high for _, high in image.getextrema()[:3]) < 16:
@@ -43,8 +55,22 @@ def to_eight_bits(image: Any) -> tuple[np.ndarray, int]:
     """
     if image.mode.startswith("F"):
         raise ValueError("its pixels are floats, whose range is unknown")
-    told = max(getattr(image, "tag_v2", {}).get(258) or (16,), default=16)
-    return scaled(np.asarray(image), told)
+    tags = getattr(image, "tag_v2", {})
+    pixels, bits = scaled(np.asarray(image), max(_tag(tags, _BITS), default=16))
+    # Pillow turns shades around that are stored as darkness, but not deep ones.
+    return (255 - pixels if is_darkness(image) else pixels), bits
+
+
+def is_darkness(image: Any) -> bool:
+    """Tells whether zero is white in an image of more than 8 bits, as it is loaded."""
+    tags = getattr(image, "tag_v2", {})
+    deep = image.mode.startswith("I")
+    return deep and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _tag(tags: Any, number: int) -> tuple[int, ...]:
+    value = tags.get(number) or ()
+    return value if isinstance(value, tuple) else (value,)
 
 
 def scaled(pixels: np.ndarray, told: int) -> tuple[np.ndarray, int]:

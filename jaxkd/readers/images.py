@@ -141,10 +141,18 @@ def check_channels(channels: int) -> None:
         )
 
 
-def _convert(image: Any, channels: int) -> np.ndarray:
+def upright(image: Any) -> Any:
+    """Turns an image as its EXIF orientation says; tags of TIFF stay with it."""
     from PIL import ImageOps
 
-    pixels = np.array(_to_channels(ImageOps.exif_transpose(image), channels))
+    turned: Any = ImageOps.exif_transpose(image)
+    if tags := getattr(image, "tag_v2", None):
+        turned.tag_v2 = tags
+    return turned
+
+
+def _convert(image: Any, channels: int) -> np.ndarray:
+    pixels = np.array(_to_channels(upright(image), channels))
     return pixels[..., None] if channels == 1 else pixels
 
 
@@ -175,8 +183,7 @@ def _apply(
     with _limit(max_pixels), opening.opened(source, max_pixels is not None) as image:
         deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         image.load()
-        if deep:
-            depth.check(image)
+        depth.check(image, deep)
         return function(image)
 
 
@@ -195,7 +202,10 @@ def _limit(pixels: int | None) -> Iterator[None]:
         try:
             yield
         except Image.DecompressionBombError as error:
-            raise ValueError(f"{error} Raise the limit by max_pixels") from error
+            raise ValueError(
+                f"{error} Make it smaller, or raise "
+                "the limit by the option max_pixels where there is one"
+            ) from error
         return
     with _LOCK:
         before = Image.MAX_IMAGE_PIXELS

@@ -17,6 +17,7 @@ FORMATS = (
 # A blank picture packs to nearly nothing: no more pixels than these are taken from a
 # file with less than a byte for each hundred, unless max_pixels says so.
 BLANK_PIXELS, PIXELS_PER_BYTE = 1 << 25, 100
+_TIFF = (b"II*\0", b"MM\0*")
 _HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
@@ -47,7 +48,13 @@ def opened(source: Path | io.BytesIO, unchecked: bool = False) -> Any:
     try:
         image = Image.open(source, formats=known)
     except UnidentifiedImageError as error:
-        raise ValueError("its content is of no known format") from error
+        kind = "its content is of no known format"
+        if begin[:4] in _TIFF:
+            kind = (
+                "it is a TIFF file of no colours that are known: layers are read by "
+                "channels=their number, floats not at all"
+            )
+        raise ValueError(kind) from error
     pixels = image.width * image.height
     if pixels > max(BLANK_PIXELS, PIXELS_PER_BYTE * size) and not unchecked:
         image.close()

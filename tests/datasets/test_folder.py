@@ -247,6 +247,35 @@ def test_a_flat_folder_with_a_list(root, file, separator, heading):
         folder.load(str(root))
 
 
+def test_headings_tell_the_columns(root, capsys):
+    wanted = read(folder.load(str(root)).test)
+    rows = flat(root)
+    for heading, form in (
+        ("label,width,path", "{1},8,{0}"),
+        ("file_name,split,class", "{0},val,{1}"),
+    ):
+        lines = [heading, *(form.format(*row) for row in rows)]
+        (root / "val.csv").write_text("\n".join(lines))
+        assert read(folder.load(str(root)).test) == wanted
+    assert not capsys.readouterr().err
+    (root / "val.csv").write_text("\n".join(lines[1:]))
+    with pytest.raises(UserError, match="heading such as path,label tells them"):
+        folder.load(str(root))
+
+
+def test_images_that_a_list_does_not_name_are_told(root, capsys):
+    *rows, (last, _) = flat(root)
+    (root / "val.csv").write_text("\n".join(map(",".join, rows)))
+    assert len(folder.load(str(root)).test) == len(rows)
+    assert f"does not list 1 images in {root / 'val'}, such as {last}" in (
+        capsys.readouterr().err
+    )
+    (root / "val" / "notes.txt").write_text("")
+    (root / "val.csv").write_text("notes.txt,ant")
+    with pytest.raises(UserError, match=r"notes\.txt is not an image by its name"):
+        folder.load(str(root))
+
+
 def test_tiny_imagenet(root):
     wanted = read(folder.load(str(root)).test)
     rows = flat(root)

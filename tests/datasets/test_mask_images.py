@@ -78,6 +78,16 @@ def test_lists(tmp_path, kind):
     assert names(mask_pairs.find(path)) == wanted
 
 
+@pytest.mark.parametrize("more", ["masks", "Tp", "Authentic", "originals"])
+def test_folders_that_would_not_be_read_are_refused(tmp_path, more):
+    split(tmp_path)
+    (tmp_path / "edges").mkdir()
+    assert len(mask_pairs.find(tmp_path)) == 3
+    save(tmp_path / more / "a.png", picture())
+    with pytest.raises(UserError, match=f"nothing is read from: {more}"):
+        mask_pairs.find(tmp_path)
+
+
 def test_all_files_without_partner_are_named_at_once(tmp_path):
     split(tmp_path)
     (tmp_path / "labels" / "a1.png").rename(tmp_path / "labels" / "z1.png")
@@ -260,6 +270,38 @@ def test_more_values_have_to_be_named(tmp_path):
     np.testing.assert_array_equal(found > 0, labels == 2)
     with pytest.raises(UserError, match="foreground is 'red', expected"):
         files.check_foreground("red")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_labels_of_sixteen_bits_are_not_joined(tmp_path, suffix):
+    inside = hole() > 0
+    labels = np.where(inside, 300, 0).astype(np.uint16)
+    path = save(tmp_path / f"m.{suffix}", labels)
+    np.testing.assert_array_equal(read_mask(path)[0] > 0, inside)
+    labels[0, 0] = 1  # 0 as well, of 8 bits
+    save(path, labels)
+    with pytest.raises(UserError, match="values 0, 1, 300, expected two"):
+        read_mask(path)
+    for foreground, wanted in (("nonzero", labels > 0), ("300", inside)):
+        found, _ = read_mask(path, foreground=foreground)
+        np.testing.assert_array_equal(found > 0, wanted)
+
+
+def test_a_third_value_is_a_label_and_no_soft_edge(tmp_path):
+    mask = hole()
+    mask[0, 0] = 128
+    with pytest.raises(UserError, match="values 0, 128, 255, expected two"):
+        read_mask(save(tmp_path / "m.png", mask))
+    assert read_mask(tmp_path / "m.png", foreground="bright")[0][0, 0] == 255
+
+
+def test_further_pictures_in_a_file_are_told(tmp_path):
+    first, second = (Image.fromarray(each) for each in (hole(), 255 - hole()))
+    path = tmp_path / "m.tif"
+    first.save(path, save_all=True, append_images=[second])
+    found, notes = read_mask(path)
+    np.testing.assert_array_equal(found, hole())
+    assert "holds 2 pictures, of which the first is read" in notes[0]
 
 
 def test_empty_masks_are_refused(tmp_path, capsys):

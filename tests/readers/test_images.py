@@ -402,3 +402,33 @@ def test_few_bytes_hold_few_pixels(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=rf"pixels in {size:,} bytes, .* max_pixels"):
         decode(path)
     np.testing.assert_array_equal(decode(path, max_pixels=600), picture())
+
+
+def grey_tiff(path, pixels, bits, *, sample_format=1, photometric=1):
+    """Writes grey TIFF by hand, as Pillow cannot; 12 bits are packed."""
+    flat = np.asarray(pixels)
+    data = flat.astype("u1" if bits == 8 else "<u2").tobytes()
+    if bits == 12:
+        digits = "".join(f"{value:03x}" for value in flat.ravel().tolist())
+        data = bytes.fromhex(digits)
+    height, width = flat.shape
+    entries = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric)]
+    entries += [(273, 8), (277, 1), (278, height), (279, len(data))]
+    entries += [(339, sample_format)]
+    table = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in entries)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    path.write_bytes(head + struct.pack("<H", len(entries)) + table + bytes(4))
+    return path
+
+
+def test_tags_of_tiff_files_are_respected(tmp_path):
+    path = tmp_path / "a.tif"
+    # White is zero: of 16 bits, which Pillow does not turn around, as of 8.
+    for bits in (8, 16):
+        top = (1 << bits) - 1
+        found = decode(grey_tiff(path, [[0, top], [top, 0]], bits, photometric=0))
+        assert found[..., 0].tolist() == [[255, 0], [0, 255]]
+    # A dark picture of 12 bits: 200 of 4,095, and not of 255.
+    assert decode(grey_tiff(path, [[0, 200], [100, 0]], 12)).max() == 12
+    with pytest.raises(UserError, match="signed numbers of 8 bits"):
+        decode(grey_tiff(path, [[0, 200], [100, 0]], 8, sample_format=2))

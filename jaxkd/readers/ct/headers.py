@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.core import optional
+from jaxkd.readers.ct import foreign
 
 INDEX = "1.2.840.10008.1.3.10"
 SINGLE_FRAME = "1.2.840.10008.5.1.4.1.1.2"
@@ -37,16 +38,6 @@ _STRAIGHT = 0.01  # by how much directions may miss length 1 and right angles
 # slices are deflated to a half or a tenth, and blank ones packed to a five-hundredth.
 _DEFLATED, _PACKED = 20, 1100
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
-_FOREIGN = {
-    b"\x89PNG": "PNG image",
-    b"\xff\xd8\xff": "JPEG image",
-    b"GIF8": "GIF image",
-    b"%PDF": "PDF",
-    b"PK\x03\x04": "zip archive",
-    b"\x1f\x8b": "gzip archive",
-    b"MZ": "program",
-    b"\x7fELF": "program",
-}
 
 
 class Aside(NamedTuple):
@@ -159,7 +150,19 @@ def load(path: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_deflated(path)
-        return library().dcmread(path, force=not has_magic(path), **options)
+        data = library().dcmread(path, force=not has_magic(path), **options)
+    meta = data.file_meta
+    if "TransferSyntaxUID" not in meta and data.original_encoding != (None, None):
+        meta.TransferSyntaxUID = _plain_syntax(*data.original_encoding)
+    return data
+
+
+def _plain_syntax(implicit: bool, little: bool) -> str:
+    """Names how a file without a name for it is written; such are uncompressed."""
+    uid = library().uid
+    if implicit:
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
 def _check_deflated(path: Path) -> None:
@@ -223,8 +226,9 @@ def read(path: Path) -> list[Slice] | Aside:
     except OSError as error:
         return Aside(path, f"cannot be opened: {error.strerror}", damage=True)
     magic = begin[128:] == b"DICM"
-    if not magic and (kind := _foreign(begin)):
-        return Aside(path, f"no DICOM file, but {kind}")
+    if not magic and (kind := foreign.kind(begin)):
+        lost = path.suffix.lower() in ENDINGS  # such as the page of a failed download
+        return Aside(path, f"no DICOM file, but {kind}", damage=lost)
     try:
         data = load(path, stop_before_pixels=True)
         with warnings.catch_warnings():
@@ -238,18 +242,6 @@ def read(path: Path) -> list[Slice] | Aside:
             return Aside(path, "")
         reason = f"its DICOM header cannot be read ({size:,} bytes)"
         return Aside(path, reason, damage=True)
-
-
-def _foreign(begin: bytes) -> str:
-    """Names content that is certainly no DICOM, by the first bytes of a file."""
-    for magic, kind in _FOREIGN.items():
-        if begin.startswith(magic):
-            return f"a {kind}"
-    if not begin or b"\0" in begin:
-        return ""
-    text = begin.decode("utf-8", "ignore")
-    readable = sum(c.isprintable() or c.isspace() for c in text)
-    return "text" if readable >= 0.9 * len(begin) else ""
 
 
 def _class(data: Any) -> str:
@@ -420,7 +412,8 @@ def _padding(layers: Sequence[Any], bits: int, signed: bool) -> tuple[int, int] 
 
 
 def _text(data: Any, keyword: str) -> str:
-    return str(data.get(keyword) or "").strip()
+    words = str(data.get(keyword) or "").split()
+    return "".join(c for c in " ".join(words) if c.isprintable())
 
 
 def _numbers(

@@ -152,11 +152,14 @@ def _open(path: Path):
     try:
         image = nibabel.load(path)
         shape, dtype = image.shape, image.header.get_data_dtype()
-        files = {holder.filename for holder in image.file_map.values()}
+        parts = [image.file_map.get(part) for part in ("header", "image")]
+        files = {part.filename for part in parts if part is not None}
         stored = sum(Path(name).stat().st_size for name in files)
     except Exception as error:  # a damaged file fails in many ways
         raise _damaged(path, error) from error
-    _check_sizes(path)
+    _check_header(path)
+    if len(shape) < 3 or not math.prod(shape):
+        raise ValueError(f"it holds an array of {shape}, expected one volume (3 axes)")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         what = "colours" if dtype.kind == "V" else f"numbers of type {dtype}"
         raise ValueError(
@@ -176,8 +179,8 @@ def _open(path: Path):
     return image
 
 
-def _check_sizes(path: Path) -> None:
-    """Checks the voxel sizes as they are stored: nibabel replaces zeros by ones."""
+def _check_header(path: Path) -> None:
+    """Checks voxel sizes and scaling as they are stored: nibabel replaces odd ones."""
     name = str(path)
     if name.lower().endswith((".img", ".img.gz")):
         name = name[: name.lower().rindex(".img")] + ".hdr"
@@ -190,10 +193,13 @@ def _check_sizes(path: Path) -> None:
         kind = nibabel.Nifti2Header if two else nibabel.Nifti1Header
         header = kind(block[: 540 if two else 348], check=False)
         sizes = np.asarray(header["pixdim"][1:4], float)
+        scaling = float(header["scl_slope"]), float(header["scl_inter"])
     except Exception as error:
         raise _damaged(path, error) from error
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         raise ValueError(f"its voxel size is {tuple(sizes.tolist())}, expected above 0")
+    if np.isinf(scaling).any():  # NaN is how nibabel writes that there is none
+        raise ValueError(f"its scl_slope and scl_inter are {scaling}, expected numbers")
 
 
 def _check_sum(path: Path, declared: int) -> None:
@@ -233,8 +239,6 @@ def _values(path: Path, image, volume: int | None) -> np.ndarray:
     """
     shape = image.shape
     more = math.prod(shape[3:])
-    if len(shape) < 3 or not math.prod(shape):
-        raise ValueError(f"it holds an array of {shape}, expected one volume (3 axes)")
     if more > 1 and volume is None:
         raise ValueError(
             f"it holds an array of {shape}, expected one volume (3 axes); say "
@@ -273,11 +277,15 @@ def _orientation(image) -> tuple[np.ndarray, list[str]]:
     header, notes = image.header, []
     sizes = np.asarray(header.get_zooms()[:3], float)
     affine = np.asarray(image.affine, float)
+    unit = header.get_xyzt_units()[0] if "xyzt_units" in header else "mm"
+    if (scale := _MILLIMETRES.get(unit, 1.0)) != 1:
+        notes.append(f"its unit of length is {unit}, converted to mm")
+        sizes, affine = sizes * scale, np.diag([*[scale] * 3, 1.0]) @ affine
     codes = [int(header[f"{k}_code"]) if f"{k}_code" in header else 0 for k in _FORMS]
     if not any(codes):
         notes.append("no orientation in the file: left and right may be exchanged")
     other = _qform(header) if codes[0] else None
-    if other is not None and not np.allclose(affine, other, atol=0.02):
+    if other is not None and not np.allclose(image.affine, other, atol=0.02 / scale):
         notes.append("sform and qform disagree; sform is taken")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if codes[0] and not np.allclose(lengths, sizes, rtol=0.01):
@@ -288,6 +296,7 @@ def _orientation(image) -> tuple[np.ndarray, list[str]]:
     return affine, notes
 
 
+_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # in a unit of nibabel's names
 _FORMS = ("sform", "qform")
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y")
 

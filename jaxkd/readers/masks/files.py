@@ -48,12 +48,12 @@ def read_image(path: Path, note: Note, max_pixels: int | None = None) -> Picture
     Raises:
       UserError: if it cannot be read.
     """
-    from PIL import ImageOps
 
     def decode(image: Any) -> Picture:
         orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
         stored = (image.height, image.width)
-        image = ImageOps.exif_transpose(image)
+        _note_pages(image, path, note)
+        image = images.upright(image)
         return Picture(_to_rgb(image, path, note), orientation, stored)
 
     return images.opened(path, decode, max_pixels)
@@ -86,7 +86,12 @@ def read_mask(
     Raises:
       UserError: if it cannot be read, or has more values than two.
     """
-    layers = images.opened(path, _layers, max_pixels)
+
+    def decode(image: Any) -> np.ndarray:
+        _note_pages(image, path, note)
+        return _layers(image)
+
+    layers = images.opened(path, decode, max_pixels)
     values = _one_layer(layers, path, note)
     if foreground:
         inside = _chosen(values, foreground, path)
@@ -113,12 +118,19 @@ def check_foreground(foreground: str) -> None:
             _value(part)
 
 
+def _note_pages(image: Any, path: Path, note: Note) -> None:
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        note(f"{path}: it holds {count} pictures, of which the first is read")
+
+
 def _layers(image: Any) -> np.ndarray:
     """Returns a mask's values ``[height, width, layers]``: grey or RGB, then alpha."""
     if image.mode.startswith(("I", "F")):
-        return (
-            depth.to_eight_bits(image)[0][..., None] if _is_deep(image) else _raw(image)
-        )
+        depth.to_eight_bits(image)  # refuses floats and negative numbers
+        labels = np.asarray(image).astype(np.uint16)  # as they are stored
+        if depth.is_darkness(image):
+            labels = np.iinfo(np.uint16).max - labels
+        return labels[..., None]
     if image.mode == "1":
         return np.asarray(image.convert("L"))[..., None]
     if image.mode == "P" or image.mode == "PA":
@@ -128,16 +140,6 @@ def _layers(image: Any) -> np.ndarray:
         image = image.convert("RGB")
     values = np.asarray(image)
     return values[..., None] if values.ndim == 2 else values
-
-
-def _is_deep(image: Any) -> bool:
-    return int(np.asarray(image).max(initial=0)) > 255
-
-
-def _raw(image: Any) -> np.ndarray:
-    """Returns labels that are stored in more bits than they need."""
-    depth.to_eight_bits(image)  # refuses floats and negative numbers
-    return np.asarray(image).astype(np.uint8)[..., None]
 
 
 def _one_layer(layers: np.ndarray, path: Path, note: Note) -> np.ndarray:
@@ -159,8 +161,9 @@ def _two_values(values: np.ndarray, path: Path, note: Note) -> np.ndarray:
     """Returns where a mask differs from its background."""
     flat = values.reshape(-1, 1 if values.ndim == 2 else 3)
     found = np.unique(flat, axis=0)
+    shades = depth.scaled(values, 16)[0]
     if len(found) == 1:
-        shade = found[0]
+        shade = shades.reshape(flat.shape)[0]
         if not shade.any() or (shade == 255).all():
             return np.full(values.shape[:2], bool(shade.any()))
     if len(found) == 2:
@@ -169,10 +172,11 @@ def _two_values(values: np.ndarray, path: Path, note: Note) -> np.ndarray:
             note(f"{path}: its values are 0 and 1, scaled to 0 and 255")
         return (values != ground).reshape(*values.shape[:2], -1).any(-1)
     if values.ndim == 2 and len(found) > 2:
-        between = float(np.mean((values > _DARK) & (values < _BRIGHT)))
-        ends = values.min() <= _DARK and values.max() >= _BRIGHT
-        if between <= _MOST_BETWEEN and ends:
-            return values > 127
+        between = float(np.mean((shades > _DARK) & (shades < _BRIGHT)))
+        ends = shades.min() <= _DARK and shades.max() >= _BRIGHT
+        label = len(found) == 3 and between > 0  # smoothing makes more values
+        if between <= _MOST_BETWEEN and ends and not label:
+            return shades > 127
     shown = ", ".join(_shown(value) for value in found[:6])
     more = f" and {len(found) - 6} more" if len(found) > 6 else ""
     raise UserError(
@@ -202,7 +206,7 @@ def _chosen(values: np.ndarray, foreground: str, path: Path) -> np.ndarray:
     if foreground == "nonzero":
         return np.any(values, axis=-1) if colours else values > 0
     if foreground == "bright":
-        return (values.max(-1) if colours else values) > 127
+        return (values.max(-1) if colours else depth.scaled(values, 16)[0]) > 127
     inside = np.zeros(values.shape[:2], bool)
     for part in foreground.split(","):
         value = _value(part)
@@ -219,13 +223,13 @@ def _value(text: str) -> tuple[int, ...]:
     try:
         if text.startswith("#") and len(text) == 7:
             return tuple(bytes.fromhex(text[1:]))
-        if 0 <= int(text) <= 255:
+        if 0 <= int(text) < 1 << 16:
             return (int(text),)
     except ValueError:
         pass
     raise UserError(
         f"foreground is {text!r}, expected 'nonzero', 'bright', or values from 0 to "
-        "255 and colours, such as '1,2' or '#ff0000'."
+        "65535 and colours, such as '1,2' or '#ff0000'."
     )
 
 

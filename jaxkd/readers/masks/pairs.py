@@ -25,6 +25,7 @@ from jaxkd.readers.images import SUFFIXES
 
 LAYOUTS = (("images", "labels"), ("images", "masks"), ("Tp", "Gt"))
 UNTOUCHED = ("authentic", "Au")
+_DERIVED = ("edges",)  # they follow from masks
 ENDINGS = ("_mask", "_gt")
 _NONE = ("", "negative", "null", "none")
 
@@ -67,6 +68,9 @@ def find(place: Path, endings: Sequence[str] = ENDINGS) -> list[Pair]:
             pairs += [Pair(path, None) for path in _images(place / name)]
     if not pairs:
         raise UserError(f"{place} holds no images and masks. {_WANTED}")
+    used = {*(layout or ()), *UNTOUCHED, *_DERIVED}
+    inside = [name for name in listing.entries(place) if (place / name).is_dir()]
+    _refuse_unused(place, [name for name in inside if name not in used])
     return pairs
 
 
@@ -74,6 +78,16 @@ _WANTED = (
     "Expected images/ and labels/ (or masks/), Tp/ and Gt/, or a list train.json or "
     "train.csv of images and masks."
 )
+
+
+def _refuse_unused(place: Path, names: Sequence[str]) -> None:
+    """Refuses folders that nothing would be read from."""
+    if names:
+        raise UserError(
+            f"{place} has folders that nothing is read from: {_some(names)}. Expected "
+            f"one layout. {_WANTED} Images without masks belong into "
+            f"{' or '.join(UNTOUCHED)}; move other folders away."
+        )
 
 
 def _images(folder: Path) -> list[Path]:
@@ -168,7 +182,7 @@ def _rows(path: Path) -> list:
             heading = rows and rows[0][0].strip().lower() in ("image", "images")
             return rows[1:] if heading else rows
         rows = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as a list: {error}. Expected "
             '[["images/a.png", "masks/a.png"], ["images/b.png", null]].'

@@ -81,6 +81,23 @@ def test_files_without_preamble_are_read(folder):
     np.testing.assert_array_equal(accepted(folder).voxels, WANTED)
 
 
+@pytest.mark.parametrize("implicit", [False, True])
+def test_files_without_group_of_the_file_are_read(folder, implicit):
+    for path in folder.iterdir():
+        data = pydicom.Dataset()
+        data.update(pydicom.dcmread(path))
+        data.save_as(path, implicit_vr=implicit, little_endian=True)
+        assert not headers.has_magic(path)
+    np.testing.assert_array_equal(accepted(folder).voxels, WANTED)
+
+
+def test_a_page_in_place_of_the_last_slice_is_damage(folder):
+    named(folder, 19).write_text("<html>Your session has expired.</html>\n" * 9)
+    refused(folder, "0019.dcm is damaged: no DICOM file, but text")
+    named(folder, 19).rename(folder / "README")
+    accepted(folder, "left out: README (no DICOM file, but text)")
+
+
 def test_ends_are_checked_by_the_tags(folder):
     for path in folder.iterdir():
         exports.edit(path, ImagesInAcquisition=20, SpacingBetweenSlices="5")
@@ -136,6 +153,13 @@ def test_a_medium_holds_two_patients(medium):
     }
     with pytest.raises(UserError, match="it holds 2 series"):
         scans.read(medium)
+
+
+def test_odd_descriptions_do_not_break_the_table(folder):
+    for path in folder.iterdir():
+        exports.edit(path, SeriesDescription="Lung\r\n\x1b[31m  1.0")
+    (line,) = [row for row in series.table(folder).splitlines() if "Lung" in row]
+    assert "Lung [31m 1.0  1.2.826" in line
 
 
 def test_the_table(medium, capsys):
@@ -431,6 +455,33 @@ def test_zero_voxel_size(tmp_path):
     content[80:84] = np.float32(0).tobytes()
     path.write_bytes(content)
     refused(path, "voxel size is .* expected above 0")
+
+
+def test_other_units_become_millimetres(tmp_path):
+    image = nibabel.Nifti1Image(ARRAY, np.diag([-0.002, -0.0025, 0.005, 1.0]))
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    volume = accepted(tmp_path / "a.nii", "unit of length is meter, converted to mm")
+    np.testing.assert_allclose(volume.spacing, (5, 2.5, 2), rtol=1e-6)
+    np.testing.assert_array_equal(volume.voxels, WANTED)
+
+
+def test_headers_that_make_no_volume(tmp_path):
+    refused(
+        save(tmp_path / "flat.nii", ARRAY[..., 0]), r"array of \(12, 10\), expected"
+    )
+    path = save(tmp_path / "a.nii", ARRAY)
+    content = bytearray(path.read_bytes())
+    content[112:116] = np.float32(np.inf).tobytes()
+    path.write_bytes(content)
+    refused(path, r"scl_slope and scl_inter are \(inf")
+
+
+def test_files_of_analyze_are_read(tmp_path):
+    image = nibabel.AnalyzeImage(ARRAY, np.diag([2.0, 2.5, 5.0, 1.0]))
+    nibabel.save(image, tmp_path / "a.hdr")
+    volume = accepted(tmp_path / "a.hdr", "left and right may be exchanged")
+    assert sorted(volume.voxels.ravel()) == sorted(WANTED.ravel())
 
 
 def test_voxel_sizes_that_disagree(tmp_path):
