@@ -9,8 +9,9 @@ each at a loss of up to tenfold (``benchmarks/conv_in_loop.py``):
 - For the gradient of the kernel, whose window is as large as the map.
 
 So here the gradient of the images keeps the fast layout, and the other cases are
-written as matrix products. On other platforms JAX's own convolution and gradient are
-used, whose form their compilers recognise.
+written as matrix products. A convolution of each channel by itself (depthwise), which
+has no fast kernel in loops, is the sum of shifted images. On other platforms JAX's own
+convolution and gradient are used, whose form their compilers recognise.
 """
 
 import functools
@@ -23,6 +24,8 @@ from jax import lax
 
 # Below this many input channels one product is faster than XLA's convolution.
 FEW_CHANNELS = 4
+# Above this many cells of a kernel a sum over them takes long to compile.
+MANY_CELLS = 25
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -81,14 +84,17 @@ def _windows(kernel: Sequence[int], grid: Sequence[int], strides: Strides):
     ]
 
 
+def _grid(padded: jax.Array, kernel: jax.Array, strides: Strides) -> list[int]:
+    return [
+        (padded.shape[1 + axis] - kernel.shape[axis]) // strides[axis] + 1
+        for axis in (0, 1)
+    ]
+
+
 def _as_product(images, kernel, strides, padding):
     """Convolves as one product of all windows with the kernel."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    grid = [
-        (images.shape[1 + axis] - kernel.shape[axis]) // strides[axis] + 1
-        for axis in (0, 1)
-    ]
-    windows = _windows(kernel.shape, grid, strides)
+    windows = _windows(kernel.shape, _grid(images, kernel, strides), strides)
     seen = jnp.concatenate([images[window] for window in windows], axis=-1)
     return seen @ kernel.reshape(-1, kernel.shape[-1])
 
@@ -165,6 +171,68 @@ def _kernel_gradient(strides, padding, images, shape, cotangent):
     return jnp.stack(cells).reshape(shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise2d(
+    images: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding
+) -> jax.Array:
+    """Convolves each channel by itself; differentiable in reverse mode only.
+
+    Args:
+      images: ``[batch, height, width, channels]``.
+      kernel: ``[kernel height, kernel width, 1, channels]``.
+      strides: of the output grid, in pixels.
+      padding: zeros before and after each of height and width.
+
+    Returns:
+      ``[batch, out height, out width, channels]``, as ``lax.conv_general_dilated`` with
+      as many groups as channels.
+    """
+    return lax.platform_dependent(
+        images,
+        kernel,
+        cpu=functools.partial(_as_sum, strides=strides, padding=padding),
+        default=functools.partial(_lax_depthwise, strides=strides, padding=padding),
+    )
+
+
+def _as_sum(images, kernel, strides, padding):
+    """Adds what each cell of the kernel sees, times the cell."""
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    windows = _windows(kernel.shape, _grid(images, kernel, strides), strides)
+    cells = kernel.reshape(-1, kernel.shape[-1])
+    return sum(images[w] * cell for w, cell in zip(windows, cells, strict=True))
+
+
+def _lax_depthwise(images, kernel, strides, padding):
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=_NHWC,
+        feature_group_count=images.shape[-1],
+    )
+
+
+def _depthwise_forward(images, kernel, strides, padding):
+    return depthwise2d(images, kernel, strides, padding), (images, kernel)
+
+
+def _depthwise_backward(strides, padding, residuals, cotangent):
+    def pullback(function):
+        def gradients(images, kernel, cotangent):
+            convolve = functools.partial(function, strides=strides, padding=padding)
+            return jax.vjp(convolve, images, kernel)[1](cotangent)
+
+        return gradients
+
+    cpu, default = pullback(_as_sum), pullback(_lax_depthwise)
+    return lax.platform_dependent(*residuals, cotangent, cpu=cpu, default=default)
+
+
+depthwise2d.defvjp(_depthwise_forward, _depthwise_backward)
+
+
 def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
@@ -179,13 +247,23 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Stands in for ``lax.conv_general_dilated`` as ``nn.Conv(conv_general_dilated=)``.
 
-    Plain convolutions (one group, no dilation) take ``conv2d``; all others JAX's own.
+    Plain convolutions (one group, no dilation) take ``conv2d``, those of each channel
+    by itself ``depthwise2d``; all others JAX's own.
     """
     dilated = {*lhs_dilation, *rhs_dilation} != {1}
-    if lhs.ndim == 4 and feature_group_count == 1 and not dilated and precision is None:
+    depthwise = (
+        rhs.shape[-2] == 1
+        and rhs.shape[-1] == lhs.shape[-1]
+        and rhs.shape[0] * rhs.shape[1] <= MANY_CELLS
+    )
+    if lhs.ndim == 4 and not dilated and precision is None:
         (top, bottom), (left, right) = padding
         down, across = window_strides
-        return conv2d(lhs, rhs, (down, across), ((top, bottom), (left, right)))
+        settings = (down, across), ((top, bottom), (left, right))
+        if feature_group_count == 1:
+            return conv2d(lhs, rhs, *settings)
+        if depthwise:
+            return depthwise2d(lhs, rhs, *settings)
     return lax.conv_general_dilated(
         lhs,
         rhs,

@@ -51,6 +51,41 @@ def test_value_and_gradients(channels, size, kernel, stride, padding):
             np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
+DEPTHWISE = [(8, 3, 1, (1, 1)), (7, 3, 2, (0, 1)), (9, 7, 1, (3, 3)), (1, 5, 2, (2, 2))]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), DEPTHWISE)
+def test_each_channel_by_itself(size, kernel, stride, padding):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        images = jnp.asarray(rng.normal(size=(2, size, size + 1, 5)))
+        weights = jnp.asarray(rng.normal(size=(kernel, kernel, 1, 5)))
+        settings = (stride, stride), (padding, padding)
+        numbers = ("NHWC", "HWIO", "NHWC")
+        wanted, pullback = jax.vjp(
+            lambda x, w: lax.conv_general_dilated(
+                *(x, w, *settings), dimension_numbers=numbers, feature_group_count=5
+            ),
+            *(images, weights),
+        )
+        got, our_pullback = jax.vjp(
+            lambda x, w: conv_general_dilated(
+                *(x, w, *settings),
+                lhs_dilation=(1, 1),
+                rhs_dilation=(1, 1),
+                dimension_numbers=numbers,
+                feature_group_count=5,
+            ),
+            *(images, weights),
+        )
+        cotangent = jnp.asarray(rng.normal(size=wanted.shape))
+        np.testing.assert_allclose(got, wanted, atol=1e-12)
+        for ours, theirs in zip(
+            our_pullback(cotangent), pullback(cotangent), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
 def test_groups_and_dilation_take_the_general_way():
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(2, 8, 8, 4)), jnp.float32)
