@@ -6,7 +6,7 @@ from pathlib import Path
 # Tests compile more than they compute. Set before JAX is imported, and inherited by the
 # processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# The emitters of jaxlib 0.8 and later take half as long again to compile small programs.
+# The emitters of present versions compile small programs half as long again.
 os.environ["XLA_FLAGS"] = " ".join(
     ["--xla_cpu_use_fusion_emitters=false", os.environ.get("XLA_FLAGS", "")]
 )
