@@ -353,9 +353,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
     rest = [one for one in rest if not one.startswith("--students+=")]
     rest = _join_inputs(rest)
     try:
-        return flags.FLAGS(rest)
+        rest = flags.FLAGS(rest)
     except flags.Error as error:
         _exit(f"wrong command line: {error} (see --help).")
+    for flag in (_WORKDIR, _OUTPUT):  # A shell leaves --workdir=~/runs as it is.
+        if flag.value:
+            flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
+    flags.FLAGS[_INPUTS.name].value = [os.path.expanduser(p) for p in _INPUTS.value]
+    return rest
 
 
 def _join_inputs(argv: list[str]) -> list[str]:

@@ -34,6 +34,12 @@ def python(*arguments):
         (["--config=rdl:digits"], "Did you mean 'rld:digits'?"),
         (["--mode=train"], "--config is missing"),
         (["--mode=export"], "--mode=export needs --workdir"),
+        (["--mode=eval", "--workdir=~/no_such_run"], f"{Path.home()}/no_such_run"),
+        (["--mode=compare", "--inputs=~/no_such_run"], f"{Path.home()}/no_such_run"),
+        (
+            [RLD, "--config.needs.teacher.init_from=~/no_such_run", "--workdir=~/no/w"],
+            f"{Path.home()}/no_such_run",
+        ),
         (["--mode=export", "--workdir=w", "--format=tflite"], "wrong command line"),
         ([RLD, "--mode=sample", "--workdir=w"], "wants a pipeline"),
         (

@@ -367,6 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         exported = make(**chosen)
         if output:
+            output = output.expanduser()
             output.write_text(json.dumps(to_json(exported), indent=2) + "\n", "utf-8")
     except (ValueError, OSError) as error:
         print(f"jaxkd: {error}", file=sys.stderr)

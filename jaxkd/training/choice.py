@@ -5,6 +5,7 @@ said. Seeds are draws of one experiment, of which the first will do unless anoth
 named, and ``use`` is ``"last"`` unless ``"best"`` is; both defaults are printed.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ def parse(text: str) -> Source:
     Raises:
       UserError: if a seed is no number, or ``use`` neither "last" nor "best".
     """
+    text = os.path.expanduser(text)
     found = _SUFFIX.search(text)
     if not found:
         return Source(text)
