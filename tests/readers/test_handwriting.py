@@ -142,11 +142,13 @@ def test_pair_files(tmp_path, suffix):
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     table = reading.make_pairs(np.repeat([0, 1], 3), seed=0)
-    files = [f"w/{i}.png" for i in range(6)]
+    files = ["=w/0.png", *(f"w/{i}.png" for i in range(1, 6))]
     path = tmp_path / f"pairs.{suffix}"
     reading.write_pairs(path, table, files)
     found = reading.read_pairs(path, files)
     assert all(np.array_equal(a, b) for a, b in zip(table, found, strict=True))
+    if suffix == "csv":
+        assert "\n=" not in path.read_text() and "'=w/0.png" in path.read_text()
     with pytest.raises(UserError, match="two known files"):
         reading.read_pairs(path, files[:3])
     with pytest.raises(UserError, match=r"expected \.csv or \.parquet"):

@@ -6,6 +6,7 @@ arrays wherever they lay (a GPU, another machine's GPU).
 """
 
 import io
+import math
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ class _Storage:
         self.data = np.frombuffer(data, self.dtype.newbyteorder("<"))
 
 
+_REPEATED = 1 << 24
+
+
 class Tensor:
     """Stands for torch's functions that rebuild a tensor."""
 
@@ -64,6 +68,9 @@ class Tensor:
         reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if all(size) and offset + reach >= storage.count:
             raise ValueError("a tensor that is larger than its storage")
+        # A step of 0 repeats a number, which a few bytes can do without end.
+        if math.prod(size) > max(storage.count, _REPEATED):
+            raise ValueError(f"a tensor of {tuple(size)} with {storage.count} numbers")
         return np.lib.stride_tricks.as_strided(
             storage.data[offset:],
             tuple(size),

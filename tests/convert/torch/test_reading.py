@@ -282,3 +282,11 @@ def test_files_of_other_kinds(tmp_path):
     for name in ("arrays.npz", "text"):
         with pytest.raises(UserError, match="is not a whole torch checkpoint"):
             reading.read(tmp_path / name)
+
+
+def test_a_repeated_number_fills_no_memory():
+    storage = reading._Storage(np.dtype(np.float32), 1)
+    storage.fill(np.ones(1, np.float32).tobytes())
+    assert reading.Tensor(storage, 0, (3, 2), (0, 0)).value().tolist() == [[1, 1]] * 3
+    with pytest.raises(ValueError, match="with 1 numbers"):
+        reading.Tensor(storage, 0, (1 << 40,), (0,)).value()
