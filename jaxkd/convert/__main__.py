@@ -62,10 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     there = commands.add_parser("from-torch", help="torch file -> folder of a run")
     there.add_argument(
         "file",
-        type=Path,
+        type=_path,
         help=".pth, .safetensors, student_best, ..., or a folder of timm's",
     )
-    there.add_argument("workdir", type=Path, help="new folder")
+    there.add_argument("workdir", type=_path, help="new folder")
     there.add_argument(
         "--model", help="network, such as resnet32x4; default: as the folder names it"
     )
@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{what} of each channel, images scaled to [0, 1], that it was "
             "trained with, such as 0.485,0.456,0.406",
         )
-    there.add_argument("--channels", type=int, default=3, help="of images; default: 3")
+    there.add_argument(
+        "--channels", type=_count, default=3, help="of images; default: 3"
+    )
     there.add_argument(
         "--part",
         choices=("student", "teacher", "backbone"),
@@ -99,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     there.set_defaults(run=_from_torch)
     back = commands.add_parser("to-torch", help="folder of a run -> torch file")
-    back.add_argument("workdir", type=Path, help="folder of a run")
-    back.add_argument("file", type=Path, help="file to write")
+    back.add_argument("workdir", type=_path, help="folder of a run")
+    back.add_argument("file", type=_path, help="file to write")
     back.add_argument("--student", help="row of the study, if it has several")
     back.add_argument("--seed", type=int, help="default: the first")
     back.add_argument(
@@ -130,6 +132,16 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"got {text!r}, expected a number for each channel, such as 0.5,0.5,0.5"
         ) from None
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected 1 or more")
+    return int(text)
 
 
 def _from_torch(options: argparse.Namespace) -> str:
@@ -170,12 +182,19 @@ def _from_torch(options: argparse.Namespace) -> str:
 
 def _classes(given: str | None) -> tuple[tuple[str, ...], int | None]:
     """Returns the class names, if they are given, and their number."""
-    if given is None or given.isdigit():
-        return (), int(given) if given else None
+    if given is None:
+        return (), None
+    if given.isdecimal():
+        if not int(given):
+            raise UserError("--classes is 0, expected their number or names.")
+        return (), int(given)
     names = class_names.read(
         given.split(",") if "," in given and not Path(given).exists() else given
     )
     return names, len(names)
+
+
+_OF_255 = "They are of images scaled to [0, 1]; divide those of 0 to 255 by 255."
 
 
 def _trained_on(
@@ -195,8 +214,12 @@ def _trained_on(
             f"--mean has {len(mean)} numbers and --std {len(std)}, expected both, with "
             f"one for each of {options.channels} channels (--channels)."
         )
-    if any(value <= 0 for value in std):
-        raise UserError(f"--std is {std}, expected positive numbers.")
+    if not all(0 < value <= 1 for value in std):
+        raise UserError(
+            f"--std is {std}, expected numbers above 0 and up to 1. {_OF_255}"
+        )
+    if not all(0 <= value <= 1 for value in mean):
+        raise UserError(f"--mean is {mean}, expected numbers from 0 to 1. {_OF_255}")
     shape = (found.size, found.size, options.channels) if found.size else ()
     rule = images.CENTER_CROP if found.size else ""
     origin = options.file.name
@@ -228,15 +251,19 @@ def _to_torch(options: argparse.Namespace) -> str:
     from jaxkd.convert.torch import weights
     from jaxkd.training import export
 
+    weights.check_file(options.file)
     network = export.read(options.workdir, options.student, options.seed, options.use)
     weights.save_torch(
         options.file, network.variables, network.name, options=network.options
     )
     beside = options.file.with_name(options.file.name + ".json")
     write_json(beside, {"model": network.name, **network.description})
+    state = f'torch.load("{options.file}")["model"]'
+    if options.file.suffix.lower() == ".safetensors":
+        state = f'safetensors.torch.load_file("{options.file}")'
     return (
-        f"{network.name}: {options.file}, {beside.name}\nIn PyTorch: "
-        f'model.load_state_dict(torch.load("{options.file}")["model"])'
+        f"{network.name}: {options.file}, {beside.name}\n"
+        f"In PyTorch: model.load_state_dict({state})"
     )
 
 

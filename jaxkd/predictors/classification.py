@@ -121,6 +121,8 @@ def _writer(output: str | None) -> Callable[[list[Prediction]], None]:
         raise UserError(f"--output is {output!r}, expected a .csv or .json file.")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output: the folder {path.parent} does not exist.")
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder, expected a file to write.")
 
     def write(predictions: list[Prediction]) -> None:
         write_text(path, formats[path.suffix](predictions))

@@ -35,7 +35,7 @@ def describe(info: Info, view: ConfigDict | Mapping[str, Any]) -> dict[str, Any]
     return {
         "data": info.name,
         "image_shape": list(info.image_shape),
-        "channels": _CHANNELS.get(channels, f"{channels} channels"),
+        "channels": _CHANNELS.get(channels, f"{channels} channels" if channels else ""),
         "resize": info.resize,
         "mean": list(info.mean),
         "std": list(info.std),

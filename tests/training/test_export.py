@@ -175,6 +175,11 @@ def test_what_is_recorded_beside_the_weights(tmp_path, capsys):
         with pytest.raises(SystemExit):
             command.main([*given[:2], str(tmp_path / "new"), *arguments, *wrong])
         assert "--std" in capsys.readouterr().err
+    for mean, std in (("123,116,103", "0.2,0.2,0.2"), ("nan,0,0", "1,1,1")):
+        wrong = [f"--mean={mean}", f"--std={std}"]
+        with pytest.raises(SystemExit):
+            command.main([*given[:2], str(tmp_path / "new"), *arguments, *wrong])
+        assert "divide those of 0 to 255 by 255" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ def _without_prefix(
         prefix = next(
             (p for p in _ATTRIBUTES if all(key.startswith(p) for key in state)), ""
         )
+    elif not prefix.endswith(".") and any(k.startswith(f"{prefix}.") for k in state):
+        prefix = f"{prefix}."
     mine = {
         _unwrapped(key.removeprefix(prefix)): array
         for key, array in state.items()
@@ -246,10 +248,30 @@ def save_torch(
         key: np.concatenate(tensors) if len(tensors) > 1 else tensors[0]
         for key, tensors in parts.items()
     }
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix.lower() == ".safetensors":
         files.write_tensors(path, state)
     else:
         writing.write(Path(path), state)
+
+
+ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+
+
+def check_file(path: Path) -> None:
+    """Checks that a file of weights can be written at a path.
+
+    Raises:
+      UserError: if its folder does not exist, it is a folder, or its ending is that of
+        another format.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        found = "is a folder" if path.is_dir() else "is in a folder that is not there"
+        raise UserError(f"{path} {found}, expected a file to write. Name another.")
+    if path.suffix and path.suffix.lower() not in ENDINGS:
+        raise UserError(
+            f"{path} ends in {path.suffix}, expected one of {', '.join(ENDINGS)}. "
+            "Other formats are written by python -m jaxkd.main --mode=export."
+        )
 
 
 def _build(name: str, num_classes: int, options: Mapping[str, Any] | None) -> nn.Module:
@@ -264,6 +286,7 @@ def _is_state(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and bool(content)
+        and all(isinstance(key, str) for key in content)
         and all(isinstance(value, arrays) for value in content.values())
     )
 
@@ -287,7 +310,11 @@ def _find_state(content: Any, path: str | Path) -> dict[str, Any]:
 def _select_part(
     state: dict[str, np.ndarray], part: str | None, path: str | Path
 ) -> dict[str, np.ndarray]:
-    state = {_unwrapped(key): array for key, array in state.items() if key != _AVERAGED}
+    state = {
+        _unwrapped(key): array
+        for key, array in state.items()
+        if key.rpartition(".")[2] != _AVERAGED
+    }
     held = [p for p in PARTS if any(key.startswith(f"{p}.") for key in state)]
     if part is None and "student" in held:
         part = "student"

@@ -209,6 +209,20 @@ def test_files_without_a_state_dictionary(tmp_path):
     torch.save([torch.ones(2)], tmp_path / "file")
     with pytest.raises(UserError, match="holds list"):
         load(tmp_path / "file")
+    torch.save({1: torch.ones(2)}, tmp_path / "file")
+    with pytest.raises(UserError, match="holds a dictionary of 1"):
+        load(tmp_path / "file")
+
+
+def test_files_that_cannot_be_written(tmp_path):
+    weights.check_file(tmp_path / "student_best")
+    for name, match in (
+        ("", "is a folder"),
+        ("gone/a.pth", "in a folder that is not there"),
+        ("a.onnx", "ends in .onnx, expected one of .pth"),
+    ):
+        with pytest.raises(UserError, match=match):
+            weights.check_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -273,6 +287,8 @@ def test_names_as_wrappers_leave_them(tmp_path, prefix, wrapper):
     }
     if prefix.startswith("module."):
         state["n_averaged"] = torch.tensor(4)
+    if prefix.startswith("model."):
+        state[f"{prefix}n_averaged"] = torch.tensor(4)
     path = tmp_path / "file.pth"
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
     assert set(weights.read_state(path)) == {"conv.weight", "fc.bias"}
@@ -281,7 +297,8 @@ def test_names_as_wrappers_leave_them(tmp_path, prefix, wrapper):
 def test_a_prefix_chooses_names(tmp_path):
     path = tmp_path / "file.pth"
     torch.save({"encoder.fc.bias": torch.ones(2), "head.bias": torch.zeros(2)}, path)
-    assert set(weights.read_state(path, prefix="encoder.")) == {"fc.bias"}
+    for prefix in ("encoder.", "encoder"):
+        assert set(weights.read_state(path, prefix=prefix)) == {"fc.bias"}
     with pytest.raises(UserError, match=r"begins with 'body\.'.*encoder, head"):
         weights.read_state(path, prefix="body.")
 
