@@ -12,6 +12,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,6 +114,19 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a NUL
         return False
+
+
+def exists(path: Path) -> bool:
+    """Tells whether there is something of that name; see ``is_file``."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def beside(path: Path, name: str) -> Path:
+    """Returns what a list names: relative to its folder, with ``~`` expanded."""
+    return path.parent / os.path.expanduser(name)
 
 
 def read_text(path: str | Path, what: str, remedy: str) -> str:

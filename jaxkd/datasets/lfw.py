@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core import lookup
+from jaxkd.core import lookup, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Info
 from jaxkd.datasets.identities import MEAN, STD, list_identities
@@ -126,6 +126,11 @@ def _parse(line: str, same: bool, path: Path, number: int):
     try:
         if same:
             name, i, j = words
+            if int(i) == int(j):
+                raise UserError(
+                    f"{path}, line {number}: a pair names image {i} of {name!r} twice, "
+                    f"expected two images. {_ADVICE}"
+                )
             return (name, int(i)), (name, int(j))
         name, i, other, j = words
         if name == other:
@@ -178,4 +183,4 @@ def _find(folder: Path, name: str, number: int) -> Path:
     """Returns the image's path, with whichever of the usual suffixes is there."""
     stem = f"{name}_{number:04d}"  # names may hold dots: no with_suffix
     found = [folder / name / f"{stem}{suffix}" for suffix in _SUFFIXES]
-    return next((path for path in found if path.is_file()), found[0])
+    return next((path for path in found if parsing.is_file(path)), found[0])

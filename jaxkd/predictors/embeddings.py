@@ -162,6 +162,7 @@ def _square(image: np.ndarray, side: int) -> np.ndarray:
 
 def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
     """Returns the places of both columns among the files."""
+    path = Path(path).expanduser()
     rows = parsing.read_rows(path, "CSV", "Expected two paths in each line.")
     places = {file.absolute().resolve(): i for i, file in enumerate(files)}
     found: tuple[list[int], list[int]] = ([], [])
@@ -169,7 +170,7 @@ def _read_pairs(path: Path, files: list[Path]) -> tuple[list[int], list[int]]:
         if len(row) != 2:
             raise UserError(f"{path}, line {line}, is {row}, expected two paths.")
         for column, name in zip(found, row, strict=True):
-            options = [Path(name.strip()), Path(path).parent / name.strip()]
+            options = [Path(name.strip()), parsing.beside(path, name.strip())]
             known = [o.absolute().resolve() for o in options]
             place = next((places[o] for o in known if o in places), None)
             if place is None:

@@ -62,9 +62,8 @@ def read(split: Path, path: Path) -> dict[str, list[str]]:
         if many or len(row) <= max(first, second) or not row[first] or not row[second]:
             raise UserError(f"{path}, line {number}, is {line!r}. {_REMEDY}")
         name, label = row[first], row[second]
-        folders = (split / _INSIDE, split, path.parent)
-        places = [folder / name for folder in folders]
-        image = next((str(place) for place in places if place.is_file()), None)
+        places = [split / _INSIDE / name, split / name, parsing.beside(path, name)]
+        image = next((str(p) for p in places if parsing.is_file(p)), None)
         if image is None:
             raise UserError(
                 f"{path}, line {number}: {name} is not there, expected it in {split} "

@@ -189,9 +189,15 @@ def test_covnet_layout(folders, tmp_path):
         ([], ("case", "path", "label"), "lists no scans"),
         ([("a", "x.nii", "")], ("case", "path", "label"), "line 2: label is empty"),
         ([("a", "x.nii", "NCP")], ("case", "path", "label"), "x.nii does not exist"),
+        ([("a", "x" * 300, "N")], ("case", "path", "label"), "xxx does not exist"),
+        ([("a", "~/x.nii", "N")], ("case", "path", "label"), "home/x.nii does not"),
+        ([("a", "x", "N", "M")], ("case", "path", "label", "label"), "column twice"),
+        ([("a", "x", "y", "N")], ("case", "path", "label"), "more cells than the 3"),
+        ([(c, ".", "N") for c in "ab"], ("case", "path", "label"), "more than once"),
     ],
 )
-def test_wrong_manifests(tmp_path, rows, columns, match):
+def test_wrong_manifests(tmp_path, monkeypatch, rows, columns, match):
+    monkeypatch.setenv("HOME", "/home")
     path = manifest(tmp_path / "list.csv", rows, columns)
     with pytest.raises(UserError, match=match):
         ct_cases.list_cases(path, None)

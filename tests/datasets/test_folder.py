@@ -242,9 +242,10 @@ def test_a_flat_folder_with_a_list(root, file, separator, heading):
     (root / file).write_text(heading + "\n".join([*rows, rows[0]]))
     with pytest.raises(UserError, match=r"ant0\.png is listed twice"):
         folder.load(str(root))
-    (root / file).write_text(f"gone.png{separator}ant")
-    with pytest.raises(UserError, match=r"line 1: gone\.png is not there"):
-        folder.load(str(root))
+    for gone in ("gone.png", f"{'x' * 300}.png"):
+        (root / file).write_text(f"{gone}{separator}ant")
+        with pytest.raises(UserError, match=rf"line 1: {gone} is not there"):
+            folder.load(str(root))
 
 
 def test_headings_tell_the_columns(root, capsys):

@@ -235,3 +235,10 @@ def test_pairs_as_other_programs_save_them(wild):
     path.write_text(text.replace("Ann_A\t2\tDot_D\t1", "Ann_A\t2\tAnn_A\t1"))
     with pytest.raises(UserError, match="a pair of two people names 'Ann_A' twice"):
         load_wild(wild)
+    path.write_text(text.replace("Ann_A\t2\tDot_D\t1", f"{'A' * 300}\t2\tDot_D\t1"))
+    with pytest.raises(UserError, match="image\\(s\\) that are not there"):
+        load_wild(wild)
+    name, first, _ = text.splitlines()[1].split()
+    path.write_text(text.replace(text.splitlines()[1], f"{name}\t{first}\t{first}"))
+    with pytest.raises(UserError, match=f"image {first} of '{name}' twice"):
+        load_wild(wild)

@@ -88,6 +88,16 @@ def test_folders_that_would_not_be_read_are_refused(tmp_path, more):
         mask_pairs.find(tmp_path)
 
 
+def test_lists_name_files_of_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    image = save(tmp_path / "home" / "a.png", picture())
+    (tmp_path / "train.csv").write_text("~/a.png,\n")
+    assert mask_pairs.find(tmp_path / "train.csv") == [mask_pairs.Pair(image, None)]
+    (tmp_path / "train.csv").write_text(f"~/a.png,{'m' * 300}.png\n")
+    with pytest.raises(UserError, match=r"names 1 files that are not there"):
+        mask_pairs.find(tmp_path / "train.csv")
+
+
 def test_all_files_without_partner_are_named_at_once(tmp_path):
     split(tmp_path)
     (tmp_path / "labels" / "a1.png").rename(tmp_path / "labels" / "z1.png")

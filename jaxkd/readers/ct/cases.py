@@ -2,17 +2,19 @@
 
 import csv
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.readers import listing
 from jaxkd.readers.ct import nifti
 
+_REST = "\0"  # key of cells beyond the last column
 SPLITS = ("train", "val", "test")
 
 
@@ -69,8 +71,11 @@ def list_cases(
                 f"{', '.join(names)}."
             )
         for path in (case.path, case.lesion_mask):
-            if path is not None and not path.exists():
+            if path is not None and not parsing.exists(path):
                 raise UserError(f"{root}: {case.name}: {path} does not exist.")
+    counts = Counter(case.path for case in cases)
+    if twice := [path for path, count in counts.items() if count > 1]:
+        raise UserError(f"{root} lists {twice[0]} more than once. Keep one row of it.")
     if empty := [name for name in names if name not in found]:
         raise UserError(f"{root}: no scan has label {', '.join(empty)}.")
     if len(names) < 2:
@@ -83,14 +88,21 @@ def list_cases(
 def _rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
+            table = csv.DictReader(file, restkey=_REST)
             columns = [name.strip() for name in table.fieldnames or []]
             table.fieldnames = columns
             rows = [
-                {k: (v or "").strip() for k, v in row.items() if k} for row in table
+                {k: "".join(v or "").strip() for k, v in row.items()} for row in table
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}.") from error
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path} has a column twice: {', '.join(columns)}.")
+    if longer := [number for number, row in enumerate(rows, 2) if row.get(_REST)]:
+        raise UserError(
+            f"{path}, line {longer[0]}, has more cells than the {len(columns)} columns."
+            " Put names with commas in quotes."
+        )
     if missing := [name for name in wanted if name not in columns]:
         raise UserError(
             f"{path} has the columns {', '.join(columns) or 'none'}, but lacks "
@@ -115,9 +127,9 @@ def _manifest(path: Path) -> list[Case]:
             )
         cases.append(
             Case(
-                *(row["case"], path.parent / row["path"], row["label"]),
+                *(row["case"], parsing.beside(path, row["path"]), row["label"]),
                 *(row.get("patient") or row["case"], split),
-                path.parent / mask if mask else None,
+                parsing.beside(path, mask) if mask else None,
             )
         )
     return cases

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.readers import listing
 from jaxkd.readers.images import SUFFIXES
@@ -157,8 +158,10 @@ def _listed(path: Path) -> list[Pair]:
     pairs, missing = [], []
     for number, row in enumerate(rows, start=1):
         image, mask = _row(row, number, path)
-        pair = Pair(path.parent / image, None if mask is None else path.parent / mask)
-        missing += [str(p) for p in pair if p is not None and not p.is_file()]
+        pair = Pair(
+            parsing.beside(path, image), (mask and parsing.beside(path, mask)) or None
+        )
+        missing += [str(p) for p in pair if p is not None and not parsing.is_file(p)]
         pairs.append(pair)
     if missing:
         raise UserError(
