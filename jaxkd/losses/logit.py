@@ -462,7 +462,11 @@ def _masked_classes(teacher: jax.Array, labels: jax.Array, mask: str) -> jax.Arr
     if mask == "gt_only":
         return label
     label_logit = pick(teacher, label)[..., None]
-    return teacher >= label_logit if mask == "ge" else teacher > label_logit
+    # Compilers may compute the label's logit twice and round it otherwise, so that a
+    # standardized one need not equal itself.
+    if mask == "ge":
+        return (teacher >= label_logit) | label
+    return (teacher > label_logit) & ~label
 
 
 def _check_mask(mask: str) -> None:
