@@ -1,6 +1,7 @@
 """Lists the series of a CT export: ``python -m jaxkd.readers.ct FOLDER``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder, expected one with DICOM files.")
-        print(series.table(folder))
+        print(series.table(folder), flush=True)
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of ``| head``; what Python writes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

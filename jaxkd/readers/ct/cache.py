@@ -49,7 +49,10 @@ class Cache:
 
 
 def _states(path: Path) -> Iterator[str]:
-    """Yields path, size and time of change of each file: one that is gone counts."""
+    """Yields path, size and times of change of each file: one that is gone counts.
+
+    Of the times the second tells of what was written and then made to look old.
+    """
     if path.is_dir():
         files = listing.below(path)
     else:  # the other half of a NIfTI pair is a part of it
@@ -58,4 +61,7 @@ def _states(path: Path) -> Iterator[str]:
     yield str(path.absolute())
     for file in files:
         state = file.stat() if file.exists() else None
-        yield f"{file}|{state.st_size}|{state.st_mtime_ns}" if state else f"{file}|gone"
+        if state is None:
+            yield f"{file}|gone"
+        else:
+            yield f"{file}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"

@@ -1,6 +1,7 @@
 """CT exports as people have them: company, damage at the ends, odd header values."""
 
 import gzip
+import os
 import shutil
 
 import numpy as np
@@ -411,6 +412,10 @@ def test_the_cache_knows_every_file(folder, tmp_path):
     assert cache(count, folder) == 19
     shutil.copy2(named(folder, 4), named(folder, 3))  # as old as the others
     assert cache(count, folder) == 20 and len(made) == 3
+    times = named(folder, 5).stat()
+    shutil.copyfile(named(folder, 6), named(folder, 5))  # of the same size and time
+    os.utime(named(folder, 5), ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert cache(count, folder) == 20 and len(made) == 4
 
 
 # --- NIfTI -------------------------------------------------------------------
