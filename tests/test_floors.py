@@ -1,4 +1,4 @@
-"""The floors of CONTRIBUTING.md: no import runs up, and none runs in a circle.
+"""The layers of CONTRIBUTING.md: no import runs up, and none runs in a circle.
 
 Imports inside functions count, too. When a test fails it prints the offending imports
 and how many modules each room has.

@@ -21,7 +21,7 @@ import jaxkd
 FOLDER = "reference"
 BY_FILE = ("jaxkd.losses", "jaxkd.diffusion")
 
-# From the command line down to the contracts, as in the floors of CONTRIBUTING.md;
+# From the command line down to the contracts, as in the layers of CONTRIBUTING.md;
 # a room that is not named here comes last.
 ORDER = (
     "api",
