@@ -76,7 +76,7 @@ def cross_entropy(
 
     ``-sum_c y_c log softmax(z)_c`` with ``y = (1 - e) onehot(label) + e / classes`` and
     ``e`` the smoothing. A label that is none of the classes makes its row NaN, also a
-    negative one, which optax takes for the last class but so many.
+    negative one, which optax counts from the last class.
 
     Args:
       logits: ``[..., classes]``.
