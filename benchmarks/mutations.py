@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import formats
-from benchmarks.formats import FORMATS, Format
+from benchmarks import formats, media_formats
+from benchmarks.formats import Format
 
+FORMATS = formats.FORMATS | media_formats.FORMATS
 # What may come of a file, in the order in which it is printed.
 OUTCOMES = ("refused", "same", "changed", "other", "hang", "crash")
 SECONDS = 20  # for one file; more is a hang
@@ -164,7 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1500, help="files of each format")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=list(FORMATS))
+    parser.add_argument(
+        "--only", nargs="*", default=list(FORMATS), choices=list(FORMATS)
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         needs_run = any(name.startswith("run:") for name in given.only)
@@ -176,6 +179,7 @@ def main() -> None:
             counts = " | ".join(str(outcomes[kind]) for kind in OUTCOMES)
             has = "yes" if FORMATS[name].checksum else "no"
             print(f"| {name} | {has} | {counts} |", flush=True)
+            errors.sort(key=lambda line: ": changed" in line)  # other errors first
             for error in errors[:5]:
                 print(error, file=sys.stderr)
 

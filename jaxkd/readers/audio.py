@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core import optional
+from jaxkd.core import optional, parsing
 from jaxkd.core.errors import UserError
 
 RATE = 16_000
@@ -23,7 +23,10 @@ MEL_FILTERS, CEPSTRA, LIFTER = 26, 13, 22
 FILLS = ("repeat", "wrap")
 SUFFIXES = (".wav", ".flac")
 
+# Samples per second that a file may have: a resampled signal has at most 16 for one.
+RATES = (1_000, 768_000)
 _FULL_SCALE = 32768.0
+_REMEDY = "Convert it to wav or flac anew."
 
 
 class Sound(NamedTuple):
@@ -52,17 +55,32 @@ def read(path: Path, rate: int = RATE) -> Sound:
       rate: of the result.
 
     Raises:
-      UserError: if the file cannot be read, or soundfile is not installed.
+      UserError: if the file cannot be read, has a rate outside ``RATES``, or soundfile
+        is not installed.
     """
     soundfile = optional.load("soundfile", extra="av", purpose="Sound files")
-    try:
+    parsing.require_file(path, _REMEDY)
+    with parsing.parsing(path, "sound", _REMEDY):
         samples, original = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except Exception as error:  # soundfile raises its own kinds
-        raise UserError(f"{path} cannot be read as sound: {error}") from error
+    check_rate(path, original)
     mono = samples.mean(axis=1) * _FULL_SCALE
     return Sound(
         resample(mono, original, rate), rate, 0.0, int(original), samples.shape[1]
     )
+
+
+def check_rate(path: Path, rate: float) -> None:
+    """Checks the rate that a file declares.
+
+    Raises:
+      UserError: if it lies outside ``RATES``.
+    """
+    low, high = RATES
+    if not low <= rate <= high:
+        raise UserError(
+            f"{path} declares {rate:,} samples per second, expected {low:,} to "
+            f"{high:,}. {_REMEDY}"
+        )
 
 
 def resample(wave: np.ndarray, rate: float, to: float) -> np.ndarray:

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
 
-LENGTH = 77
+LENGTH, MAX_LENGTH = 77, 4096
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 # Contractions, runs of letters, single digits, runs of anything else that is no space.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_REMEDY = "Copy or download it again."
 SPECIAL = -1  # the word of a start, end or padding token
 
 
@@ -65,13 +67,22 @@ class ClipTokenizer:
                     f"{folder} has no {name}. Expected {VOCABULARY} and {MERGES}, as "
                     "in the folder tokenizer of Stable Diffusion; copy it whole."
                 )
-        vocabulary = _read_json(folder / VOCABULARY)
-        lines = (folder / MERGES).read_text(encoding="utf-8").splitlines()
+        vocabulary = parsing.read_json(folder / VOCABULARY, "a vocabulary", _REMEDY)
+        with parsing.parsing(folder / VOCABULARY, "a vocabulary", _REMEDY):
+            schema.check(vocabulary, {...: int}, "the vocabulary")
+        if not all(0 <= number < 1 << 31 for number in vocabulary.values()):
+            raise UserError(
+                f"{folder / VOCABULARY} has a number below 0 or above 2^31. {_REMEDY}"
+            )
+        text = parsing.read_text(folder / MERGES, "a list of merges", _REMEDY)
+        lines = text.splitlines()
         split = [line.split() for line in lines if not _is_comment(line)]
         if any(len(pair) != 2 for pair in split):
             raise UserError(f"{folder / MERGES} has a line that is not two tokens.")
         pairs = [(first, second) for first, second in split]
-        return cls(vocabulary, pairs, pad=_padding(folder), length=_length(folder))
+        pad, length = _padding(folder), _length(folder)
+        with parsing.parsing(folder, "CLIP's tokenizer", _REMEDY):
+            return cls(vocabulary, pairs, pad=pad, length=length)
 
     def save(self, folder: str | Path) -> None:
         """Writes the folder that ``load`` reads."""
@@ -192,24 +203,28 @@ def _is_comment(line: str) -> bool:
 def _padding(folder: Path) -> str:
     for name in _SETTINGS:
         if (folder / name).is_file():
-            token = _read_json(folder / name).get("pad_token")
+            token = _settings(folder / name).get("pad_token")
             if isinstance(token, dict):
                 token = token.get("content")
             if token:
-                return token
+                return str(token)
     return END
 
 
 def _length(folder: Path) -> int:
     path = folder / "tokenizer_config.json"
-    settings = _read_json(path) if path.is_file() else {}
-    return int(settings.get("model_max_length", LENGTH))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    settings = _settings(path) if path.is_file() else {}
+    length = settings.get("model_max_length", LENGTH)
+    if not isinstance(length, int) or not 2 < length <= MAX_LENGTH:
         raise UserError(
-            f"{path} is not JSON: {error}. Copy or download it again."
-        ) from error
+            f"{path} has the model_max_length {length!r}, expected 3 to "
+            f"{MAX_LENGTH:,}. {_REMEDY}"
+        )
+    return length
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    found = parsing.read_json(path, "settings of a tokenizer", _REMEDY)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no object of JSON. {_REMEDY}")
+    return found

@@ -29,6 +29,7 @@ _ENTRIES = {
     }
 }
 _PLAIN_FIELDS = ("image_path", "original_prompt", "editing_prompt", "mask")
+_REMEDY = "Download it again."
 # Field -> names it has in the published files.
 _FIELDS = {
     "image": ("image",),
@@ -114,7 +115,7 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}.")
         words = str(entry.get("blended_word", "")).split()
-        with parsing.parsing(f"{path}: {name}", "an entry", "Download it again."):
+        with parsing.parsing(f"{path}: {name}", "an entry", _REMEDY):
             mask = decode_mask([int(number) for number in entry["mask"]])
             kind = int(entry["editing_type_id"]) if "editing_type_id" in entry else None
         yield EditExample(
@@ -131,9 +132,8 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    remedy = "Download it again."
-    content = parsing.read_json(path, "the mapping of PIE-Bench", remedy)
-    with parsing.parsing(path, "the mapping of PIE-Bench", remedy):
+    content = parsing.read_json(path, "the mapping of PIE-Bench", _REMEDY)
+    with parsing.parsing(path, "the mapping of PIE-Bench", _REMEDY):
         schema.check(content, _ENTRIES, "the file")
     yield from content.items()
 
@@ -152,13 +152,16 @@ def read_pie_bench_pp(path: str | Path) -> Iterator[EditExample]:
         raise UserError(f"{path} holds no .parquet files of PIE-Bench++.")
     for file in files:
         for number, row in enumerate(_rows(file)):
-            yield _example(row, f"{file.stem}-{number}")
+            name = f"{file.stem}-{number}"
+            with parsing.parsing(f"{file}: row {number}", "an edit", _REMEDY):
+                example = _example(row, name)
+            yield example
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     parquet = optional.load("pyarrow.parquet", extra="diffusion", purpose="PIE-Bench++")
     with _parsing(file):
-        table = parquet.ParquetFile(file)
+        table = parquet.ParquetFile(file, page_checksum_verification=True)
         names = set(table.schema_arrow.names)
         batches = table.iter_batches(batch_size=8)
     missing = [field for field, known in _FIELDS.items() if not names & set(known)]
@@ -181,7 +184,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parsing(file: Path) -> contextlib.AbstractContextManager[None]:
-    return parsing.parsing(file, "a Parquet table", "Download it again.")
+    return parsing.parsing(file, "a Parquet table", _REMEDY)
 
 
 def _example(row: Mapping[str, Any], name: str) -> EditExample:
@@ -215,7 +218,7 @@ def _decode(value: Any, name: str) -> np.ndarray:
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes):
         raise UserError(f"{name}: the image is not stored in the file as bytes.")
-    return images.decode_bytes(data, name, remedy="Download it again.")
+    return images.decode_bytes(data, name, remedy=_REMEDY)
 
 
 def _open(path: Path) -> np.ndarray:

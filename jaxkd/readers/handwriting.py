@@ -347,7 +347,7 @@ def write_pairs(path: Path, table: PairTable, files: Sequence[str]) -> None:
     )
     if path.suffix == ".parquet":
         content = _load("pyarrow").table(dict(zip(COLUMNS, columns, strict=True)))
-        _load("pyarrow.parquet").write_table(content, path)
+        _load("pyarrow.parquet").write_table(content, path, write_page_checksum=True)
         return
     _check_suffix(path)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -363,7 +363,8 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
     if path.suffix == ".parquet":
         parquet = _load("pyarrow.parquet")
         with parsing.parsing(path, "a Parquet table of pairs", _REMEDY):
-            content = parquet.read_table(path).to_pydict()
+            content = parquet.read_table(path, page_checksum_verification=True)
+            content = content.to_pydict()
             rows = [list(r) for r in zip(*(content[c] for c in COLUMNS), strict=True)]
     else:
         _check_suffix(path)

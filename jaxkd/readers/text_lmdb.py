@@ -4,15 +4,14 @@
 ``image_lr-%09d`` (encoded images; or one alone, ``image-%09d``) and ``label-%09d``.
 """
 
-import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core import optional
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
-from jaxkd.readers import images
+from jaxkd.readers import images, lmdb_file
 
 COUNT = b"num-samples"
 
@@ -32,27 +31,32 @@ class Line(NamedTuple):
 
 
 class TextLmdb:
-    """Lines of one LMDB folder; a record is decoded when it is asked for.
-
-    The file is opened anew by each process that reads it, as LMDB requires.
-    """
+    """Lines of one LMDB folder; a record is decoded when it is asked for."""
 
     def __init__(self, folder: Path):
-        """Opens a folder and reads the number of lines.
+        """Reads the number of lines of a folder.
 
         Raises:
           UserError: if it is no such folder.
         """
         self.folder = Path(folder)
-        self._environment: Any = None
-        self._owner = -1
+        self._file = self.folder / "data.mdb"
+        if not parsing.is_file(self._file):
+            raise UserError(
+                f"{self.folder.absolute()} has no data.mdb, expected an LMDB "
+                "folder of text lines. Set config.data.root."
+            )
         count = self._get(COUNT)
-        if count is None or not count.isdigit():
+        if count is None or not count.isdigit() or len(count) > 18:
             raise UserError(
                 f"{self.folder} has {count!r} as num-samples, expected a number: it is "
                 "no LMDB of text lines such as TextZoom's. Set config.data.root."
             )
         self._count = int(count)
+        parsing.check_declared(
+            *(self._file, "lines", self._count, self._file.stat().st_size),
+            "Copy the data set anew, or write the right num-samples.",
+        )
 
     def __len__(self) -> int:
         return self._count
@@ -80,24 +84,8 @@ class TextLmdb:
         )
 
     def _get(self, key: bytes) -> bytes | None:
-        if self._owner != os.getpid():
-            lmdb = optional.load("lmdb", extra="text", purpose="LMDB folders of text")
-            if not (self.folder / "data.mdb").is_file():
-                raise UserError(
-                    f"{self.folder.absolute()} has no data.mdb, expected an LMDB "
-                    "folder of text lines. Set config.data.root."
-                )
-            try:
-                self._environment = lmdb.open(
-                    str(self.folder), readonly=True, lock=False, readahead=False
-                )
-            except lmdb.Error as error:
-                raise UserError(
-                    f"{self.folder / 'data.mdb'} cannot be read: {error}. Copy it anew."
-                ) from error
-            self._owner = os.getpid()
-        with self._environment.begin() as transaction:
-            return transaction.get(key)
+        with parsing.parsing(self._file, "an LMDB file", "Copy it anew."):
+            return lmdb_file.get(self._file, key)
 
     def _decode(self, encoded: bytes, index: int) -> np.ndarray:
         origin = f"{self.folder}: the image of record {index + 1}"

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
@@ -129,15 +130,14 @@ class SentencePieceTokenizer:
                 f"There is no tokeniser {path}. Give the tokenizer.model of the model."
             )
         self._model = sentencepiece.SentencePieceProcessor()
-        try:
+        remedy = "Give the tokenizer.model of the model, not tokenizer.json."
+        with parsing.parsing(path, "a SentencePiece model", remedy):
             self._model.LoadFromSerializedProto(path.read_bytes())
-        except RuntimeError as error:
-            raise UserError(
-                f"{path} is not a SentencePiece model ({error}). Give the "
-                "tokenizer.model of the model, not tokenizer.json."
-            ) from error
-        count = self._model.GetPieceSize()
-        self._check(path, count)
+            count = self._model.GetPieceSize()
+            # A damaged piece is no UTF-8, which the library itself does not check.
+            for number in range(count):
+                self._model.IdToPiece(number)
+            self._check(path, count)
         baked = self._model.PieceToId("<loc0000>")
         self._knows = not self._model.IsUnknown(baked)
         self._first = baked if self._knows else count

@@ -14,13 +14,19 @@ import numpy as np
 
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
-from jaxkd.readers.audio import FPS, RATE, Sound, resample
+from jaxkd.core.parsing import parsing, reason, require_file
+from jaxkd.readers.audio import FPS, RATE, Sound, check_rate, resample
+from jaxkd.readers.opening import BLANK_PIXELS
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp")
 SIZE = 112
 # Of red, green and blue. The official code has red and blue exchanged.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 ENLARGE, PAD_GREY, MEDIAN = 0.40, 110, 13
+# A film is shown for at most ten seconds, and one second for each decoded frame: what
+# declares more has a damaged time.
+STILL_SECONDS = 10.0
+_REMEDY = "Convert it anew."
 
 # An RGB image uint8 [h, w, 3] -> boxes float [n, 4]: left, top, width, height.
 Detector = Callable[[np.ndarray], np.ndarray]
@@ -71,7 +77,9 @@ def read_film(
         largest face. None takes the central square.
 
     Raises:
-      UserError: if nothing can be decoded, or PyAV is not installed.
+      UserError: if nothing can be decoded, a frame has more than ``BLANK_PIXELS``
+        pixels, frames are more than ``STILL_SECONDS`` and a second each apart, or PyAV
+        is not installed.
     """
     faces, found = 0, 1.0
     if detect is None:
@@ -93,6 +101,11 @@ def read_film(
     place = np.asarray(times[:count])[order]
     step = float(np.median(np.diff(place))) if count > 1 else 1 / fps
     seconds = float(place[-1] - place[0]) + step
+    if not seconds <= STILL_SECONDS + count:
+        raise UserError(
+            f"{path} shows {count} frames in {seconds:,.0f} s, expected at least one "
+            f"in a second. Its times are damaged. {_REMEDY}"
+        )
     chosen = nearest(place - place[0], max(round(seconds * fps), 1), fps)
     frames = np.stack([crops[order[i]] for i in chosen])
     rate = count / seconds if seconds > 0 else fps
@@ -235,15 +248,19 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
+        _decoder(path, stream)
         resampler = None
         for frame in _frames(container, stream, []):
-            if resampler is None:
-                original, channels = frame.rate, frame.layout.nb_channels
-                start = 0.0 if frame.time is None else float(frame.time)
-                resampler = av.AudioResampler("fltp", frame.layout.name, frame.rate)
-            parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
+            with parsing(path, "the sound of a film", _REMEDY):
+                if resampler is None:
+                    original, channels = frame.rate, frame.layout.nb_channels
+                    start = 0.0 if frame.time is None else float(frame.time)
+                    resampler = av.AudioResampler("fltp", frame.layout.name, frame.rate)
+                parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
         if resampler is not None:
-            parts += [piece.to_ndarray() for piece in resampler.resample(None)]
+            with parsing(path, "the sound of a film", _REMEDY):
+                parts += [piece.to_ndarray() for piece in resampler.resample(None)]
+    check_rate(path, original)
     if not parts:
         return Sound(np.zeros(0, np.float32), rate, 0.0, original, channels)
     mono = np.concatenate(parts, axis=1).mean(axis=0) * 32768
@@ -259,10 +276,12 @@ def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decode
         if not container.streams.video:
             raise UserError(f"{path} has no pictures.")
         stream = container.streams.video[0]
+        _decoder(path, stream).options = {"max_pixels": str(BLANK_PIXELS)}
         rate = float(stream.average_rate or FPS)
         for index, frame in enumerate(_frames(container, stream, damage)):
             times.append(index / rate if frame.time is None else float(frame.time))
-            image = frame.to_ndarray(format="rgb24")
+            with parsing(path, "a film", _REMEDY):
+                image = frame.to_ndarray(format="rgb24")
             turns = round((frame.rotation or 0) / 90) % 4
             results.append(function(index, np.rot90(image, turns) if turns else image))
         claimed = 0.0
@@ -277,28 +296,33 @@ def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decode
 
 def _frames(container, stream, damage: list[str]) -> Iterator:
     """Decodes a stream; notes what cannot be decoded and goes on."""
-    errors = _av().error
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
         except StopIteration:
             return
-        except errors.FFmpegError as error:
-            damage.append(str(error))
+        except Exception as error:  # of any kind; see ``parsing``
+            damage.append(reason(error))
             return
         try:
             yield from packet.decode()
-        except errors.FFmpegError as error:
-            damage.append(str(error))
+        except Exception as error:
+            damage.append(reason(error))
+
+
+def _decoder(path: Path, stream):
+    """Returns what decodes a stream."""
+    if stream.codec_context is None:
+        raise UserError(f"{path} is of a codec that is not known. {_REMEDY}")
+    return stream.codec_context
 
 
 def _open(path: Path):
     av = _av()
-    try:
+    require_file(path, _REMEDY)
+    with parsing(path, "a film", _REMEDY):
         return av.open(str(path))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be opened as a film: {error}") from error
 
 
 def _av() -> ModuleType:

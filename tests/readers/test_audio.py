@@ -123,3 +123,16 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_bytes(b"RIFFnothing")
     with pytest.raises(UserError, match=r"sound\.wav cannot be read"):
         audio.read(path)
+
+
+@pytest.mark.parametrize("rate", [1, 2_000_000_000])
+def test_an_impossible_rate_is_refused(tmp_path, rate):
+    """A change of that rate would ask for gigabytes."""
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.zeros(1000), 16_000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="samples per second, expected 1,000 to"):
+        audio.read(path)

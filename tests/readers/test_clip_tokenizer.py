@@ -95,7 +95,25 @@ def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match="not two tokens"):
         ClipTokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="cannot be read as a vocabulary"):
         ClipTokenizer.load(tmp_path)
     with pytest.raises(UserError, match="lacks"):
         ClipTokenizer({"a": 0}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("merges.txt", b"\xff\xfe", "cannot be read as a list of merges"),
+        ("merges.txt", b"r zz\n", "zz.* out of vocabulary"),
+        ("vocab.json", b'{"a": "b"}', "cannot be read as a vocabulary"),
+        ("vocab.json", b'{"a": -1}', "a number below 0"),
+        ("tokenizer_config.json", b"[]", "no object of JSON"),
+        ("tokenizer_config.json", b'{"model_max_length": 1e30}', "expected 3 to 4,096"),
+    ],
+)
+def test_damage_is_refused_by_name(tmp_path, name, content, message):
+    tiny.tokenizer().save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        ClipTokenizer.load(tmp_path)

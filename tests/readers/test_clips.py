@@ -142,6 +142,38 @@ def test_cut_files_are_read_as_far_as_they_go(tmp_path):
     assert clips.load(tmp_path / "little.mp4", OPTIONS).status == "unreadable"
 
 
+def test_damaged_times_and_sizes_take_no_memory(tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    films.write(path, HEAD.video[:3], times=[0, 0.04, 60])
+    with pytest.raises(UserError, match=r"shows 3 frames in .* Its times are"):
+        video.read_film(path)
+    film = video.Film(np.zeros((5, SIZE, SIZE), np.uint8), 0.0, 0.2, 25.0)
+    late = video.Sound(np.ones(3200, np.float32), 16_000, start=1e12)
+    frames, wave, trouble = clips.align(film, late)
+    assert len(frames) == 5 and not wave.any() and trouble > 0.99
+    monkeypatch.setattr(video, "BLANK_PIXELS", SIZE * SIZE - 1)
+    with pytest.raises(UserError, match="no picture that can be decoded"):
+        video.read_film(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fps", 0.0, "expected 1 to 1,000"),
+        ("fps", np.nan, "expected 1 to 1,000"),
+        ("fps", np.array("x"), "a clip with fps"),
+        ("sr", 1, "samples per second"),
+        ("audio", np.array("x"), "an .npz clip"),
+    ],
+)
+def test_impossible_arrays_are_refused(tmp_path, name, value, message):
+    path = tmp_path / "clip.npz"
+    arrays = {"video": np.zeros((9, SIZE, SIZE), np.uint8), "audio": np.zeros(9)}
+    np.savez(path, **arrays | {name: value})
+    clip = clips.load(path, OPTIONS)
+    assert clip.status == "unreadable" and message in clip.notes[0]
+
+
 def test_ten_bits_and_a_quarter_turn(tmp_path):
     path = tmp_path / "deep.mp4"
     films.write(path, HEAD.video, HEAD.wave, pixel_format="yuv420p10le")

@@ -83,6 +83,10 @@ def test_pie_bench_pp(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([demo]), path)
     (again,) = benchmarks.read_pie_bench_pp(path)
     assert again.actions == one.actions
+    broken = demo | {"editing": '{"blue'}
+    parquet.write_table(pyarrow.Table.from_pylist([demo, broken]), path)
+    with pytest.raises(UserError, match=r"row 1 cannot be read as an edit: Unterm"):
+        list(benchmarks.read_pie_bench_pp(path))
     del demo["mask"]
     parquet.write_table(pyarrow.Table.from_pylist([demo]), path)
     with pytest.raises(UserError, match="lacks mask"):

@@ -134,6 +134,11 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "bad.model").write_bytes(b'{"version": "1.0"}')
     with pytest.raises(UserError, match=r"not tokenizer\.json"):
         SentencePieceTokenizer(tmp_path / "bad.model")
+    whole = train(tmp_path / "whole.model").read_bytes()
+    # A piece that is no UTF-8 any more.
+    (tmp_path / "bad.model").write_bytes(whole.replace(b"verify", b"ver\xfffy"))
+    with pytest.raises(UserError, match="cannot be read as a SentencePiece model"):
+        SentencePieceTokenizer(tmp_path / "bad.model")
     other = train(tmp_path / "other.model", pad_id=3, unk_id=0)
     with pytest.raises(UserError, match="numbers padding"):
         SentencePieceTokenizer(other)

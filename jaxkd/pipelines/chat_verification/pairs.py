@@ -1,12 +1,12 @@
 """The pairs that a chat model is asked about: of a table, or of drawn writers."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.drawing.handwriting import draw_writers
 from jaxkd.drawing.writer_features import FEATURES, features
@@ -81,17 +81,14 @@ def _draw(
 
 def _read(config: ConfigDict) -> list[Question]:
     table, folder = Path(config.table).expanduser(), Path(config.images).expanduser()
-    if not table.is_file():
-        raise UserError(f"There is no table {table}. Check config.table.")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or []
-        if not {"sample1", "sample2"} <= set(names):
-            raise UserError(
-                f"{table} has the columns {', '.join(names) or 'none'}. Expected "
-                "sample1, sample2 and label."
-            )
-        rows = list(reader)
+    remedy = "Check config.table."
+    names, *lines = parsing.read_rows(table, "a table of pairs", remedy) or [[]]
+    if not {"sample1", "sample2"} <= set(names):
+        raise UserError(
+            f"{table} has the columns {', '.join(names) or 'none'}. Expected "
+            "sample1, sample2 and label."
+        )
+    rows = [dict(zip(names, line, strict=False)) for line in lines]
     questions = []
     for number, row in enumerate(rows[: config.pairs or None]):
         label = (row.get("label") or "").strip().lower()
@@ -99,9 +96,9 @@ def _read(config: ConfigDict) -> list[Question]:
             raise UserError(
                 f"{table}, row {number + 2}, has the label {label!r}. Expected 1 or 0."
             )
-        paths = [folder / row[name] for name in ("sample1", "sample2")]
+        paths = [folder / row.get(name, "") for name in ("sample1", "sample2")]
         for path in paths:
-            if not path.is_file():
+            if not parsing.is_file(path):
                 raise UserError(
                     f"{table}, row {number + 2}, names {path}, which does not exist. "
                     "Check config.images."

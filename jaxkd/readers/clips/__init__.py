@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkd.core import optional
+from jaxkd.core import optional, parsing
 from jaxkd.core.arrays import read_npz
 from jaxkd.core.errors import UserError
 from jaxkd.readers import audio, images, listing, video
@@ -194,16 +194,18 @@ def align(
       differed; None if by less than 0.2 s.
     """
     offset = round((sound.start - film.start) * sound.rate)
-    wave = sound.wave
-    wave = np.pad(wave, (offset, 0)) if offset > 0 else wave[-offset:]
-    film_seconds, sound_seconds = len(film.frames) / FPS, len(wave) / sound.rate
+    wave, ahead = sound.wave[max(-offset, 0) :], max(offset, 0)
+    film_seconds = len(film.frames) / FPS
+    sound_seconds = (ahead + len(wave)) / sound.rate
     gap = abs(film_seconds - sound_seconds)
     longer = max(film_seconds, sound_seconds, 1e-9)
     frames = film.frames
     if sound_seconds < film_seconds - SLACK:
         frames = frames[: int(sound_seconds * FPS)]
     needed = round(len(frames) * RATE / FPS)
-    wave = np.pad(wave[:needed], (0, max(needed - len(wave), 0)))
+    ahead = min(ahead, needed)  # which may be a damaged time, of years
+    wave = wave[: needed - ahead]
+    wave = np.pad(wave, (ahead, needed - ahead - len(wave)))
     return frames, wave.astype(np.float32), gap / longer if gap > SLACK else None
 
 
@@ -297,7 +299,10 @@ def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
         raise UserError(
             f"{path}: video is {shape}, expected uint8 [time, height, width]."
         )
-    fps = float(arrays.get("fps", FPS))
+    fps, rate = (_number(path, arrays, *one) for one in (("fps", FPS), ("sr", RATE)))
+    audio.check_rate(path, rate)
+    if not 1 <= fps <= 1000:
+        raise UserError(f"{path}: fps is {fps:g}, expected 1 to 1,000.")
     seconds = len(frames) / fps
     index = video.nearest(
         np.arange(len(frames)) / fps, max(round(seconds * FPS), 1), FPS
@@ -306,9 +311,14 @@ def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
     film = video.Film(np.stack(crops), 0.0, seconds, fps)
     if "audio" not in arrays:
         return film, None
-    rate = int(arrays.get("sr", RATE))
-    wave = audio.resample(arrays["audio"].astype(np.float32), rate, RATE)
-    return film, audio.Sound(wave, RATE, 0.0, rate)
+    with parsing.parsing(path, "an .npz clip", "Prepare it again."):
+        wave = audio.resample(arrays["audio"].astype(np.float32), rate, RATE)
+    return film, audio.Sound(wave, RATE, 0.0, int(rate))
+
+
+def _number(path: Path, arrays: dict[str, np.ndarray], name: str, usual) -> float:
+    with parsing.parsing(path, f"a clip with {name}", "Prepare it again."):
+        return float(arrays.get(name, usual))
 
 
 def _failed(path, status: str, notes: tuple[str, ...], options) -> Clip:

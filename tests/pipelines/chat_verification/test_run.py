@@ -116,6 +116,10 @@ def test_a_table_of_images_is_read(tmp_path):
     table.write_text("sample1,sample2,label\na.png,d.png,1\n")
     with pytest.raises(UserError, match=r"row 2, names .*d\.png"):
         pairs.load(config)
+    for text in (b"sample1,sample2\n\xff,a.png\n", b'sample1,"sample2\n\0'):
+        table.write_bytes(text)
+        with pytest.raises(UserError, match=r"pairs\.csv"):
+            pairs.load(config)
     table.write_text("one,two\n")
     with pytest.raises(UserError, match="Expected sample1"):
         pairs.load(config)
