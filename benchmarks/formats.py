@@ -20,11 +20,13 @@ class Format(NamedTuple):
       make: writes a small whole file into a folder, and returns it.
       read: reads one, and returns something to compare.
       checksum: whether a changed content must be noticed.
+      needs: a package beyond those of the library, or none.
     """
 
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     checksum: bool
+    needs: str = ""
 
 
 def _npz(folder: Path) -> Path:

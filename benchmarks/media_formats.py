@@ -50,7 +50,7 @@ def _read_film(path: Path) -> Any:
     from jaxkd.readers import clips
 
     clip = clips.load(path, clips.Preprocessing(size=_SIDE))
-    if not clip.usable:  # which takes the place of an error
+    if clip.status != clips.OK:  # which takes the place of an error
         raise UserError("; ".join(clip.notes))
     return clip._replace(path=None)
 
@@ -203,20 +203,24 @@ def _read_clip(path: Path) -> Any:
 
 
 FORMATS = {
-    "sound, wav": Format(_sound("a.wav"), _read_sound, False),
+    "sound, wav": Format(_sound("a.wav"), _read_sound, False, "soundfile"),
     # Samples have a checksum, but their rate has none.
-    "sound, flac": Format(_sound("a.flac"), _read_sound, False),
-    "film, mp4": Format(_film("a.mp4", "libx264"), _read_film, False),
-    "film, mkv": Format(_film("a.mkv", "libx264"), _read_film, False),
-    "film, avi": Format(_film("a.avi", "libx264"), _read_film, False),
-    "edits, parquet": Format(_edits, _read_edits, False),
-    "writers, parquet": Format(_writers("a.parquet"), _read_writers, False),
+    "sound, flac": Format(_sound("a.flac"), _read_sound, False, "soundfile"),
+    "film, mp4": Format(_film("a.mp4", "libx264"), _read_film, False, "av"),
+    "film, mkv": Format(_film("a.mkv", "libx264"), _read_film, False, "av"),
+    "film, avi": Format(_film("a.avi", "libx264"), _read_film, False, "av"),
+    "edits, parquet": Format(_edits, _read_edits, False, "pyarrow"),
+    "writers, parquet": Format(_writers("a.parquet"), _read_writers, False, "pyarrow"),
     "writers, csv": Format(_writers("a.csv"), _read_writers, False),
     "chat pairs, csv": Format(_chat, _read_chat, False),
-    "text lines, lmdb": Format(_lmdb, _read_lmdb, False),
-    "SentencePiece": Format(_pieces("identity"), _read_pieces, False),
-    "SentencePiece, nmt_nfkc": Format(_pieces("nmt_nfkc"), _read_pieces, False),
-    "CLIP, vocab.json": Format(_clip("vocab.json"), _read_clip, False),
-    "CLIP, merges.txt": Format(_clip("merges.txt"), _read_clip, False),
-    "CLIP, settings": Format(_clip("tokenizer_config.json"), _read_clip, False),
+    "text lines, lmdb": Format(_lmdb, _read_lmdb, False, "lmdb"),
+    "SentencePiece": Format(_pieces("identity"), _read_pieces, False, "sentencepiece"),
+    "SentencePiece, nmt_nfkc": Format(
+        _pieces("nmt_nfkc"), _read_pieces, False, "sentencepiece"
+    ),
+    "CLIP, vocab.json": Format(_clip("vocab.json"), _read_clip, False, "tokenizers"),
+    "CLIP, merges.txt": Format(_clip("merges.txt"), _read_clip, False, "tokenizers"),
+    "CLIP, settings": Format(
+        _clip("tokenizer_config.json"), _read_clip, False, "tokenizers"
+    ),
 }

@@ -25,6 +25,9 @@ SUFFIXES = (".wav", ".flac")
 
 # Samples per second that a file may have: a resampled signal has at most 16 for one.
 RATES = (1_000, 768_000)
+# Silence packs to nearly nothing: no more samples of all channels than these are taken
+# from a file with less than a byte for each hundred.
+SILENT_SAMPLES, SAMPLES_PER_BYTE = 1 << 26, 100
 _FULL_SCALE = 32768.0
 _REMEDY = "Convert it to wav or flac anew."
 
@@ -38,6 +41,7 @@ class Sound(NamedTuple):
       start: seconds from the beginning of the file to the first sample.
       original_rate: of the file.
       channels: of the file.
+      damaged: whether parts could not be decoded, of a film's track.
     """
 
     wave: np.ndarray
@@ -45,6 +49,7 @@ class Sound(NamedTuple):
     start: float = 0.0
     original_rate: int = RATE
     channels: int = 1
+    damaged: bool = False
 
 
 def read(path: Path, rate: int = RATE) -> Sound:
@@ -55,12 +60,16 @@ def read(path: Path, rate: int = RATE) -> Sound:
       rate: of the result.
 
     Raises:
-      UserError: if the file cannot be read, has a rate outside ``RATES``, or soundfile
-        is not installed.
+      UserError: if the file cannot be read, has a rate outside ``RATES`` or more than
+        ``SILENT_SAMPLES`` in too few bytes, or soundfile is not installed.
     """
     soundfile = optional.load("soundfile", extra="av", purpose="Sound files")
     parsing.require_file(path, _REMEDY)
     with parsing.parsing(path, "sound", _REMEDY):
+        about = soundfile.info(str(path))
+        limit = max(SILENT_SAMPLES, SAMPLES_PER_BYTE * path.stat().st_size)
+        count = about.frames * about.channels
+        parsing.check_declared(path, "samples", count, limit, _REMEDY)
         samples, original = soundfile.read(str(path), dtype="float32", always_2d=True)
     check_rate(path, original)
     mono = samples.mean(axis=1) * _FULL_SCALE

@@ -1,7 +1,7 @@
 """Looks keys up in an LMDB file, and trusts nothing that the file says.
 
-LMDB's own library maps the file into memory and follows its numbers unchecked: one
-changed byte can end the process. Here every page is read, and its kind, its number and
+LMDB's own library maps the file into memory and follows its numbers: one changed byte
+can end the process. Here every page is read, and its kind, its number and
 its offsets are compared with what there is. Nothing stays open, so that processes and
 threads may share an object.
 
@@ -39,7 +39,7 @@ class _Page(NamedTuple):
             raise ValueError("a key reaches beyond its page")
         return key, low, high, flags, start + length
 
-    def count(self) -> int:
+    def size(self) -> int:
         """Returns how many nodes there are."""
         lower = _HEAD.unpack_from(self.content)[3]
         if not _HEAD.size < lower <= len(self.content) or lower % 2:
@@ -141,7 +141,7 @@ def _last(page: _Page, key: bytes, first: int) -> int:
     The keys before node ``first`` are taken to be below: a branch page keeps none for
     its first node. It is node 0 if there is no other.
     """
-    low, high = first, page.count()
+    low, high = first, page.size()
     while low < high:
         middle = (low + high) // 2
         if page.node(middle)[0] <= key:

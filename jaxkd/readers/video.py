@@ -243,6 +243,7 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
     """
     av = _av()
     parts: list[np.ndarray] = []
+    damage: list[str] = []
     start, original, channels = 0.0, rate, 1
     with _open(path) as container:
         if not container.streams.audio:
@@ -250,7 +251,7 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
         stream = container.streams.audio[0]
         _decoder(path, stream)
         resampler = None
-        for frame in _frames(container, stream, []):
+        for frame in _frames(container, stream, damage):
             with parsing(path, "the sound of a film", _REMEDY):
                 if resampler is None:
                     original, channels = frame.rate, frame.layout.nb_channels
@@ -261,10 +262,11 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
             with parsing(path, "the sound of a film", _REMEDY):
                 parts += [piece.to_ndarray() for piece in resampler.resample(None)]
     check_rate(path, original)
+    about = (original, channels, bool(damage))
     if not parts:
-        return Sound(np.zeros(0, np.float32), rate, 0.0, original, channels)
+        return Sound(np.zeros(0, np.float32), rate, 0.0, *about)
     mono = np.concatenate(parts, axis=1).mean(axis=0) * 32768
-    return Sound(resample(mono, original, rate), rate, start, original, channels)
+    return Sound(resample(mono, original, rate), rate, start, *about)
 
 
 def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decoded:
@@ -306,7 +308,10 @@ def _frames(container, stream, damage: list[str]) -> Iterator:
             damage.append(reason(error))
             return
         try:
-            yield from packet.decode()
+            for frame in packet.decode():
+                if frame.is_corrupt:  # what is missing was guessed by the decoder
+                    damage.append("a damaged frame")
+                yield frame
         except Exception as error:
             damage.append(reason(error))
 

@@ -136,3 +136,14 @@ def test_an_impossible_rate_is_refused(tmp_path, rate):
     path.write_bytes(content)
     with pytest.raises(UserError, match="samples per second, expected 1,000 to"):
         audio.read(path)
+
+
+def test_more_samples_than_bytes_are_refused(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "sound.flac"
+    soundfile.write(path, np.zeros(1000), 16_000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 15  # the highest of the 36 bits of their number
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="declares 64,424,510,440 samples, expected at"):
+        audio.read(path)

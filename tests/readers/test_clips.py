@@ -174,6 +174,25 @@ def test_impossible_arrays_are_refused(tmp_path, name, value, message):
     assert clip.status == "unreadable" and message in clip.notes[0]
 
 
+@pytest.mark.parametrize("track", ["video", "audio"])
+def test_damage_in_the_middle_is_noticed(tmp_path, track):
+    import av
+
+    path = tmp_path / "clip.mp4"
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, HEAD.video.shape).astype(np.uint8)
+    films.write(path, noise, HEAD.wave)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(**{track: 0}) if p.pos is not None]
+        place, size = packets[20].pos, packets[20].size
+    content = bytearray(path.read_bytes())
+    content[place + size // 3 : place + size] = rng.bytes(size - size // 3)
+    path.write_bytes(content)
+    clip = clips.load(path, OPTIONS)
+    assert (clip.status, clip.usable) == ("truncated", True)
+    assert "damaged" in clip.notes[0]
+
+
 def test_ten_bits_and_a_quarter_turn(tmp_path):
     path = tmp_path / "deep.mp4"
     films.write(path, HEAD.video, HEAD.wave, pixel_format="yuv420p10le")

@@ -146,9 +146,10 @@ def assemble(
         bad = _failed(path, status, (*notes, note), options)
         return bad._replace(**common)
 
-    if film.truncated:
+    damaged = film.truncated or (sound is not None and sound.damaged)
+    if damaged:
         notes.append("the file is damaged or shorter than it claims")
-        if film.seconds < 1:
+        if film.truncated and film.seconds < 1:
             return fail(UNREADABLE, f"only {film.seconds:.2f} s could be read")
     if 1 - film.found > GAPS:
         return fail(NO_FACE, f"no face in {100 * (1 - film.found):.0f} % of the frames")
@@ -167,7 +168,7 @@ def assemble(
         return fail(
             TOO_SHORT, f"{len(frames)} frames, expected {options.min_frames} or more"
         )
-    status = TRUNCATED if film.truncated else OK
+    status = TRUNCATED if damaged else OK
     silent = audio.level(wave) < options.silence or not np.abs(wave).max(initial=0)
     if silent:
         status = SILENT
