@@ -11,11 +11,13 @@ import argparse
 import collections
 import contextlib
 import io
+import math
 import multiprocessing
 import resource
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,9 @@ def _attempt(form: Format, path: Path, whole: str) -> tuple[str, str]:
     return ("same", "") if found == whole else ("changed", "")
 
 
-def _work(name: str, run: Path, folder: Path, first: int, count: int, seed: int, to):
+def _work(
+    name: str, run: Path, folder: Path, first: int, count: int, seed: int, end, to
+):
     """Sends ``(number, outcome, error)`` of each file, in a process of its own."""
     formats.RUN = run
     warnings.simplefilter("ignore")
@@ -101,6 +105,8 @@ def _work(name: str, run: Path, folder: Path, first: int, count: int, seed: int,
     used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     for number in range(first, count):
+        if time.monotonic() > end:
+            break
         path.write_bytes(mutate(content, np.random.default_rng((seed, number))))
         to.send((number, "begun", ""))
         to.send((number, *_attempt(form, path, whole)))
@@ -108,7 +114,7 @@ def _work(name: str, run: Path, folder: Path, first: int, count: int, seed: int,
 
 
 def campaign(
-    name: str, run: Path, count: int, seed: int = 0
+    name: str, run: Path, count: int, seed: int = 0, seconds: float = math.inf
 ) -> tuple[collections.Counter, list[str]]:
     """Reads so many mutated files of a format; returns outcomes and errors.
 
@@ -117,14 +123,16 @@ def campaign(
       run: folder of a finished run, whose files are copied.
       count: of files.
       seed: of the mutations.
+      seconds: after which no other file is read.
     """
+    end = time.monotonic() + seconds
     outcomes: collections.Counter = collections.Counter()
     errors, first = [], 0
     processes = multiprocessing.get_context("spawn")
     while first < count:
         with tempfile.TemporaryDirectory() as folder:
             ours, theirs = processes.Pipe(duplex=False)
-            arguments = (name, run, Path(folder), first, count, seed, theirs)
+            arguments = (name, run, Path(folder), first, count, seed, end, theirs)
             child = processes.Process(target=_work, args=arguments, daemon=True)
             child.start()
             theirs.close()
@@ -166,6 +174,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1500, help="files of each format")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="for each format, at most"
+    )
+    parser.add_argument(
         "--only", nargs="*", default=list(FORMATS), choices=list(FORMATS)
     )
     given = parser.parse_args()
@@ -175,7 +186,9 @@ def main() -> None:
         print("| format | checksum |", " | ".join(OUTCOMES), "|")
         print("|---|---|" + "---|" * len(OUTCOMES))
         for name in given.only:
-            outcomes, errors = campaign(name, run, given.count, given.seed)
+            outcomes, errors = campaign(
+                name, run, given.count, given.seed, given.seconds
+            )
             counts = " | ".join(str(outcomes[kind]) for kind in OUTCOMES)
             has = "yes" if FORMATS[name].checksum else "no"
             print(f"| {name} | {has} | {counts} |", flush=True)
