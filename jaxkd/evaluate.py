@@ -177,6 +177,12 @@ def _as_trained(dataset: Dataset, trained: Info | None) -> Dataset:
             num_classes=trained.num_classes, class_names=trained.class_names
         )
         if found:
+            names = dataset.info.class_names[:8]
+            shown = [f"{name} is output {found[i]}" for i, name in enumerate(names)]
+            console.announce(
+                f"{info.name}: classes are joined by their names with those of the "
+                f"run: {', '.join(shown)}{', ...' if len(found) > 8 else ''}"
+            )
             dataset = dataset._replace(test=_Renumbered(dataset.test, found))
     return dataset._replace(info=info)
 

@@ -70,12 +70,13 @@ def positions(
             "(config.data.classes of folders, config.data.class_names of npz files), "
             "or another network."
         )
-    twice = [name for name in expected if counts[name] > 1]
-    if twice:
-        raise UserError(
-            f"{whose} has several classes called {_shown(twice)}, which cannot be told "
-            "apart. Give each its own name."
-        )
+    for counted, owner in ((Counter(expected), "The data"), (counts, whose)):
+        twice = [name for name in dict.fromkeys(expected) if counted[name] > 1]
+        if twice:
+            raise UserError(
+                f"{owner} has several classes called {_shown(twice)}, which cannot be "
+                "told apart. Give each its own name."
+            )
     places = {name: place for place, name in enumerate(present)}
     return tuple(places[name] for name in expected)
 

@@ -63,6 +63,7 @@ _ANY, _POSITIVE, _SHARE = Range(None), Range(above=True), Range(0, 1)
 RANGES: Mapping[str, Range] = {
     "temperature": _POSITIVE,
     "*_temperature": _POSITIVE,
+    "temperatures": _POSITIVE,
     "weight": Range(),
     "*_weight": Range(),
     "*_weights": Range(),

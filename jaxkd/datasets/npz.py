@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.core import arrays
+from jaxkd.core import class_names as given_names
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import (
     ArraySource,
@@ -61,7 +62,9 @@ def load(
             f"{path}: test images are {test.arrays['image'].shape[1:]}, training "
             f"images are {shape} (height, width, channels). Make them equal."
         )
-    names = tuple(class_names or map(str, range(classes)))
+    names = tuple(map(str, range(classes)))
+    if class_names is not None:
+        names = given_names.read(class_names)
     if len(names) != classes:
         raise UserError(f"{len(names)} class_names were given, expected {classes}.")
     mean, std = statistics(train.arrays["image"], str(path))

@@ -108,7 +108,12 @@ def choose(
 
 
 def member_of(config: ConfigDict, where: str | Path, source: Source) -> Member:
-    """Returns which network of a run a source names; see ``choose``."""
+    """Returns which network of a run a source names; see ``choose``.
+
+    Raises:
+      UserError: as ``choose``; or if ``use`` is neither "last" nor "best".
+    """
+    lookup.choose(source.use, dict.fromkeys(USES), what="use")
     return Member(*choose(config, where, source.student, source.seed), source.use)
 
 

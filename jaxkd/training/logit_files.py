@@ -72,7 +72,8 @@ def problem(folder: Path) -> str:
 
 def bytes_per_example(num_classes: int, top_k: int = 0) -> int:
     """Returns the size on disk of one network's logits on one example."""
-    return 6 * top_k + 4 if top_k else 4 * num_classes
+    number = 2 if num_classes <= 1 << 16 else 4
+    return (4 + number) * top_k + 4 if top_k else 4 * num_classes
 
 
 class Logits:
@@ -118,8 +119,8 @@ def top(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
       Log-probabilities float32 ``[..., count + 1]``, of which the last is what each of
-      the other classes has if they share the rest evenly; classes uint16 ``[...,
-      count]``.
+      the other classes has if they share the rest evenly; classes ``[..., count]``,
+      uint16, or uint32 of more than 65,536.
     """
     logits = logits.astype(np.float64)
     logits = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
@@ -127,8 +128,9 @@ def top(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     ranked = np.take_along_axis(logits, order, axis=-1)
     rest = ranked[..., count:]
     share = np.logaddexp.reduce(rest, axis=-1, keepdims=True) - np.log(rest.shape[-1])
+    kind = np.uint16 if logits.shape[-1] <= 1 << 16 else np.uint32
     values = np.concatenate([ranked[..., :count], share], axis=-1)
-    return values.astype(np.float32), order[..., :count].astype(np.uint16)
+    return values.astype(np.float32), order[..., :count].astype(kind)
 
 
 def expand(values: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:

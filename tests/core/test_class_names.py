@@ -23,7 +23,8 @@ def test_classes_are_found_by_name(expected, present, positions):
     ("expected", "present", "message"),
     [
         (("b", "c", "d"), ("a", "b", "c"), "does not know 1 of 3 classes: d. It knows"),
-        (("a", "b"), ("b", "a", "a"), "several classes called a"),
+        (("a", "b"), ("b", "a", "a"), "It has several classes called a"),
+        (("b", "a", "a"), ("a", "b"), "The data has several classes called a"),
     ],
 )
 def test_other_classes_are_refused_by_name(expected, present, message):

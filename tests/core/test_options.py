@@ -133,6 +133,10 @@ def test_every_option_of_the_library_is_typed_and_its_default_fits():
             if "weight" in name and float in option.types:
                 with pytest.raises(UserError):
                     options.check(-1.0, option, name)
+            if "temperatures" in name:
+                for wrong in ((4.0, 0.0), (-4.0,), ("4",)):
+                    with pytest.raises(UserError):
+                        options.check(wrong, option, name)
             if "temperature" in name and float in option.types:
                 for wrong in (0.0, -4.0, "4"):
                     with pytest.raises(UserError):

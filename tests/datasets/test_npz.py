@@ -158,6 +158,11 @@ def test_wrong_number_of_class_names(write):
         npz.load(write(), class_names=("a", "b"))
 
 
+def test_class_names_that_cannot_be_told_apart(write):
+    with pytest.raises(UserError, match=r"class names has b twice"):
+        npz.load(write(), class_names=("a", "b", "c", "b"))
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.6, 0.95])
 def test_damaged_file(write, tmp_path, keep):
     path = write()

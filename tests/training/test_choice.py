@@ -51,6 +51,11 @@ def test_what_is_not_there(student, seed):
         choice.choose(study("a", "b"), "run", student, seed)
 
 
+def test_parameters_that_are_neither_last_nor_best():
+    with pytest.raises(UserError, match=r"use is 'bst', expected one of last, best"):
+        choice.member_of(study(), "run", Source("", use="bst"))
+
+
 def test_only_ambiguous_choices_are_printed(capsys):
     choice.announce(study(seeds=(1,)), "run", "supervised", 1, "last")
     assert not capsys.readouterr().err

@@ -42,6 +42,18 @@ def test_extreme_logits_stay_finite():
     assert np.isfinite(full).all() and full.argmax() == 0
 
 
+def test_classes_of_large_numbers_are_kept():
+    logits = np.zeros((2, 70_000), np.float32)
+    logits[[0, 1], [66_000, 5]] = 9  # 66,000 does not fit into 16 bits
+    values, classes = logit_files.top(logits, 2)
+    full = logit_files.expand(values, classes, 70_000)
+    np.testing.assert_array_equal(full.argmax(1), [66_000, 5])
+    for count in (9, 70_000):
+        values, classes = logit_files.top(logits[:, -count:], 2)
+        stored = values[0].nbytes + classes[0].nbytes
+        assert stored == logit_files.bytes_per_example(count, 2)
+
+
 def test_each_example_is_looked_up_in_its_own_visit(tmp_path):
     visits = []
     for visit in range(3):
