@@ -74,6 +74,7 @@ RANGES: Mapping[str, Range] = {
     "label_smoothing": _SHARE,
     "mask_ratio": Range(0, 1, below=True),
     "probability": _SHARE,
+    "cutout": _SHARE,
     "test_share": _SHARE,
     "warmup": Range(),
     "eta": _SHARE,

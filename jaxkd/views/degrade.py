@@ -233,11 +233,16 @@ def check(how: Degradation, sides: tuple[int, ...]) -> None:
         raise UserError(
             f"up_to is {how.up_to}, expected at least the side, {how.side}, or None."
         )
-    for name, (low, high) in (("blur", how.blur), ("noise", how.noise)):
-        if not 0 <= low <= high:
-            raise UserError(f"{name} is {low, high}, expected 0 <= low <= high.")
+    check_ranges(blur=how.blur, noise=how.noise)
     if how.quality is not None and not 1 <= how.quality[0] <= how.quality[1] <= 100:
         raise UserError(f"quality is {how.quality}, expected 1 <= low <= high <= 100.")
+
+
+def check_ranges(**ranges: Range) -> None:
+    """Raises UserError for ranges, by name, unless ``0 <= low <= high``."""
+    for name, (low, high) in ranges.items():
+        if not 0 <= low <= high:
+            raise UserError(f"{name} is {low, high}, expected 0 <= low <= high.")
 
 
 def _uniform(key: jax.Array, count: int, limits: Range) -> jax.Array:

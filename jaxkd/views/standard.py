@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.views import randaugment as augment
@@ -149,5 +150,10 @@ def glyph(
 
 def _crop_flip(key: jax.Array, images: jax.Array, pad: int, flip: bool) -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
+    if pad > min(images.shape[1:3]):
+        raise UserError(
+            f"config.view.pad is {pad}, more than the images' side, "
+            f"{min(images.shape[1:3])}: some crops would be black. Choose fewer pixels."
+        )
     images = random_crop(crop_key, images, pad)
     return random_flip(flip_key, images) if flip else images

@@ -79,6 +79,8 @@ def test_blur_takes_detail_away():
         ({"kernels": ("cubic",)}, "kernel is 'cubic', expected one of"),
         ({"kernels": ()}, "kernels is empty"),
         ({"probability": 2.0}, "probability is 2.0"),
+        ({"blur": (3.0, 0.0)}, r"blur is \(3.0, 0.0\), expected 0 <= low <= high"),
+        ({"noise": (0.2, 0.1)}, r"noise is \(0.2, 0.1\), expected 0 <= low <= high"),
         ({"evaluate_at": 0}, "evaluate_at is 0, expected 1 to 12"),
     ],
 )

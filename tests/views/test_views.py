@@ -97,6 +97,18 @@ def test_crops_are_windows_of_the_padded_image(flip):
     assert chi_square < kinds - 1 + 4 * np.sqrt(2 * kinds)
 
 
+@pytest.mark.parametrize("name", ["crop_flip", "randaugment"])
+def test_more_padding_than_image_is_refused(name):
+    with pytest.raises(UserError, match=r"view.pad is 6, more than the .* side, 5"):
+        train(views.build(name, INFO, pad=6), random_images(1))
+
+
+@pytest.mark.parametrize("name", ["randaugment", "weak_strong", "handwriting"])
+def test_cutout_is_a_share(name):
+    with pytest.raises(UserError, match=r"cutout is 7.0, expected a number >= 0 and"):
+        views.build(name, INFO, cutout=7.0)
+
+
 def test_images_of_a_batch_are_cropped_independently():
     images = np.repeat(random_images(1), 20, 0)
     ours = np.asarray(train(standard.crop_flip(INFO), images))
