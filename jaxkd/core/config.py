@@ -465,6 +465,11 @@ def _check_optim(optim: Mapping[str, Any], where: str) -> None:
     for key in (*numbers, "clip_value", "clip_norm"):
         if key in optim and (not _is_number(optim[key]) or optim[key] < 0):
             raise UserError(f"{where}.{key} is {optim[key]!r}, expected a number >= 0.")
+    for key in ("momentum", "beta2"):
+        if optim.get(key, 0) >= 1:
+            raise UserError(
+                f"{where}.{key} is {optim[key]!r}, expected a number below 1."
+            )
     milestones = optim.get("milestones", ())
     if not isinstance(milestones, list | tuple) or not all(map(_is_number, milestones)):
         raise UserError(f"{where}.milestones is {milestones!r}, expected numbers.")

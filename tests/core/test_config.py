@@ -117,6 +117,8 @@ def test_a_needed_run_that_is_a_folder_is_explained():
         ({"reference": "kd"}, "reference is 'kd'"),
         ({"optim__lr": -0.1}, "config.optim.lr is -0.1"),
         ({"optim__lr": float("nan")}, "config.optim.lr is nan"),
+        ({"optim__momentum": 1.5}, "config.optim.momentum is 1.5, expected .* below 1"),
+        ({"optim__beta2": 1.0}, "config.optim.beta2 is 1.0, expected a number below"),
         ({"optim__weight_decay": "much"}, "config.optim.weight_decay is 'much'"),
         ({"optim__warmup": -1}, "config.optim.warmup is -1"),
         (
