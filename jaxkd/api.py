@@ -61,7 +61,7 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> dict[str, Any
     main = threading.current_thread() is threading.main_thread()
     never = contextlib.nullcontext(preemption.never_stop)
     with preemption.catch_signals() if main else never as stop_requested:
-        return run(config, Path(workdir), stop_requested)
+        return run(config, Path(workdir).expanduser(), stop_requested)
 
 
 def _prepare() -> None:
@@ -76,7 +76,7 @@ def results(workdir: str | Path) -> dict[str, Any]:
     Raises:
       UserError: if the run is not finished.
     """
-    return workdirs.read_results(Path(workdir))
+    return workdirs.read_results(Path(workdir).expanduser())
 
 
 def load(
@@ -98,7 +98,7 @@ def load(
         of several students is not told which.
     """
     _prepare()
-    return Model(restore.restore(Path(workdir), student, seed, use))
+    return Model(restore.restore(Path(workdir).expanduser(), student, seed, use))
 
 
 def export(

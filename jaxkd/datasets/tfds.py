@@ -6,6 +6,7 @@ missing data set says how to prepare one.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def load(
     Raises:
       UserError: if the package or the data set is missing, or it has other features.
     """
-    builder = _open(dataset, data_dir)
+    builder = _open(dataset, os.path.expanduser(data_dir))
     shape, names = _features(builder.info.features, dataset, image_key, label_key)
     if size is None and None in shape:
         raise UserError(

@@ -73,8 +73,9 @@ def as_set(source, shape):
     return {(int(e["label"]), e["image"].tobytes()) for e in examples}
 
 
-def test_small_sets_are_read_into_memory(data_dir):
-    dataset = reader.load("fixed", data_dir)
+def test_small_sets_are_read_into_memory(data_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(data_dir))
+    dataset = reader.load("fixed", "~")
     assert dataset.info[:3] == ("fixed", 3, (8, 6, 3))
     assert dataset.info.class_names == ("a", "b", "c")
     wanted = {(i % 3, pixels(i, (8, 6, 3)).tobytes()) for i in range(12)}
