@@ -37,6 +37,7 @@ def irises() -> ConfigDict:
     config.duration = config.eval_every = config.checkpoint_every = 400.0
     config.optim.update({"name": "adam", "lr": 1e-3, "weight_decay": 0.0})
     config.seeds = (1, 2, 3)
+    config.batches = "per_seed"
     encoder = {"name": "patch_autoencoder", "scale": 4, "input": "low"}
     config.students = configs.students({"srcnn": {}, "autoencoder": {"model": encoder}})
     return config

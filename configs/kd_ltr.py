@@ -52,6 +52,7 @@ def words() -> ConfigDict:
     config.optim.warmup = 50.0
     need = configs.needed(config)
     config.name, config.seeds = "kd_ltr", (1, 2, 3)
+    config.batches = "per_seed"
     config.model = ConfigDict({"name": "abinet_vision_half", **SIZES, "input": "low"})
     config.duration = config.eval_every = config.checkpoint_every = 600.0
     config.needs = ConfigDict({"teacher": need})

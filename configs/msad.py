@@ -46,6 +46,7 @@ def scenes() -> ConfigDict:
     config.optim.warmup = 50.0
     need = configs.needed(config)
     config.name, config.seeds = "msad", (1, 2, 3)
+    config.batches = "per_seed"
     config.loss = ConfigDict()
     config.model = ConfigDict({**model, "input": "low"})
     config.duration = config.eval_every = config.checkpoint_every = 400.0

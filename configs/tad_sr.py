@@ -43,6 +43,7 @@ def glyphs() -> ConfigDict:
     )
     need = configs.needed(config)
     config.name, config.seeds = "tad_sr", (1, 2, 3)
+    config.batches = "per_seed"
     config.needs = ConfigDict({"teacher": need})
     config.duration = config.eval_every = config.checkpoint_every = 200.0
     config.optim.lr = 1e-4
