@@ -84,6 +84,8 @@ def _devices(topology: str) -> Sequence[Any]:
     # No TPU is asked for its metadata, which would be waited for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Nothing runs on a chip here, so that another process may have the library loaded.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}
