@@ -235,7 +235,8 @@ def _train() -> None:
         results = run(config, workdir, stop_requested)
     if jax.process_index() == 0:
         print(format_table(results))
-        print(f"Report: {workdir / 'report.html'}")
+        if (report := workdir / "report.html").is_file():
+            print(f"Report: {report}")
 
 
 def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]:

@@ -1,6 +1,7 @@
 """Provenance of results: when, by which command, and from which version of the code."""
 
 import functools
+import platform
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import jax
+import jaxlib
 
 import jaxkd
 
@@ -28,6 +32,20 @@ def describe() -> dict[str, str | None]:
         "command": command(sys.argv),
         "version": jaxkd.__version__,
         "commit": commit(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Describes what the program runs on."""
+    device = jax.devices()[0]
+    return {
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
     }
 
 

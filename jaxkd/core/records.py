@@ -51,7 +51,19 @@ _TRAINING = {
     "figures?": [{"name": str, "title": str, "caption": str}],
     "tables?": [{"title": str, "rows": [[(str, *NUMBER, NULL)]]}],
 }
-_PIPELINE = {"pipeline": str, "name?": str}
+_PIPELINE = {
+    "pipeline": str,
+    "name?": str,
+    "finished?": bool,
+    "version?": str,
+    "provenance?": {},
+    "environment?": {},
+    "seeds?": [int],
+    "frozen?": {...: {"path": str, "hash": str}},
+    "seconds?": NUMBER,
+    "cells?": [{}],
+    "tables?": [{"title": str, "rows": [[str]], "note": str}],
+}
 _CONFIG = {
     "seeds?": [int],
     "students?": {...: {}},

@@ -1,24 +1,27 @@
 """Systems that train nothing, one file each: ``config.pipeline = "gits"``.
 
-A file that defines ``run``, ``check``, ``format_table`` and ``sample`` is a pipeline;
-its ``default`` says what its configuration may hold. Adding one needs no edit
-elsewhere. A pipeline's run has a folder like a training's: ``config.json``,
-``results.json`` and ``report.html``; the same command resumes it.
+A file is a pipeline that defines ``default`` and ``check`` of its configuration,
+``run``, ``write_report``, ``format_table`` and ``sample``, and ``RUNTIME_KEYS`` of the
+configuration that change no result. Adding one needs no edit elsewhere. Its run has a
+folder like a training's, which is kept here: ``run`` returns what was measured, and
+keeps the parts of it by ``pipelines.workdir.keep``; the same command resumes it.
 """
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from jaxkd.core import lookup
+from jaxkd.core import lookup, records
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.training.workdir import RESULTS
+from jaxkd.core.writers import plain
+from jaxkd.pipelines import workdir as folders
+from jaxkd.report.page import REPORT
 from jaxkd.training.workdir_lock import locked
 
 
@@ -39,7 +42,7 @@ def run(
     Args:
       config: as its file in ``configs/`` makes it.
       workdir: folder of the run; a finished run's results are read from there.
-      asked: tells between two parts of the work who asks to stop, or None.
+      stop_requested: tells between two parts of the work who asks to stop, or None.
 
     Raises:
       UserError: for an impossible configuration, or a folder of another run.
@@ -47,10 +50,31 @@ def run(
     """
     check(config)
     workdir, pipeline = Path(workdir), _module(config.pipeline)
+    if jax.process_count() > 1:
+        raise UserError(
+            f"The pipeline {config.pipeline} runs in one process, not "
+            f"{jax.process_count()}. Start it without --distributed."
+        )
+    if config.get("dry_run", False):
+        return pipeline.dry_run(config)
+    keys = pipeline.default(), pipeline.RUNTIME_KEYS
+    finished = folders.check_resumable(workdir, config, *keys)
     # A finished run is also shown where nothing can be written.
-    only_read = (workdir / RESULTS).exists() and not os.access(workdir, os.W_OK)
-    with contextlib.nullcontext() if only_read else locked(workdir):
-        return pipeline.run(config, workdir, stop_requested)
+    whole = (workdir / REPORT).is_file() or not os.access(workdir, os.W_OK)
+    if finished is not None and whole:
+        return finished
+    with locked(workdir):
+        # Who held the lock before may have finished, or begun something else.
+        results = folders.check_resumable(workdir, config, *keys)
+        if results is None:
+            folders.create(workdir, config)
+            measured = pipeline.run(config, workdir, stop_requested)
+            results = plain(folders.describe(config, workdir) | measured)
+            pipeline.write_report(config, workdir, results)
+            records.write_results(workdir, results)
+        elif not (workdir / REPORT).is_file():
+            pipeline.write_report(config, workdir, results)
+    return results
 
 
 def format_table(results: Mapping[str, Any]) -> str:

@@ -1,14 +1,12 @@
 """Results of a benchmark of a pipeline as text and as a page."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from jaxkd.core import files, provenance
+from jaxkd.core import files
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.report import page
@@ -19,23 +17,13 @@ def stop_if_requested(stop_requested: StopRequest) -> None:
     """Ends a benchmark between two of its parts, if it is asked to stop.
 
     Raises:
-      Interrupted: then; nothing of the benchmark itself is kept.
+      Interrupted: then; the parts that are done are kept.
     """
     who = stop_requested()
     if who is not None:
-        raise Interrupted(f"Stopped by {who}. The same command starts it again.")
-
-
-def environment() -> dict[str, str | None]:
-    """Describes what a benchmark ran on, when, and by which command and code."""
-    device = jax.devices()[0]
-    return {
-        **provenance.describe(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "platform": device.platform,
-        "device": device.device_kind,
-    }
+        raise Interrupted(
+            f"Stopped by {who}; what is done is kept. The same command goes on there."
+        )
 
 
 def check_keys(config: ConfigDict, known: ConfigDict, part: str) -> None:

@@ -19,6 +19,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
 from jaxkd.pipelines import text_to_image
+from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.training import build, choice
 
@@ -54,8 +55,20 @@ def folder(need: ConfigDict) -> Path:
     return base / "jaxkd" / f"scenes-{digest}"
 
 
-def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
-    """Trains the model unless that is done, and loads its averaged parameters."""
+def load(
+    need: ConfigDict, stop_requested: StopRequest, workdir: Path | None = None
+) -> Backbone:
+    """Trains the model unless that is done, and loads its averaged parameters.
+
+    Args:
+      need: ``config.needs.scenes``.
+      stop_requested: see ``pipelines.run``.
+      workdir: of a benchmark, whose parts must all be of this model; None to draw.
+
+    Raises:
+      UserError: if parts of the benchmark were computed with another model.
+      Interrupted: if it was asked to stop while it trained.
+    """
     from jaxkd.train import train  # The loop is a floor above.
 
     source, chosen = folder(need), choice.parse(need.init_from)
@@ -65,6 +78,8 @@ def load(need: ConfigDict, stop_requested: StopRequest) -> Backbone:
     network = _network(run)
     _, variables = choice.load(run, source, chosen)
     params = jax.tree.map(jnp.asarray, variables["params"])
+    if workdir is not None:
+        folders.note_network(workdir, "scenes", source, params)
     return text_to_image.of_scenes(network, params)
 
 

@@ -94,6 +94,11 @@ def read_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
     runs = []
     for label, folder in zip(_labels(folders), folders, strict=True):
         results = page.read_results(folder)
+        if "pipeline" in results:
+            raise UserError(
+                f"{folder} holds a run of the pipeline {results['pipeline']!r}, which "
+                "has no students to compare. Its own report compares what it measured."
+            )
         if "students" not in results or "score" not in results:
             raise UserError(f"{folder} is no training run, or one of an old version.")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -30,9 +30,19 @@ class Explained(NamedTuple):
     text: str
 
 
-def write(path: Path, title: str, pairs: Sequence[Explained]) -> Path:
-    """Writes a page that needs no other file; texts are shown as they are, escaped."""
+def write(
+    path: Path, title: str, pairs: Sequence[Explained], notes: Sequence[str] = ()
+) -> Path:
+    """Writes a page that needs no other file; texts are shown as they are, escaped.
+
+    Args:
+      path: the page.
+      title: its heading.
+      pairs: in their order.
+      notes: paragraphs above the pairs, whose lines and columns are kept.
+    """
     rows = "\n".join(_row(pair) for pair in pairs)
+    above = "\n".join(f"<pre>{html.escape(note)}</pre>" for note in notes)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -42,9 +52,10 @@ body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 article {{ display: grid; grid-template-columns: 9rem 9rem 1fr; gap: 1rem;
   border-top: 1px solid #8886; padding: 1rem 0; }}
 img {{ width: 100%; background: #fff; image-rendering: pixelated; }}
-pre {{ white-space: pre-wrap; margin: 0; font-size: .85rem; }}
+pre {{ white-space: pre-wrap; margin: 0 0 1rem; font-size: .85rem; }}
 .wrong {{ color: #c4302b; }}
 </style></head><body><h1>{html.escape(title)}</h1>
+{above}
 {rows}
 </body></html>
 """

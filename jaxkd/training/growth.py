@@ -75,6 +75,8 @@ def plan(workdir: Path, config: ConfigDict) -> Change | None:
     if not path.exists():
         return None
     saved = read_json(path)
+    if "pipeline" in saved:
+        return None
     changes = configs.changes(saved, configs.resolved(config))
     if not changes:
         return None

@@ -1,13 +1,11 @@
 """Writes a run's results: results.json, confusion counts, report.html."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jaxlib
 import numpy as np
 
 import jaxkd
@@ -151,7 +149,7 @@ def write_results(
         "steps": run.steps,
         "batch_size": run.config.batch_size,
         "seconds": end.seconds,
-        "environment": _environment(run),
+        "environment": provenance.environment() | {"devices": run.mesh.size},
         "init_from": _describe_start(run),
         "frozen": {
             name: _describe_frozen(run, name, one, measured.get(name))
@@ -194,19 +192,6 @@ def _describe_data(run: Run) -> dict[str, Any]:
         "train_examples": len(run.draws[0]),
         "test_examples": len(run.dataset.test),
         "class_names": list(info.class_names),
-    }
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.version.__version__,
-        "python": platform.python_version(),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": run.mesh.size,
-        "processes": jax.process_count(),
     }
 
 

@@ -4,7 +4,7 @@
 ``report.html`` with ``figures/``, ``tensorboard/``, and one folder per needed run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,29 @@ def check_same(folder: Path, saved: dict[str, Any], config: ConfigDict) -> None:
     Raises:
       UserError: naming the keys that differ.
     """
+    if "pipeline" in saved:
+        raise other_config(folder, [f"pipeline: {saved['pipeline']} -> (absent)"])
     with parsing.parsing(folder, "the folder of a run", _REMEDY):
         lines = configs.difference(saved, configs.resolved(config))
     if lines:
-        shown = "\n  ".join(lines[:12])
-        raise UserError(
-            f"{folder} holds the run of another configuration (there -> here):\n"
-            f"  {shown}\nChoose another --workdir, or delete that folder."
-        )
+        raise other_config(folder, lines)
+
+
+def other_config(folder: Path, lines: Sequence[str]) -> UserError:
+    """Returns the error that a folder is another run's, which differs in these keys."""
+    shown = "\n  ".join(lines[:12])
+    return UserError(
+        f"{folder} holds the run of another configuration (there -> here):\n"
+        f"  {shown}\nChoose another --workdir, or delete that folder."
+    )
+
+
+def lost_config(folder: Path) -> UserError:
+    """Returns the error that a folder does not tell whose run it holds."""
+    return UserError(
+        f"{folder} holds a run, but not its {CONFIG}, so that it cannot be told "
+        "whether it is the same. Restore that file, or choose another --workdir."
+    )
 
 
 def _check_new(workdir: Path, config: ConfigDict) -> None:
@@ -67,10 +82,7 @@ def _check_new(workdir: Path, config: ConfigDict) -> None:
             check_same(folder, recorded, config)
         lost = recorded is None
     if lost:
-        raise UserError(
-            f"{workdir} holds a run, but not its {CONFIG}, so that it cannot be told "
-            "whether it is the same. Restore that file, or choose another --workdir."
-        )
+        raise lost_config(workdir)
 
 
 def check_defaults(workdir: Path, options: Mapping[str, Any]) -> None:
@@ -163,7 +175,8 @@ def read_config(workdir: Path) -> ConfigDict:
     Own code that it names is searched in the folder that it had then, too.
 
     Raises:
-      UserError: if the folder holds no run, or its file is not that of the run.
+      UserError: if the folder holds no run, that of a pipeline, or its file is not that
+        of the run.
     """
     if not (workdir / CONFIG).is_file():
         raise UserError(
@@ -171,6 +184,12 @@ def read_config(workdir: Path) -> ConfigDict:
             "path, or train it first with --mode=train."
         )
     saved = records.read_config(workdir)
+    if "pipeline" in saved:
+        raise UserError(
+            f"{workdir} holds a run of the pipeline {saved['pipeline']!r}, without a "
+            "trained network of its own. Expected the workdir of a training run; "
+            "report.html and jaxkd.api.results show what the pipeline has found."
+        )
     with parsing.parsing(workdir / CONFIG, "the configuration of a run", _REMEDY):
         config = configs.from_json(saved)
         configs.check(config)

@@ -9,26 +9,31 @@ The published script pastes images as base64 text and leaves out who answers "Un
 that is not reproduced.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import provenance, records
-from jaxkd.core.config import resolved
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.core.writers import write_json
 from jaxkd.pipelines.chat_verification import asking, pairs, prompts, results
 from jaxkd.pipelines.chat_verification.client import Client, Settings, price
-from jaxkd.pipelines.chat_verification.config import RUNTIME, check, default
+from jaxkd.pipelines.chat_verification.config import RUNTIME_KEYS, check, default
 from jaxkd.pipelines.chat_verification.results import format_table
-from jaxkd.training.workdir import CONFIG
+from jaxkd.pipelines.workdir import ANSWERS
 
-__all__ = ("check", "default", "format_table", "run", "sample")
-
-ANSWERS = "answers.jsonl"
+__all__ = (
+    "RUNTIME_KEYS",
+    "check",
+    "default",
+    "dry_run",
+    "format_table",
+    "run",
+    "sample",
+    "write_report",
+)
 
 
 def run(
@@ -37,31 +42,12 @@ def run(
     """Asks about all pairs, or the rest of them, and measures the answers.
 
     Raises:
-      UserError: for an impossible configuration, a folder of another run, a refused
-        key, or a reached budget; the answers so far are kept.
+      UserError: for a refused key, or a reached budget; the answers so far are kept.
       Interrupted: if it was asked to stop between two pairs.
     """
-    check(config)
-    _check_folder(workdir, config)
+    began = time.perf_counter()
     loaded = pairs.load(config)
-    plan = asking.Plan(
-        prompts=prompts.read(config.prompts),
-        mode=config.mode,
-        composite=config.composite,
-        swap=config.swap,
-        detail=config.detail,
-        again=config.again,
-        examples=loaded.examples,
-        workers=config.workers,
-    )
-    settings = _settings(config)
-    described = {"pipeline": "chat_verification", "model": config.model}
-    described |= {"mode": config.mode, "prompt_id": plan.prompts.prompt_id}
-    if config.dry_run:
-        cost = asking.estimate(loaded.questions, plan, settings)
-        return described | {"estimate": cost}
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / CONFIG, resolved(config))
+    plan, settings = _plan(config, loaded), _settings(config)
     path = workdir / ANSWERS
     client = Client(settings, Path(config.cache or workdir / "cache"))
     try:
@@ -86,15 +72,48 @@ def run(
             f"(${client.spent:.2f}), which are kept in {path}. Raise config.budget and "
             "run the same command to go on."
         )
-    found = described | {
+    return _described(config, plan) | {
         "prompt_sha256": plan.prompts.sha256,
         "measures": results.measure(rows, loaded),
         "dollars": client.spent,
-        "provenance": provenance.describe(),
+        "seconds": time.perf_counter() - began,
     }
-    results.write_page(workdir / "report.html", rows, loaded)
-    records.write_results(workdir, found)
-    return found
+
+
+def dry_run(config: ConfigDict) -> dict[str, Any]:
+    """Estimates what a run would cost; asks nobody and writes nothing."""
+    loaded = pairs.load(config)
+    plan = _plan(config, loaded)
+    cost = asking.estimate(loaded.questions, plan, _settings(config))
+    return {"pipeline": config.pipeline, "estimate": cost} | _described(config, plan)
+
+
+def write_report(config: ConfigDict, workdir: Path, found: Mapping[str, Any]) -> None:
+    """Writes ``verdicts.csv`` and ``report.html`` from the answers that are kept."""
+    loaded, rows = pairs.load(config), asking.read_sorted(workdir / ANSWERS)
+    results.write_table(workdir / "verdicts.csv", rows)
+    results.write_page(workdir / "report.html", rows, loaded, found)
+
+
+def _plan(config: ConfigDict, loaded: pairs.Pairs) -> asking.Plan:
+    return asking.Plan(
+        prompts=prompts.read(config.prompts),
+        mode=config.mode,
+        composite=config.composite,
+        swap=config.swap,
+        detail=config.detail,
+        again=config.again,
+        examples=loaded.examples,
+        workers=config.workers,
+    )
+
+
+def _described(config: ConfigDict, plan: asking.Plan) -> dict[str, Any]:
+    return {
+        "model": config.model,
+        "mode": config.mode,
+        "prompt_id": plan.prompts.prompt_id,
+    }
 
 
 def sample(
@@ -112,33 +131,6 @@ def sample(
         "The pipeline chat_verification draws no samples. Its pairs and explanations "
         f"are in {workdir / 'report.html'}."
     )
-
-
-def _check_folder(workdir: Path, config: ConfigDict) -> None:
-    path = workdir / CONFIG
-    if not path.exists():
-        return
-    saved, given = records.read_config(workdir), resolved(config)
-    wrong = [
-        f"config.{key}: {saved.get(key)!r} there, {given[key]!r} here"
-        for key in given
-        if key not in RUNTIME and saved.get(key) != _plain(given[key])
-    ]
-    if wrong:
-        raise UserError(
-            f"{workdir} holds answers of another configuration:\n  "
-            + "\n  ".join(wrong[:8])
-            + "\nChoose another --workdir, or delete that folder."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON gives it back."""
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return value
 
 
 def _settings(config: ConfigDict) -> Settings:

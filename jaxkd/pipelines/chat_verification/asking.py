@@ -123,8 +123,16 @@ def ask_all(
                     answers.append(future.result())
                 except BudgetReached:
                     reason = "budget"
-    order_of = {order: number for number, order in enumerate(ORDERS)}
-    return sorted(answers, key=lambda r: (r["pair"], order_of[r["order"]])), reason
+    return _in_order(answers), reason
+
+
+def read_sorted(path: Path) -> list[dict[str, Any]]:
+    """Reads the answers of an earlier run by pair and order; see ``read_answers``."""
+    return _in_order(read_answers(path))
+
+
+def _in_order(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(answers, key=lambda row: (row["pair"], ORDERS.index(row["order"])))
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

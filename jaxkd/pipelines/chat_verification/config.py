@@ -7,7 +7,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.pipelines.chat_verification import asking, prompts
 
 # Keys that change no answer: a run may be resumed with others.
-RUNTIME = (
+RUNTIME_KEYS = (
     "name",
     "workers",
     "timeout",

@@ -58,8 +58,13 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     files.write_text(path, out.getvalue())
 
 
-def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> None:
-    """Writes a page of pairs with their explanations."""
+def write_page(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    pairs: Pairs,
+    results: Mapping[str, Any],
+) -> None:
+    """Writes a page: measures, pairs with their explanations, and how it was made."""
     by_pair = {question.pair: question for question in pairs.questions}
     given = [row for row in rows if row["order"] == "given"]
     shown = []
@@ -71,7 +76,12 @@ def write_page(path: Path, rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> N
                 sample.known, sample.questioned, row["same"], row["decision"], text
             )
         )
-    explanations.write(path, "Pairs and their explanations", shown)
+    made = {**results["environment"], **results["provenance"]}
+    notes = [
+        format_table(results),
+        "\n".join(f"{key}: {value}" for key, value in made.items() if value),
+    ]
+    explanations.write(path, "Pairs and their explanations", shown, notes)
 
 
 def format_table(results: Mapping[str, Any]) -> str:

@@ -4,10 +4,19 @@
 benchmark of ``configs/dtiil.py``.
 """
 
-from jaxkd.pipelines.dtiil.benchmark import check, default, format_table, run, sample
+from jaxkd.pipelines.dtiil.benchmark import (
+    RUNTIME_KEYS,
+    check,
+    default,
+    format_table,
+    run,
+    sample,
+    write_report,
+)
 from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
 
 __all__ = [
+    "RUNTIME_KEYS",
     "Finding",
     "Settings",
     "check",
@@ -16,4 +25,5 @@ __all__ = [
     "localise",
     "run",
     "sample",
+    "write_report",
 ]

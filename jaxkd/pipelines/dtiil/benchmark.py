@@ -1,7 +1,7 @@
 """The embedded benchmark of D-TIIL: masks, words and detection on drawn scenes."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import records
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.pipelines import benchmark_page, scene_model
+from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.dtiil import difference, scene_pairs
 from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
 from jaxkd.pipelines.dtiil.scene_pairs import Pairs
@@ -20,8 +20,8 @@ from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.report.image_grid import as_bytes, mosaic
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
-from jaxkd.training import workdir as workdirs
 
+RUNTIME_KEYS = ("name",)
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, "otsu")
 METHODS = ("two stages", "one stage", "cross-attention", "centre box", "random box")
 CONTROLS = ("untrained", "two words", "all wrong")
@@ -78,37 +78,37 @@ def check(config: ConfigDict) -> None:
 def run(
     config: ConfigDict, workdir: Path, stop_requested: StopRequest
 ) -> dict[str, Any]:
-    """Runs the benchmark and writes its report; see ``pipelines.run``."""
-    check(config)
-    finished = workdirs.check_resumable(workdir, config)
-    if finished is not None:
-        return finished
-    workdirs.create(workdir, config)
-    backbone = scene_model.load(config.needs.scenes, stop_requested)
-    began = time.perf_counter()
+    """Measures every seed and control, or what is left; see ``pipelines.run``."""
+    backbone = scene_model.load(config.needs.scenes, stop_requested, workdir)
     cells: list[dict[str, Any]] = []
+    seconds = 0.0
     for seed in config.seeds:
-        benchmark_page.stop_if_requested(stop_requested)
-        cells += _measure(config, backbone, seed, workdir)
+        parts = {_part(seed): partial(_measure, config, backbone, seed, workdir)}
         for control in config.controls:
+            compute = partial(_control, config, backbone, seed, control)
+            parts[f"{seed}-{control}"] = compute
+        for name, compute in parts.items():
             benchmark_page.stop_if_requested(stop_requested)
-            cells.append(_control(config, backbone, seed, control))
-    results = {
-        "pipeline": config.pipeline,
-        "name": config.name,
+            part = folders.keep(workdir, name, compute)
+            cells += part["cells"]
+            seconds += part["seconds"]
+    return {
         "about": _about(config),
-        "seeds": list(config.seeds),
-        "environment": benchmark_page.environment(),
         "cells": cells,
         "tables": [benchmark_page.as_dict(_table(cells))],
         # The paper's tables were not accessible; nothing is compared with them.
         "published": "unavailable",
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
     }
+
+
+def write_report(config: ConfigDict, workdir: Path, results: Mapping[str, Any]) -> None:
+    """Draws the figure and writes ``report.html``."""
+    images = as_bytes(folders.read_pictures(workdir, _part(config.seeds[0])))
+    (workdir / "figures").mkdir(exist_ok=True)
+    mosaic(images, columns=8).save(workdir / "figures" / "pairs.png", format="PNG")
     figure = Figure("pairs", "Pairs with a wrong word", _CAPTION)
     benchmark_page.write(workdir, results, [figure])
-    records.write_results(workdir, results)
-    return results
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -148,9 +148,13 @@ def _localise(
     )
 
 
+def _part(seed: int) -> str:
+    return f"{seed}-methods"
+
+
 def _measure(
     config: ConfigDict, backbone: Backbone, seed: int, workdir: Path
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Measures all methods for one seed, thresholds chosen on other pairs."""
     rng = np.random.default_rng(seed)
     known = scene_pairs.draw_pairs(rng, config.validation, consistent=0.0)
@@ -181,7 +185,7 @@ def _measure(
         f._replace(mask=m) for f, m in zip(both[1], masks["two stages"], strict=True)
     ]
     if seed == config.seeds[0]:
-        _draw(pairs, chosen, workdir)
+        _keep_shown(pairs, chosen, workdir, _part(seed))
     cells: list[dict[str, Any]] = []
     for name in METHODS:
         found = [f._replace(mask=m) for f, m in zip(both[1], masks[name], strict=True)]
@@ -204,7 +208,7 @@ def _measure(
                 "average precision": own["average precision"],
             }
         )
-    return cells
+    return {"cells": cells}
 
 
 def _control(
@@ -221,7 +225,7 @@ def _control(
     found = _localise(config, backbone, pairs, seed)
     scores = scene_pairs.measure(pairs, found)
     area = float(np.mean([f.mask.mean() for f in found]))
-    return {"seed": seed, "method": control, "area": area, **scores}
+    return {"cells": [{"seed": seed, "method": control, "area": area, **scores}]}
 
 
 _COLUMNS = ("iou", "f1", "word", "auc", "average precision", "auc of similarity")
@@ -267,12 +271,12 @@ def _rows(pairs: Pairs, found: Sequence[Finding]) -> np.ndarray:
     return np.stack(images).astype(np.float32)
 
 
-def _draw(pairs: Pairs, found: Sequence[Finding], workdir: Path) -> None:
+def _keep_shown(
+    pairs: Pairs, found: Sequence[Finding], workdir: Path, part: str
+) -> None:
     rows = np.flatnonzero(pairs.inconsistent)[:_SHOWN]
     some = pairs._replace(images=pairs.images[rows], masks=pairs.masks[rows])
-    (workdir / "figures").mkdir(exist_ok=True)
-    images = as_bytes(2 * _rows(some, [found[i] for i in rows]) - 1)
-    mosaic(images, columns=8).save(workdir / "figures" / "pairs.png", format="PNG")
+    folders.keep_pictures(workdir, part, 2 * _rows(some, [found[i] for i in rows]) - 1)
 
 
 def _about(config: ConfigDict) -> str:

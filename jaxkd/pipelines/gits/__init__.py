@@ -7,22 +7,16 @@ latents; the Fréchet distance on raw pixels stands beside it. The best schedule
 kept as JSON files in ``schedules/``, for ``diffusion.schedules.load``.
 """
 
-import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import lookup, provenance, records
-from jaxkd.core.config import resolved
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.core.writers import write_json
 from jaxkd.diffusion import samplers, schedules, solvers
 from jaxkd.pipelines.gits import cells as gits_cells
 from jaxkd.pipelines.gits import config as gits_config
@@ -31,43 +25,32 @@ from jaxkd.pipelines.gits.config import check, default
 from jaxkd.pipelines.gits.densities import SampledModel
 from jaxkd.pipelines.gits.results import Results, format_table, groups
 from jaxkd.report.image_grid import as_bytes, mosaic
-from jaxkd.training.workdir import CONFIG, RESULTS
 
-__all__ = ("check", "default", "format_table", "run", "sample")
+__all__ = ("check", "default", "format_table", "run", "sample", "write_report")
 
 SCHEDULES = "schedules"
-# Keys that change no result of a run: it may be resumed with others.
-_RUNTIME = ("name", "sample")
+RUNTIME_KEYS = ("name", "sample")
 
 
 def run(
     config: ConfigDict, workdir: Path, stop_requested: StopRequest = never_stop
 ) -> dict[str, Any]:
-    """Runs the benchmark, or resumes it, and writes its report; see ``pipelines.run``.
+    """Measures all cells, or those that are left, and keeps the best schedules.
 
     Raises:
-      UserError: for an impossible configuration, or a folder of another run.
+      UserError: if a model or a trajectory is not finite.
       Interrupted: if it was asked to stop between two cells.
     """
-    check(config)
-    if jax.process_count() > 1:
-        raise UserError(
-            f"The sampling benchmark runs in one process, not {jax.process_count()}. "
-            "Start it without --distributed."
-        )
-    finished = _claim(workdir, config)
-    if finished is not None:
-        return finished
     trained_models.train(config, workdir, stop_requested)
-    cells = gits_cells.fill(config, workdir, stop_requested)
-    began = time.perf_counter()
-    results = _results(config, cells)
+    results = _results(config, gits_cells.fill(config, workdir, stop_requested))
     _save_schedules(workdir, results)
-    report.draw(config, workdir, results)
-    results["seconds"] += time.perf_counter() - began
-    report.write(workdir, results)
-    records.write_results(workdir, results)
     return results
+
+
+def write_report(config: ConfigDict, workdir: Path, results: Results) -> None:
+    """Draws the figures and writes ``report.html``."""
+    report.draw(config, workdir, results)
+    report.write(workdir, results)
 
 
 def sample(
@@ -114,54 +97,11 @@ def sample(
     return path
 
 
-def _claim(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Opens a folder that is new or of this configuration; returns its results."""
-    mine = resolved(config)
-    path = workdir / CONFIG
-    if path.exists():
-        saved = records.read_config(workdir)
-        keys = sorted((saved.keys() | mine.keys()) - set(_RUNTIME))
-        lines = [
-            f"{key}: {saved.get(key, '(absent)')} -> {mine.get(key, '(absent)')}"
-            for key in keys
-            if saved.get(key) != mine.get(key)
-        ]
-        if lines:
-            shown = "\n  ".join(lines[:12])
-            raise UserError(
-                f"{workdir} holds the run of another configuration (there -> here):\n"
-                f"  {shown}\nChoose another --workdir, or delete that folder."
-            )
-        if (workdir / RESULTS).exists():
-            return records.read_results(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, mine)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {workdir}: {error.strerror}. Choose a --workdir that "
-            "can be written to and has space left."
-        ) from error
-    return None
-
-
 def _results(config: ConfigDict, cells: list[dict[str, Any]]) -> dict[str, Any]:
     summaries = {cell["target"]: cell.pop("target_summary") for cell in cells}
-    device = jax.devices()[0]
     return {
-        "pipeline": "gits",
-        "name": config.name,
-        "seeds": list(config.seeds),
         "schedules": list(config.schedules),
         "seconds": sum(cell["seconds"] for cell in cells),
-        "environment": {
-            **provenance.describe(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.version.__version__,
-            "python": platform.python_version(),
-            "platform": device.platform,
-            "device": device.device_kind,
-        },
         "targets": list(summaries.values()),
         "cells": cells,
     }

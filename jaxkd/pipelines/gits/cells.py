@@ -6,7 +6,7 @@ when it is done, and is not computed again.
 
 import time
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,18 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import records
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.core.writers import Progress
 from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares
+from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models, reference
 from jaxkd.pipelines.gits.models import SampledModel
 from jaxkd.pipelines.gits.reference import Bench
-
-FOLDER = "cells"
 
 
 class Cell(NamedTuple):
@@ -38,9 +36,9 @@ class Cell(NamedTuple):
     nfe: int
 
     @property
-    def path(self) -> str:
-        """File of the cell, relative to the folder of the run."""
-        return f"{FOLDER}/{self.target}-{self.seed}-{self.solver}-nfe{self.nfe}.json"
+    def name(self) -> str:
+        """Name of its part of the work."""
+        return f"{self.target}-{self.seed}-{self.solver}-nfe{self.nfe}"
 
 
 def plan(config: ConfigDict) -> list[Cell]:
@@ -66,8 +64,7 @@ def fill(
       UserError: if a model or a trajectory is not finite.
     """
     cells = plan(config)
-    (workdir / FOLDER).mkdir(exist_ok=True)
-    missing = [cell for cell in cells if not (workdir / cell.path).exists()]
+    missing = [cell for cell in cells if not folders.is_kept(workdir, cell.name)]
     done = len(cells) - len(missing)
     drawn = config.batch * config.blocks * len(config.schedules)
     progress = Progress(len(cells), done, config.name, drawn, unit="cell")
@@ -85,20 +82,19 @@ def fill(
             if bench is None or (bench.target.name, bench.seed) != cell[:2]:
                 bench = None  # Frees the last one first.
                 bench = reference.prepare(config, cell.target, cell.seed, workdir)
-            records.write_sealed(workdir / cell.path, measure(config, bench, cell))
+                _note_network(workdir, bench.target)
+            folders.keep(workdir, cell.name, partial(measure, config, bench, cell))
         except ValueError as error:  # A denoiser that returns NaN, say.
             where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
             raise UserError(f"{where}: {error}") from error
     progress.update(len(cells))
     progress.close()
-    return [
-        records.read_sealed(
-            workdir / cell.path,
-            "a part of the results",
-            "Delete it: the same command computes it again.",
-        )
-        for cell in cells
-    ]
+    return [folders.read(workdir, cell.name) for cell in cells]
+
+
+def _note_network(workdir: Path, target: SampledModel) -> None:
+    if target.network is not None:
+        folders.note_network(workdir, target.name, *target.network)
 
 
 @cache
@@ -113,7 +109,6 @@ def count_calls(solver: str, num_sigmas: int, order: int) -> int:
 
 def measure(config: ConfigDict, bench: Bench, cell: Cell) -> dict[str, Any]:
     """Measures all schedules of a cell; returns plain data."""
-    began = time.perf_counter()
     config = gits_config.of_target(config, cell.target)
     order = gits_config.order(config, cell.solver)
     records, fastest = {}, np.inf
@@ -132,7 +127,6 @@ def measure(config: ConfigDict, bench: Bench, cell: Cell) -> dict[str, Any]:
         "seconds_per_call": fastest / calls,
         "schedules": records,
         "target_summary": bench.summary,
-        "seconds": time.perf_counter() - began,
     }
 
 

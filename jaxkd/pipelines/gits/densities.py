@@ -23,6 +23,7 @@ class SampledModel(NamedTuple):
       sigma_min: the last sigma.
       sigma_max: the first sigma.
       moments: of the data, or None where nobody knows them.
+      network: where the weights are from, and they; None of a density.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SampledModel(NamedTuple):
     sigma_min: float
     sigma_max: float
     moments: Moments | None
+    network: tuple[str, Any] | None = None
 
 
 class Density(NamedTuple):

@@ -76,6 +76,7 @@ def _load_edm(config: ConfigDict, name: str) -> SampledModel:
         max(config.sigma_min, low),
         min(config.sigma_max, high),
         _reference(settings.reference, int(np.prod(shape))),
+        (settings.path, variables),
     )
 
 

@@ -83,6 +83,7 @@ def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
         max(config.sigma_min, RANGE[0]),
         min(config.sigma_max, RANGE[1]),
         _moments(run, dataset),
+        (chosen.path or name, variables),
     )
 
 

@@ -5,17 +5,20 @@ runs the benchmark of ``configs/parallel_edits.py``.
 """
 
 from jaxkd.pipelines.parallel_edits.benchmark import (
+    RUNTIME_KEYS,
     check,
     default,
     format_table,
     run,
     sample,
+    write_report,
 )
 from jaxkd.pipelines.parallel_edits.edit import Branches, Edited, Settings
 from jaxkd.pipelines.parallel_edits.picture import edit_picture, write_page
 from jaxkd.pipelines.parallel_edits.plan import Grouping, Plan
 
 __all__ = [
+    "RUNTIME_KEYS",
     "Branches",
     "Edited",
     "Grouping",
@@ -28,4 +31,5 @@ __all__ = [
     "run",
     "sample",
     "write_page",
+    "write_report",
 ]

@@ -1,7 +1,7 @@
 """The embedded benchmark of ParallelEdits: methods, numbers of edits, seeds."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import records
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.drawing import scenes
 from jaxkd.pipelines import benchmark_page, scene_model
+from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.parallel_edits import edit, scene_edits
 from jaxkd.pipelines.parallel_edits.edit import Settings
 from jaxkd.pipelines.text_to_image import Backbone
 from jaxkd.report.image_grid import as_bytes, mosaic
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
-from jaxkd.training import workdir as workdirs
 
+RUNTIME_KEYS = ("name",)
 TYPES = ("attention", "known")
 _SHOWN = 8  # scenes in the figure
 
@@ -79,39 +79,32 @@ def check(config: ConfigDict) -> None:
 def run(
     config: ConfigDict, workdir: Path, stop_requested: StopRequest
 ) -> dict[str, Any]:
-    """Runs the benchmark and writes its report; see ``pipelines.run``."""
-    check(config)
-    finished = workdirs.check_resumable(workdir, config)
-    if finished is not None:
-        return finished
-    workdirs.create(workdir, config)
-    backbone = scene_model.load(config.needs.scenes, stop_requested)
-    began = time.perf_counter()
-    cells, shown = [], {}
+    """Measures every method, or those that are left; see ``pipelines.run``."""
+    backbone = scene_model.load(config.needs.scenes, stop_requested, workdir)
+    cells = []
     for seed in config.seeds:
         for count in config.edits:
             for method in config.methods:
                 benchmark_page.stop_if_requested(stop_requested)
-                found, images = _measure(config, backbone, seed, count, method)
-                cells.append(found)
-                if seed == config.seeds[0]:
-                    shown[count, method] = images[:_SHOWN]
-    results = {
-        "pipeline": config.pipeline,
-        "name": config.name,
+                compute = partial(
+                    _measure, config, backbone, workdir, seed, count, method
+                )
+                name = _part(seed, count, method)
+                cells.append(folders.keep(workdir, name, compute))
+    return {
         "about": _about(config),
-        "seeds": list(config.seeds),
-        "environment": benchmark_page.environment(),
         "cells": cells,
         "tables": [
             benchmark_page.as_dict(_table(config, cells, n)) for n in config.edits
         ],
-        "seconds": time.perf_counter() - began,
+        "seconds": sum(cell["seconds"] for cell in cells),
     }
-    figures = [_figure(config, workdir, shown, n) for n in config.edits]
+
+
+def write_report(config: ConfigDict, workdir: Path, results: Mapping[str, Any]) -> None:
+    """Draws the figures and writes ``report.html``."""
+    figures = [_figure(config, workdir, count) for count in config.edits]
     benchmark_page.write(workdir, results, figures)
-    records.write_results(workdir, results)
-    return results
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -151,11 +144,19 @@ def sample(
     return path
 
 
+def _part(seed: int, count: int, method: str) -> str:
+    return f"{seed}-{count}-{method}"
+
+
 def _measure(
-    config: ConfigDict, backbone: Backbone, seed: int, count: int, method: str
-) -> tuple[dict[str, Any], np.ndarray]:
+    config: ConfigDict,
+    backbone: Backbone,
+    workdir: Path,
+    seed: int,
+    count: int,
+    method: str,
+) -> dict[str, Any]:
     task = _task(config, seed, count)
-    began = time.perf_counter()
     images, calls = scene_edits.run_method(
         backbone,
         method,
@@ -166,14 +167,15 @@ def _measure(
         batch=config.batch,
     )
     found = scene_edits.measure(task, images)
+    if seed == config.seeds[0]:
+        folders.keep_pictures(workdir, _part(seed, count, method), images[:_SHOWN])
     return {
         "seed": seed,
         "edits": count,
         "method": method,
         "nfe": calls,
-        "seconds": time.perf_counter() - began,
         **{name: float(np.mean(values)) for name, values in found.items()},
-    }, images
+    }
 
 
 def _task(config: ConfigDict, seed: int, count: int) -> scene_edits.Task:
@@ -206,12 +208,14 @@ _NOTE = (
 )
 
 
-def _figure(
-    config: ConfigDict, workdir: Path, shown: dict[Any, np.ndarray], count: int
-) -> Figure:
-    task = _task(config, config.seeds[0], count)
+def _figure(config: ConfigDict, workdir: Path, count: int) -> Figure:
+    seed = config.seeds[0]
+    task = _task(config, seed, count)
     rows = [scenes.draw(task.before)[0][:_SHOWN]]
-    rows += [shown[count, method] for method in config.methods]
+    rows += [
+        folders.read_pictures(workdir, _part(seed, count, method))
+        for method in config.methods
+    ]
     rows.append(scenes.draw(task.after)[0][:_SHOWN])
     name = f"edits-{count}"
     (workdir / "figures").mkdir(exist_ok=True)

@@ -60,7 +60,7 @@ def test_a_run_measures_by_hand_and_repeats_without_a_call(tmp_path):
         assert pipelines.run(config, tmp_path)["measures"] == found
         assert server.calls == before
         assert (tmp_path / "verdicts.csv").read_bytes() == table
-        with pytest.raises(UserError, match=r"config\.mode"):
+        with pytest.raises(UserError, match="mode: two_turn -> one_turn_json"):
             pipelines.run(configure(server.url, mode="one_turn_json"), tmp_path)
     rows = list(csv.DictReader(table.decode().splitlines()))
     assert [(r["pair"], r["order"]) for r in rows[:2]] == [
