@@ -4,8 +4,10 @@ import builtins
 import io
 import os
 import pickle
+import struct
 import sys
 import types
+import zipfile
 
 import jax
 import numpy as np
@@ -280,6 +282,35 @@ def test_training_states_that_mean_harm(training_state, tmp_path):
     with pytest.raises(UserError, match=r"was refused.*\.system, and no"):
         edm.load(path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_huge_declared_size_is_not_read(compression, tmp_path, monkeypatch):
+    path = tmp_path / "training-state-000001.pt"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", b"torch_utils.persistence" + bytes(10**6))
+    if compression == zipfile.ZIP_STORED:
+        # Both sizes in the central directory: four gigabytes.
+        content = bytearray(path.read_bytes())
+        at = content.index(b"PK\x01\x02")
+        content[at + 20 : at + 28] = struct.pack("<II", 4 * 10**9, 4 * 10**9)
+        path.write_bytes(content)
+    largest = []
+    read = zipfile.ZipFile.read
+
+    def noted(archive, name, pwd=None):
+        info = name if isinstance(name, zipfile.ZipInfo) else archive.getinfo(name)
+        largest.append(info.file_size)
+        return read(archive, name, pwd)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", noted)
+    assert not network_pickle.is_training_state(path)
+    with pytest.raises(
+        UserError,
+        match=r"declares 4,000,000,000 bytes|that torch\.save did not write",
+    ):
+        edm.load(path)
+    assert not largest
 
 
 class Harmful:

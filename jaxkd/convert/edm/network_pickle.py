@@ -149,14 +149,17 @@ def is_training_state(path: Path) -> bool:
     """Tells whether torch wrote a file that holds a network and its source code.
 
     Args:
-      path: of any file, which may be missing.
+      path: of any file, which may be missing. What is declared larger than the file is
+        not read.
     """
     if not zipfile.is_zipfile(path):
         return False
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+    damaged = (zipfile.BadZipFile, ValueError)
+    with contextlib.suppress(*damaged), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.rpartition("/")[2] == "data.pkl":
-                return reading.PERSISTENT[0].encode() in archive.read(name)
+                pickle = reading.read_member(archive, name)
+                return reading.PERSISTENT[0].encode() in pickle
     return False
 
 

@@ -286,16 +286,40 @@ def read_archive(
             raise ValueError("a zip archive that torch.save did not write")
         prefix = pickles[0].removesuffix("data.pkl")
         order = prefix + "byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        if order in archive.namelist() and read_member(archive, order) != b"little":
             raise ValueError("written on a big-endian machine")
-        data = io.BytesIO(archive.read(pickles[0]))
+        data = io.BytesIO(read_member(archive, pickles[0]))
         reader = _TorchReader(data, origin, stand_ins, advice)
         content = reader.load()
         for key, storage in reader.storages.items():
-            member = archive.getinfo(f"{prefix}data/{key}")
-            _check_size(member.file_size, storage)
-            storage.fill(archive.read(member))
+            name = f"{prefix}data/{key}"
+            _check_size(archive.getinfo(name).file_size, storage)
+            storage.fill(read_member(archive, name))
     return content
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Reads a file of an archive that torch wrote, which compresses nothing.
+
+    Args:
+      archive: open for reading.
+      name: of the file in it.
+
+    Raises:
+      ValueError: if it is compressed, or declares more bytes than the archive has.
+      KeyError: if there is no such file.
+      Exception: any at all, if the archive is damaged.
+    """
+    member = archive.getinfo(name)
+    if member.compress_type:
+        raise ValueError("a zip archive that torch.save did not write")
+    assert archive.fp is not None
+    size = archive.fp.seek(0, io.SEEK_END)
+    if max(member.file_size, member.compress_size) > size:
+        raise ValueError(
+            f"{name} declares {member.file_size:,} bytes in an archive of {size:,}"
+        )
+    return archive.read(member)
 
 
 def _read_legacy(file: BinaryIO, origin: str) -> Any:
