@@ -16,17 +16,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
-from clu import metrics
 
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
-    MAIN,
     Batch,
     Loss,
     LossInputs,
@@ -35,74 +31,26 @@ from jaxkd.core.types import (
     Params,
     Score,
     Spec,
-    Update,
-    UpdateInputs,
 )
 from jaxkd.losses import label_graph
 from jaxkd.losses.label_graph import LabelGraph
+from jaxkd.methods.common import auto_lambda
+from jaxkd.methods.common.auto_lambda import TASK_WEIGHTS
+from jaxkd.methods.common.label_heads import (
+    GRAPHS,
+    HEADS,
+    Levels,
+    evaluate,
+    read_out,
+    single_loss,
+)
+
+__all__ = ["GRAPHS", "HEADS", "PREDICTOR", "evaluate", "make", "read_out"]
 
 PREDICTOR = "face_forgery"
 ACCURACY = Score("accuracy", "accuracy, real or fake")
 
-GRAPHS: dict[str, Callable[[], LabelGraph]] = {
-    "ffsc": LabelGraph.ffsc,
-    "ffpp": LabelGraph.ffpp,
-}
-HEADS = ("graph", "multilabel", "binary", "multiclass")
 WEIGHTINGS = ("fixed", "uncertainty", "auto")
-TASK_WEIGHTS = "task_weights"  # among the parameters, and label of their optimiser
-
-
-@flax.struct.dataclass
-class Evaluation(metrics.Collection):
-    """Accuracy at the probability of one half, and cross entropy, of real or fake."""
-
-    accuracy: metrics.Average.from_output("accuracy")  # type: ignore[valid-type]
-    loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
-
-
-def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> Evaluation:
-    """Compares the log-odds of being fake with ``label``; padding does not count."""
-    odds, fake = outputs["fake_logit"], batch["label"] > 0
-    return Evaluation.single_from_model_output(
-        mask=batch["mask"],
-        accuracy=(odds >= 0) == fake,
-        loss=optax.sigmoid_binary_cross_entropy(odds, fake.astype(odds.dtype)),
-    )
-
-
-class Readout(NamedTuple):
-    """What a head reads off the logits.
-
-    Attributes:
-      fake_logit: ``[batch]``, log-odds of being fake.
-      log_p: ``[batch, nodes]``, logarithm of each node's probability; None where the
-        head has no opinion of attributes and regions.
-      log_not_p: likewise of its complement.
-    """
-
-    fake_logit: jax.Array
-    log_p: jax.Array | None = None
-    log_not_p: jax.Array | None = None
-
-
-def read_out(logits: jax.Array, head: str, graph: LabelGraph) -> Readout:
-    """Turns the logits of a network into probabilities, as a head reads them.
-
-    Args:
-      logits: ``[batch, nodes]``.
-      head: one of ``HEADS``.
-      graph: of the labels.
-    """
-    if head == "graph":
-        log_p, log_not_p = losses.log_marginals(logits, graph)
-        return Readout(log_p[:, 0] - log_not_p[:, 0], log_p, log_not_p)
-    if head == "multilabel":
-        log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-        return Readout(logits[:, 0], log_p, log_not_p)
-    if head == "binary":
-        return Readout(logits[:, 0])
-    return Readout(jax.nn.logsumexp(logits[:, 1:], axis=-1) - logits[:, 0])
 
 
 class _Functions(NamedTuple):
@@ -223,13 +171,13 @@ def make(
         root_bias and head == "graph",
         extra.get(weighting, ()),
     )
-    of_levels = _Levels(labels, head, kind, mean, hold_out)
+    of_levels = Levels(labels, head, kind, mean, hold_out)
     fixed = jnp.asarray(level_weights, jnp.float32)
 
     def loss(inputs: LossInputs) -> Loss:
         logits = inputs.outputs["logits"]
         if head in ("binary", "multiclass"):
-            value = _single_loss(logits, inputs.batch, head, of_levels.kept)
+            value = single_loss(logits, inputs.batch, head, of_levels.kept)
             return Loss(value, inputs.model_state, _accuracy(logits, inputs, of_levels))
         values = of_levels(logits, inputs.batch)
         if weighting == "uncertainty":
@@ -248,10 +196,10 @@ def make(
 
     update = trainable = None
     if weighting == "auto":
-        update = _auto_update(
+        update = auto_lambda.update(
             functions.forward, loss, of_levels, fixed, negative_weights, official
         )
-        trainable = _labels
+        trainable = auto_lambda.trainable
     return Method(
         targets={},
         loss=loss,
@@ -264,132 +212,9 @@ def make(
     )
 
 
-class _Levels(NamedTuple):
-    """The losses of a graph's levels, for a head that has levels."""
-
-    graph: LabelGraph
-    head: str
-    kind: str
-    mean: str
-    hold_out: str
-
-    def kept(self, batch: Batch) -> jax.Array:
-        """Marks the examples that train, ``[batch]``."""
-        if not self.hold_out:
-            return jnp.ones(len(batch["label"]), bool)
-        return batch["code"][:, self.graph.nodes.index(self.hold_out)] != 1
-
-    def __call__(self, logits: jax.Array, batch: Batch) -> jax.Array:
-        """Returns ``[levels]``; what is held out does not dilute them."""
-        found, kept = read_out(logits, self.head, self.graph), self.kept(batch)
-        assert found.log_p is not None and found.log_not_p is not None
-        values = losses.level_losses_of_marginals(
-            found.log_p,
-            found.log_not_p,
-            batch["code"],
-            self.graph.levels,
-            kind=self.kind,
-            where=kept,
-            mean=self.mean,
-        )
-        if self.mean == "batch":
-            values = values * len(kept) / jnp.maximum(jnp.sum(kept), 1)
-        return values
-
-
-def _single_loss(logits, batch: Batch, head: str, kept: Callable) -> jax.Array:
-    where = kept(batch)
-    if head == "binary":
-        fake = batch["label"].astype(logits.dtype)
-        loss = optax.sigmoid_binary_cross_entropy(logits[:, 0], fake)
-        loss = losses.reject_labels(loss, jnp.where(where, batch["label"], 0), 2)
-    else:
-        loss = losses.cross_entropy(logits, batch["manipulation"], where=where)
-    return jnp.sum(jnp.where(where, loss, 0)) / jnp.maximum(jnp.sum(where), 1)
-
-
-def _accuracy(logits, inputs: LossInputs, levels: _Levels) -> dict[str, jax.Array]:
+def _accuracy(logits, inputs: LossInputs, levels: Levels) -> dict[str, jax.Array]:
     odds = read_out(logits, levels.head, levels.graph).fake_logit
     return {"accuracy": jnp.mean((odds >= 0) == (inputs.batch["label"] > 0))}
-
-
-def _labels(params: Params) -> dict[str, str]:
-    """Gives the weights of the levels an optimiser of their own."""
-    return {name: TASK_WEIGHTS if name == TASK_WEIGHTS else MAIN for name in params}
-
-
-def _auto_update(
-    forward: Callable,
-    loss: Callable[[LossInputs], Loss],
-    levels: _Levels,
-    fixed: jax.Array,
-    negative: bool,
-    official: bool,
-) -> Callable[[UpdateInputs], Update]:
-    """Returns the step that first moves the weights, then the network."""
-
-    def hyper_loss(inputs: UpdateInputs, weights: Any, given: LossInputs) -> Loss:
-        """A function of the weights with the gradient that Auto-lambda gives them."""
-        size = len(given.batch["label"]) // 2
-        rows = {"label", "code", "manipulation", *given.batch} - {"train_labels"}
-        halves = [
-            {name: given.batch[name][part] for name in rows if name in given.batch}
-            for part in (slice(size), slice(size, 2 * size))
-        ]
-
-        def values(student: Params, half: Batch) -> jax.Array:
-            # The statistics of these passes are dropped: those of the step count.
-            whole = {**inputs.params, "student": student}
-            outputs, _ = forward(whole, given.model_state, half, given.key)
-            return levels(outputs["logits"], half)
-
-        found = losses.auto_lambda(
-            lambda student: values(student, halves[0]),
-            lambda student: values(student, halves[1])[0],
-            inputs.params["student"],
-            fixed * jax.lax.stop_gradient(weights),
-            learning_rate=inputs.learning_rate[MAIN],
-        )
-        slope = fixed * (found.gradient if official else -found.alignment)
-        value = found.primary + jax.lax.stop_gradient(slope) @ (
-            weights - jax.lax.stop_gradient(weights)
-        )
-        return Loss(value, given.model_state, {"primary": found.primary})
-
-    def step_loss(params: Params, given: LossInputs) -> Loss:
-        outputs, state = forward(params, given.model_state, given.batch, given.key)
-        given = given._replace(params=params, outputs=outputs, model_state=state)
-        result = loss(given)
-        return result._replace(metrics={"loss": result.value} | result.metrics)
-
-    def update(inputs: UpdateInputs) -> Update:
-        slope, hyper = inputs.gradients(
-            functools.partial(hyper_loss, inputs),
-            inputs.params[TASK_WEIGHTS],
-            inputs.model_state,
-            salt=1,
-        )
-        zeros = jax.tree.map(jnp.zeros_like, inputs.params)
-        params, opt_state = inputs.apply(
-            inputs.params,
-            {**zeros, TASK_WEIGHTS: slope},
-            inputs.opt_state,
-            label=TASK_WEIGHTS,
-        )
-        if not negative:
-            weights = jnp.maximum(params[TASK_WEIGHTS], 0)
-            params = {**params, TASK_WEIGHTS: weights}
-        gradients, result = inputs.gradients(
-            step_loss, params, inputs.model_state, label=MAIN
-        )
-        params, opt_state = inputs.apply(params, gradients, opt_state, label=MAIN)
-        found = dict(result.metrics)
-        value = found.pop("loss")
-        return Update(
-            params, result.model_state, opt_state, value, found | hyper.metrics
-        )
-
-    return update
 
 
 def _check(
