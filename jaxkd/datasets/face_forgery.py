@@ -1,9 +1,13 @@
 """Images of faces, real and forged, from lists, csv, folders or DeepfakeBench's JSON.
 
 What a path holds is found by its content: a folder is read by its methods' folders, a
-text by its first characters. Labels are codes of a label graph, 2 where unknown.
+text by its first characters. Labels are codes of a label graph, 2 where unknown. Of
+films among the images, evenly spaced frames are taken; they are decoded once and kept
+in the cache folder.
 """
 
+import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +16,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxkd.core import lookup
+from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Example, Info
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.readers import face_forgery as reader
+from jaxkd.readers import video_frames
 from jaxkd.readers.face_forgery import REAL, FaceRow
 from jaxkd.readers.images import decode, resize
 
+VERSION = 1  # of the kept frames; part of their files' names
 GRAPHS = {"ffsc": LabelGraph.ffsc, "ffpp": LabelGraph.ffpp}
 METHODS: dict[str, Mapping[str, str]] = {
     "ffsc": reader.FFSC_METHODS,
@@ -63,11 +69,72 @@ class DrawnFaces(ArraySource, Manipulations):
         self.names, self.trained, self.keys = names, trained, None
 
 
-class FaceFiles(Manipulations):
-    """Image files; one is decoded when it is asked for."""
+class FilmFrames:
+    """Decodes the frames of a film when one is first asked for, and keeps them.
 
-    def __init__(self, rows: Sequence[FaceRow], names: tuple[str, ...], trained: int):
+    Attributes:
+      size: side that frames are resized to.
+      folder: that they are kept in.
+    """
+
+    def __init__(self, size: int, cache: str = ""):
+        self.size = size
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        own = Path(base) / "jaxkd" / "face_frames"
+        self.folder = Path(cache).expanduser() if cache else own
+
+    def __call__(self, row: FaceRow) -> np.ndarray:
+        """Returns one frame, uint8 ``[size, size, 3]``.
+
+        Raises:
+          UserError: if nothing of the film can be decoded.
+        """
+        path = self._place(row)
+        try:
+            kept = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            kept = self._decode(row, path)
+        except (ValueError, EOFError):  # a damaged file is made again
+            kept = self._decode(row, path)
+        # Of a damaged film there may be fewer frames than it claimed.
+        return np.array(kept[row.frame * len(kept) // row.frames])
+
+    def _decode(self, row: FaceRow, path: Path) -> np.ndarray:
+        found = video_frames.read(row.path, row.frames)
+        if found.damaged:
+            print(
+                f"jaxkd: warning: {row.path} is damaged; {len(found.images)} frames of "
+                "what can be decoded are used.",
+                file=sys.stderr,
+            )
+        shape = (self.size, self.size)
+        kept = np.stack([resize(image, shape) for image in found.images])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Complete or not there: several threads and processes may make it.
+        with files.replacing(path) as temporary:
+            np.save(temporary, kept)
+        return kept
+
+    def _place(self, row: FaceRow) -> Path:
+        """Names the kept file by all that its content depends on."""
+        stat = row.path.stat()
+        known = (VERSION, self.size, row.frames, str(row.path.resolve()))
+        text = repr((*known, stat.st_size, stat.st_mtime_ns))
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+
+
+class FaceFiles(Manipulations):
+    """Image files and frames of films; one is decoded when it is asked for."""
+
+    def __init__(
+        self,
+        rows: Sequence[FaceRow],
+        names: tuple[str, ...],
+        trained: int,
+        films: FilmFrames,
+    ):
         self.rows, self.names, self.trained = rows, names, trained
+        self._films = films
         self.keys = [(row.method, row.video) for row in rows]
         self._place = {name: place for place, name in enumerate(names)}
 
@@ -79,7 +146,7 @@ class FaceFiles(Manipulations):
         # The rarer methods share the last of as many classes as there are logits.
         place = min(self._place[row.method], len(row.code) - 1)
         return {
-            "image": decode(row.path),
+            "image": self._films(row) if row.frames else decode(row.path),
             "label": np.asarray(row.code[0] == 1, np.int32),
             "code": row.code,
             "manipulation": np.asarray(place, np.int32),
@@ -97,8 +164,9 @@ def load(
     frames: int = 32,
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    cache: str = "",
 ) -> Dataset:
-    """Lists the images; none is decoded yet, but all have to be there.
+    """Lists images and films; none is decoded yet, but all have to be there.
 
     Args:
       root: folder that paths in lists begin at; and that holds the splits ``train`` and
@@ -109,13 +177,15 @@ def load(
       methods: yaml file of method folder -> label code; the graph's own if empty.
       size: side that images are resized to.
       compression: of DeepfakeBench's JSON.
-      frames: most frames of a video, of DeepfakeBench's JSON.
+      frames: most frames of a film, and of a video of DeepfakeBench's JSON, evenly
+        spaced; 0 for all.
       mean: of each channel in [0, 1].
       std: of each channel in [0, 1].
+      cache: folder that the frames of films are kept in; one of the user's if empty.
 
     Raises:
       UserError: if a split is missing or empty, a file is not there, or a label is not
-        understood.
+        understood; if there are films and PyAV is not installed.
     """
     labels = lookup.choose(graph, GRAPHS, what="config.data.graph")()
     codes = reader.read_methods(methods) if methods else METHODS[graph]
@@ -132,9 +202,13 @@ def load(
             frames=frames,
         )
         _check_files(found[split], path)
+        found[split] = reader.with_frames(found[split], frames)
     _warn_of_shared(found["train"], found["test"])
     names, trained = _names(found["train"], found["test"], len(labels.nodes))
-    sources = {split: FaceFiles(rows, names, trained) for split, rows in found.items()}
+    films = FilmFrames(size, cache)
+    sources = {
+        split: FaceFiles(rows, names, trained, films) for split, rows in found.items()
+    }
     shape = (size, size, 3)
     title = Path(root or train).expanduser().absolute().name
     info = Info(title, len(labels.nodes), shape, tuple(mean), tuple(std), labels.nodes)
@@ -215,7 +289,7 @@ def _check_files(rows: Sequence[FaceRow], path: Path) -> None:
     missing = [row.path for row in rows if not row.path.is_file()]
     if missing:
         raise UserError(
-            f"{path} names {len(missing)} images that are not there, such as "
+            f"{path} names {len(missing)} files that are not there, such as "
             f"{missing[0]}. Set config.data.root to the folder that paths begin at."
         )
 
@@ -224,7 +298,7 @@ def _warn_of_shared(train: Sequence[FaceRow], test: Sequence[FaceRow]) -> None:
     both = {row.path.resolve() for row in train} & {row.path.resolve() for row in test}
     if both:
         print(
-            f"jaxkd: warning: {len(both)} images are for training and for testing, "
+            f"jaxkd: warning: {len(both)} files are for training and for testing, "
             f"such as {min(both)}.",
             file=sys.stderr,
         )

@@ -1,7 +1,7 @@
 """Scores faces for forgery, and names the attributes and regions that were altered.
 
-Images are aligned crops of one face each. A score is a reason to look closer and no
-proof.
+Images are aligned crops of one face each, and films show such a crop; the score of a
+film is the mean over its frames. A score is a reason to look closer and no proof.
 """
 
 import sys
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
 from jaxkd.losses.label_graph import LabelGraph
@@ -21,7 +22,8 @@ from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
 from jaxkd.predictors.inputs import output_name, write_table
 from jaxkd.predictors.restore import Restored, in_batches, restore
-from jaxkd.readers import images
+from jaxkd.readers import images, video_frames
+from jaxkd.readers.face_forgery import SUFFIXES
 from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
 
@@ -33,14 +35,16 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 
 class Finding(NamedTuple):
-    """What was found out about one image.
+    """What was found out about one image or film.
 
     Attributes:
       file: that was read.
-      status: ``"ok"``, ``"small"`` or ``"unreadable"``.
+      status: ``"ok"``, ``"small"``, ``"damaged"`` of a film of which a part could be
+        read, or ``"unreadable"``.
       name: of the picture that was written.
       width: in pixels.
       height: in pixels.
+      frames: that were scored; 1 of an image.
       fake: probability of being fake.
       nodes: probability of each node of the graph; NaN where the head has no opinion.
       explanation: in words.
@@ -52,6 +56,7 @@ class Finding(NamedTuple):
     name: str = ""
     width: int = 0
     height: int = 0
+    frames: int = 0
     fake: float = float("nan")
     nodes: tuple[float, ...] = ()
     explanation: str = ""
@@ -67,48 +72,57 @@ def predict(
     seed: int | None = None,
     use: str = "last",
     threshold: float = 0.5,
+    frames: int = video_frames.FRAMES,
 ) -> str:
-    """Scores face images and writes what is found into a folder.
+    """Scores images and films of faces and writes what is found into a folder.
 
-    ``scores.csv`` has a row for each image, with its status; ``folders.csv`` the mean
-    over the images of each folder, for the frames of a video; ``faces/`` the images
-    with the regions that were altered outlined; ``index.html`` shows them all.
+    ``scores.csv`` has a row for each image and film, with its status; ``folders.csv``
+    the mean over each folder, for the frames of a video; ``faces/`` the images, and the
+    most suspicious frame of each film, with the regions that were altered outlined;
+    ``index.html`` shows them all.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
-      inputs: image files and folders; folders are searched through.
+      inputs: image files, films and folders; folders are searched through.
       output: a folder, made if it is not there.
       student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
       threshold: probability from which a face is called fake, and an attribute or
         region altered.
+      frames: most frames of a film, evenly spaced; 0 for all.
 
     Returns:
       What was done, for the terminal.
 
     Raises:
-      UserError: if there are no images, none can be read, or the threshold is no
-        probability.
+      UserError: if there are no files, none can be read, the threshold is no
+        probability, or there are films and PyAV is not installed.
     """
     if not 0 < threshold < 1:
         raise UserError(f"threshold is {threshold}, expected between 0 and 1.")
+    if frames < 0:
+        raise UserError(f"frames is {frames}, expected 1 or more, or 0 for all.")
     restored = restore(workdir, student, seed, use)
     options = restored.config.loss
     graph = GRAPHS[options.get("graph", "ffsc")]()
-    classify = in_batches(_forward(restored, graph), _BATCH)
-    side = restored.info.image_shape[0]
-    files = list(images.find(inputs, output))
+    classify = _in_any_number(in_batches(_forward(restored, graph), _BATCH))
+    scoring = _Scoring(
+        classify, restored.info.image_shape[0], graph, output, threshold, frames
+    )
+    files = list(images.find(inputs, output, SUFFIXES))
+    if any(map(video_frames.is_film, files)):
+        # Here, because a missing library is no fault of the file.
+        optional.load("av", extra="av", purpose="Films")
     (output / "faces").mkdir(parents=True, exist_ok=True)
     findings: list[Finding] = []
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):
-        part = files[start : start + _BATCH]
-        findings += _score(part, start, classify, side, graph, output, threshold)
+        findings += scoring.score(files[start : start + _BATCH], start)
     good = [finding for finding in findings if not finding.error]
     _write_scores(output / "scores.csv", findings, graph)
     if not good:
         raise UserError(
-            f"No image could be read, such as: {findings[0].error} All of them are in "
+            f"No file could be read, such as: {findings[0].error} All of them are in "
             f"{output / 'scores.csv'}."
         )
     _write_folders(output / "folders.csv", good)
@@ -119,7 +133,7 @@ def predict(
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
     fakes = sum(finding.fake >= threshold for finding in good)
     where = output / "index.html"
-    return f"{plural(len(good), 'image')}, {fakes} called fake -> {where}{failed}"
+    return f"{plural(len(good), 'file')}, {fakes} called fake -> {where}{failed}"
 
 
 def _forward(restored: Restored, graph: LabelGraph) -> Callable:
@@ -164,50 +178,81 @@ def explain(probabilities: Sequence[float], graph: LabelGraph, threshold: float)
     return "; ".join(parts)
 
 
-def _score(
-    files: Sequence[Path],
-    start: int,
-    classify: Classify,
-    side: int,
-    graph: LabelGraph,
-    output: Path,
-    threshold: float,
-) -> list[Finding]:
-    """Scores one batch of files; one that cannot be read has a row that says why."""
-    findings: list[Finding] = []
-    faces: list[np.ndarray] = []
-    for number, path in enumerate(files, start=start):
-        try:
-            face = images.decode(path)
-        except UserError as error:
-            print(f"jaxkd: {error}", file=sys.stderr)
-            findings.append(Finding(shown(path), "unreadable", error=shown(str(error))))
-            continue
-        height, width = face.shape[:2]
-        status = "small" if min(height, width) < SMALL else "ok"
-        name = f"{number:05d}-{output_name(path)}.png"
-        findings.append(Finding(shown(path), status, name, width, height))
-        faces.append(face)
-    if not faces:
+class _Scoring(NamedTuple):
+    """How files are scored, and where their pictures go."""
+
+    classify: Classify
+    side: int
+    graph: LabelGraph
+    output: Path
+    threshold: float
+    frames: int
+
+    def score(self, files: Sequence[Path], start: int) -> list[Finding]:
+        """Scores some files; one that cannot be read has a row that says why."""
+        findings: list[Finding] = []
+        waiting: dict[int, np.ndarray] = {}  # images, which share one batch
+        for place, path in enumerate(files):
+            try:
+                seen, damaged = _read(path, self.frames)
+            except UserError as error:
+                print(f"jaxkd: {error}", file=sys.stderr)
+                reason = shown(str(error))
+                findings.append(Finding(shown(path), "unreadable", error=reason))
+                continue
+            height, width = seen[0].shape[:2]
+            small = "small" if min(height, width) < SMALL else "ok"
+            status = "damaged" if damaged else small
+            name = f"{start + place:05d}-{output_name(path)}.png"
+            new = Finding(shown(path), status, name, width, height, len(seen))
+            if video_frames.is_film(path):
+                rows = self.classify(self._resized(seen))
+                worst = seen[int(np.argmax(rows[:, 0]))]
+                new = self._finished(new, rows.mean(axis=0), worst)
+            else:
+                waiting[place] = seen[0]
+            findings.append(new)
+        if waiting:
+            rows = self.classify(self._resized(list(waiting.values())))
+            for (place, face), row in zip(waiting.items(), rows, strict=True):
+                findings[place] = self._finished(findings[place], row, face)
         return findings
-    found = iter(classify(np.stack([images.resize(f, (side, side)) for f in faces])))
-    pixels = iter(faces)
-    for place, finding in enumerate(findings):
-        if finding.error:
-            continue
-        nodes = np.full(len(graph.nodes), np.nan)
-        row = np.asarray(next(found), float)
-        nodes[: len(row)] = row
-        regions = dict(zip(graph.nodes[-_REGIONS:], nodes[-_REGIONS:], strict=True))
-        altered = [n for n, p in regions.items() if p >= threshold]
-        outlined = altered if nodes[0] >= threshold else []
-        face_forgery_page.write(output / "faces" / finding.name, next(pixels), outlined)
-        findings[place] = finding._replace(
+
+    def _resized(self, faces: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack([images.resize(f, (self.side, self.side)) for f in faces])
+
+    def _finished(self, finding: Finding, row: np.ndarray, face: np.ndarray) -> Finding:
+        """Adds what is found, and writes the picture."""
+        nodes = np.full(len(self.graph.nodes), np.nan)
+        nodes[: len(row)] = np.asarray(row, float)
+        regions = dict(
+            zip(self.graph.nodes[-_REGIONS:], nodes[-_REGIONS:], strict=True)
+        )
+        altered = [name for name, p in regions.items() if p >= self.threshold]
+        outlined = altered if nodes[0] >= self.threshold else []
+        face_forgery_page.write(self.output / "faces" / finding.name, face, outlined)
+        return finding._replace(
             fake=float(nodes[0]),
             nodes=tuple(map(float, nodes)),
-            explanation=explain(nodes.tolist(), graph, threshold),
+            explanation=explain(nodes.tolist(), self.graph, self.threshold),
         )
-    return findings
+
+
+def _read(path: Path, frames: int) -> tuple[list[np.ndarray], bool]:
+    """Reads an image, or frames of a film; and whether that is damaged."""
+    if video_frames.is_film(path):
+        return video_frames.read(path, frames)
+    return [images.decode(path)], False
+
+
+def _in_any_number(classify: Classify) -> Classify:
+    """Returns a function of any number of images, however many a batch holds."""
+
+    def call(faces: np.ndarray) -> np.ndarray:
+        parts = range(0, len(faces), _BATCH)
+        return np.concatenate([classify(faces[i : i + _BATCH]) for i in parts])
+
+    return call
 
 
 def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) -> None:
@@ -215,9 +260,10 @@ def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) ->
     for finding in findings:
         known = finding.nodes or (float("nan"),) * len(graph.nodes)
         cells = ["" if np.isnan(p) else f"{p:.6f}" for p in known]
-        first = [finding.file, finding.status, finding.width, finding.height]
+        size = (finding.width, finding.height, finding.frames)
+        first = [finding.file, finding.status, *size]
         rows.append([*first, *cells, finding.explanation, finding.error])
-    head = ("file", "status", "width", "height")
+    head = ("file", "status", "width", "height", "frames")
     write_table(path, [*head, *graph.nodes, "explanation", "error"], rows)
 
 
@@ -230,4 +276,4 @@ def _write_folders(path: Path, findings: Sequence[Finding]) -> None:
         (folder, len(scores), f"{np.mean(scores):.6f}")
         for folder, scores in by_folder.items()
     ]
-    write_table(path, ("folder", "images", "fake"), rows)
+    write_table(path, ("folder", "files", "fake"), rows)

@@ -96,10 +96,13 @@ def page(findings: Sequence[Any], title: str, threshold: float) -> str:
 
 def _figure(finding: Any) -> str:
     source = f"faces/{quote(finding.name)}"
-    small = " (small: shows little)" if finding.status == "small" else ""
+    notes = {"small": " (small: shows little)", "damaged": " (damaged: a part is read)"}
+    note = notes.get(finding.status, "")
+    if finding.frames > 1:
+        note = f", mean over {finding.frames} frames, the most suspicious shown{note}"
     return (
         f'<figure><a href="{source}"><img src="{source}" loading="lazy" '
         f'alt="{escape(finding.explanation)}"></a><figcaption>'
         f"<b>{escape(finding.explanation)}</b><br>{escape(finding.file)}<br>"
-        f"{finding.width} × {finding.height}{small}</figcaption></figure>\n"
+        f"{finding.width} × {finding.height}{note}</figcaption></figure>\n"
     )

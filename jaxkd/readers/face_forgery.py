@@ -1,23 +1,23 @@
 """Lists of face images with label codes: text, csv, folders, DeepfakeBench's JSON.
 
-Every reader returns rows; no image is opened. What cannot be used is an error that
-names the file, the line and the rule it breaks.
+Films may stand among the images. Every reader returns rows; no file is opened. What
+cannot be used is an error that names the file, the line and the rule it breaks.
 """
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.losses.label_graph import UNKNOWN, LabelGraph
-from jaxkd.readers import listing
-from jaxkd.readers.images import SUFFIXES
+from jaxkd.readers import images, listing, video, video_frames
 
 REAL = "real"  # method of an image that is not forged
+SUFFIXES = (*images.SUFFIXES, *video.SUFFIXES)
 _AGE, _GENDER, _IDENTITY = "110000100001", "120110111101", "120010111111"
 _SMILE, _POSE = "101000001100", "100001111111"
 # An expression of unknown kind: a smile moves lip and mouth, a surprise more.
@@ -51,12 +51,16 @@ class FaceRow(NamedTuple):
       code: int8 ``[nodes]``, 2 where unknown.
       method: that made it, ``"real"`` for none.
       video: that it is a frame of, unique within the method; else its own path.
+      frame: of a film, which of its evenly spaced frames.
+      frames: of a film, how many of these; 0 for an image.
     """
 
     path: Path
     code: np.ndarray
     method: str
     video: str
+    frame: int = 0
+    frames: int = 0
 
 
 def read_list(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRow]:
@@ -137,13 +141,35 @@ def read_csv(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRo
     return _not_empty(rows, path)
 
 
+def with_frames(rows: Sequence[FaceRow], frames: int) -> list[FaceRow]:
+    """Replaces each film by a row for each of its frames that are taken.
+
+    Args:
+      rows: of any of the readers.
+      frames: most frames of a film, evenly spaced; 0 for all.
+
+    Raises:
+      UserError: if a film cannot be opened, or PyAV is not installed.
+    """
+    found = []
+    for row in rows:
+        if not video_frames.is_film(row.path):
+            found.append(row)
+            continue
+        count = len(video_frames.places(video.count_frames(row.path), frames))
+        if not count:
+            raise UserError(f"{row.path} has no frames. {_REMEDY}")
+        found += [row._replace(frame=i, frames=count) for i in range(count)]
+    return found
+
+
 def read_folder(
     root: str | Path, graph: LabelGraph, methods: Mapping[str, str] | str | Path
 ) -> list[FaceRow]:
     """Reads all images below a folder; the folder of a method gives their label.
 
     Frames lie in the method's folder, as ``<video>_<frame>...``, or in folders of
-    their videos, at any depth.
+    their videos, at any depth. Films are listed like images; see ``with_frames``.
 
     Args:
       root: the folder.
@@ -174,6 +200,8 @@ def read_folder(
         code = codes[parents[named[-1]]]
         below = "/".join(parents[named[-1] + 1 :])
         method = parents[named[-1]] if code[0] else REAL
+        if video_frames.is_film(image):
+            below = "/".join((*parents[named[-1] + 1 :], image.stem))
         rows.append(FaceRow(image, code, method, below or _video_of_file(image)))
     if strangers:
         raise UserError(
@@ -246,9 +274,10 @@ def read_deepfakebench(
                     continue
                 code = _code_of_label(label, graph, codes or {}, path)
                 videos = splits[split]
-                for name, video in dict(videos.get(compression, videos)).items():
-                    for frame in _spread(video["frames"], frames):
-                        image = base / str(frame).replace("\\", "/")
+                for name, clip in dict(videos.get(compression, videos)).items():
+                    given = clip["frames"]
+                    for place in video_frames.places(len(given), frames):
+                        image = base / str(given[place]).replace("\\", "/")
                         method = label if code[0] else REAL
                         rows.append(FaceRow(image, code, method, f"{label}/{name}"))
     if not rows:
@@ -265,27 +294,20 @@ def _code_of_label(label: str, graph: LabelGraph, codes, path: Path) -> np.ndarr
     return np.array([1] + [UNKNOWN] * rest, np.int8)
 
 
-def _spread(frames: list[Any], count: int) -> list[Any]:
-    """Takes evenly spaced frames, the first and the last among them."""
-    if not count or len(frames) <= count:
-        return frames
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).astype(int)]
-
-
 def _row(path: Path, code: np.ndarray, base: Path) -> FaceRow:
     """Makes a row of an image whose folders are all that is known of its method."""
     inside = path.parent.relative_to(base) if path.is_relative_to(base) else path.parent
     names = inside.parts
-    video = _video_of_file(path)
-    method = names[-1] if names else "fake"
-    if len(names) > 1 and path.stem.isdigit():  # <method>/<video>/0001.png
-        method, video = names[-2], names[-1]
-    return FaceRow(path, code, method if code[0] else REAL, f"{inside}/{video}")
+    name, method = _video_of_file(path), names[-1] if names else "fake"
+    frame = path.stem.isdigit() and not video_frames.is_film(path)
+    if frame and len(names) > 1:  # <method>/<video>/0001.png
+        method, name = names[-2], names[-1]
+    return FaceRow(path, code, method if code[0] else REAL, f"{inside}/{name}")
 
 
 def _video_of_file(path: Path) -> str:
     """Returns what comes before the frame in a name such as ``id0_0003_aged.png``."""
-    return path.stem.split("_")[0]
+    return path.stem if video_frames.is_film(path) else path.stem.split("_")[0]
 
 
 def _checked(code: Sequence[str] | str, graph: LabelGraph, origin: str) -> np.ndarray:

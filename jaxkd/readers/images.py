@@ -32,14 +32,17 @@ SUFFIXES = (
 
 
 def find(
-    inputs: Iterable[str | Path], output: str | Path | None = None
+    inputs: Iterable[str | Path],
+    output: str | Path | None = None,
+    suffixes: tuple[str, ...] = SUFFIXES,
 ) -> Iterator[Path]:
     """Lists image files: those that are named, and all below the folders named.
 
     Args:
-      inputs: files, taken whatever their name, and folders, searched for ``SUFFIXES``
+      inputs: files, taken whatever their name, and folders, searched for ``suffixes``
         as ``listing.below`` does.
       output: folder that results go to, which is not searched.
+      suffixes: endings of names, in small letters.
 
     Raises:
       UserError: if nothing is named, there is no such path, a folder holds no image, or
@@ -56,11 +59,11 @@ def find(
             raise UserError(f"--inputs: {listing.shown(path)} does not exist.")
         check_output(path, output)
         below = listing.below(path, [] if output is None else [Path(output)])
-        found = [p for p in below if p.name.lower().endswith(SUFFIXES)]
+        found = [p for p in below if p.name.lower().endswith(suffixes)]
         if not found:
             raise UserError(
                 f"{listing.shown(path)} holds no image files, expected some of "
-                f"{', '.join(SUFFIXES)}."
+                f"{', '.join(suffixes)}."
             )
         yield from found
 

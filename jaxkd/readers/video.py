@@ -83,14 +83,16 @@ def read_film(
     """
     faces, found = 0, 1.0
     if detect is None:
-        times, crops, damaged = _decode(path, lambda i, image: centre(image, size))
+        times, crops, damaged = decode_frames(
+            path, lambda i, image: centre(image, size)
+        )
     else:
-        times, boxes, damaged = _decode(path, lambda i, image: detect(image))
+        times, boxes, damaged = decode_frames(path, lambda i, image: detect(image))
         track, faces, found = follow(boxes)
         if track is None:
             crops = [np.full((size, size), PAD_GREY, np.uint8)] * len(times)
         else:
-            _, crops, _ = _decode(
+            _, crops, _ = decode_frames(
                 path,
                 lambda i, image: around(image, track[min(i, len(track) - 1)], size),
             )
@@ -269,8 +271,17 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
     return Sound(resample(mono, original, rate), rate, start, *about)
 
 
-def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decoded:
-    """Applies a function to every decoded frame, in order."""
+def decode_frames(path: Path, function: Callable[[int, np.ndarray], object]) -> Decoded:
+    """Applies a function to every decoded frame, in order.
+
+    Args:
+      path: of the film.
+      function: of a frame's place and its RGB image, upright uint8 ``[h, w, 3]``.
+
+    Raises:
+      UserError: if the file cannot be opened or has no pictures, or PyAV is not
+        installed.
+    """
     times: list[float] = []
     results: list = []
     damage: list[str] = []
@@ -294,6 +305,20 @@ def _decode(path: Path, function: Callable[[int, np.ndarray], object]) -> Decode
         if claimed - lasted > max(0.25, 0.05 * claimed):
             damage.append("shorter than claimed")
     return Decoded(times, results, bool(damage))
+
+
+def count_frames(path: Path) -> int:
+    """Counts the frames that a film claims to have, without decoding them.
+
+    Raises:
+      UserError: as ``decode_frames``.
+    """
+    with _open(path) as container:
+        if not container.streams.video:
+            raise UserError(f"{path} has no pictures.")
+        with parsing(path, "a film", _REMEDY):
+            packets = container.demux(container.streams.video[0])
+            return sum(packet.size > 0 for packet in packets)
 
 
 def _frames(container, stream, damage: list[str]) -> Iterator:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import face_forgery, forged_faces
+from jaxkd.drawing import films
 
 AGE = "110000100001"
 
@@ -43,6 +44,54 @@ def test_pictures_of_every_kind_from_the_official_folders(tmp_path):
     assert data.info.class_names[0] == "fake"
 
 
+def test_frames_of_films_train_and_test_beside_images(tmp_path, capsys):
+    pytest.importorskip("av")
+    shades = np.linspace(20, 240, 40).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(-15, 16, (40, 48, 64, 3))
+    frames = (shades[:, None, None, None] + noise).astype(np.uint8)
+    for split in ("train", "test"):
+        save(tmp_path / split / "Real/v0/1.png")
+        for method in ("fsgan", "simswap"):  # two methods, one name
+            (tmp_path / split / method).mkdir()
+            films.write(tmp_path / split / method / "v_1.mp4", frames, faststart=True)
+    cut = tmp_path / "train/fsgan/v_1.mp4"
+    cut.write_bytes(cut.read_bytes()[: -len(cut.read_bytes()) // 3])
+    options = {"frames": 5, "cache": str(tmp_path / "cache")}
+    data = face_forgery.load(str(tmp_path), size=16, **options)
+    train, test = data.train(0), data.test
+    assert len(test) == 1 + 2 * 5
+    rows = [i for i, key in enumerate(test.keys) if key == ("fsgan", "v_1")]
+    seen = [test[i]["image"] for i in rows]
+    assert all(image.shape == (16, 16, 3) for image in seen)
+    expected = shades[[0, 9, 19, 29, 39]].astype(int)
+    np.testing.assert_allclose([image.mean() for image in seen], expected, atol=6)
+    assert [int(test[i]["label"]) for i in rows] == [1] * 5
+    assert len({key for key in test.keys if key[0] != "real"}) == 2
+    # Kept on disk: what was decoded is not decoded again.
+    kept = sorted((tmp_path / "cache").glob("*.npy"))
+    assert len(kept) == 1
+    again = face_forgery.load(str(tmp_path), size=16, **options).test
+    np.testing.assert_array_equal(again[rows[3]]["image"], seen[3])
+    kept[0].write_bytes(kept[0].read_bytes()[:40])  # a damaged one is made anew
+    np.testing.assert_array_equal(again[rows[3]]["image"], seen[3])
+    # Of a cut film, what is there is spread over its rows.
+    assert "damaged" not in capsys.readouterr().err
+    rows = [i for i, row in enumerate(train.rows) if row.method == "fsgan"]
+    means = [float(train[i]["image"].mean()) for i in rows]
+    assert len(means) == 5 and means == sorted(means)
+    assert means[0] < 30 and 100 < means[-1] < 210
+    assert "v_1.mp4 is damaged; 5 frames" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_film_is_named(tmp_path):
+    pytest.importorskip("av")
+    for split in ("train", "test"):
+        save(tmp_path / split / "Real/1.png")
+    (tmp_path / "train/Real/2.mp4").write_bytes(b"no film")
+    with pytest.raises(UserError, match=r"2\.mp4 cannot be read as a film"):
+        face_forgery.load(str(tmp_path), size=16)
+
+
 def test_lists_say_which_images_are_missing_and_shared(tmp_path, capsys):
     save(tmp_path / "real/1.png")
     save(tmp_path / "mine/2.png")
@@ -50,9 +99,9 @@ def test_lists_say_which_images_are_missing_and_shared(tmp_path, capsys):
     (tmp_path / "test.csv").write_text("path,fake,age\nreal/1.png,0,\nmine/2.png,1,1\n")
     data = face_forgery.load(str(tmp_path), size=16)
     assert data.test[1]["code"].tolist() == [1, 1, *[2] * 10]
-    assert "2 images are for training and for testing" in capsys.readouterr().err
+    assert "2 files are for training and for testing" in capsys.readouterr().err
     (tmp_path / "mine/2.png").unlink()
-    with pytest.raises(UserError, match="names 1 images that are not there"):
+    with pytest.raises(UserError, match="names 1 files that are not there"):
         face_forgery.load(str(tmp_path), size=16)
 
 

@@ -46,6 +46,17 @@ def test_protocols_regions_and_videos():
     assert found["f1_skin"] == 1
 
 
+def test_videos_are_told_apart_by_method_and_name():
+    keys = [("real", "v"), ("real", "v"), ("blur", "v"), ("blur", "v"), ("tone", "v")]
+    known = truth(["0" * 12] * 2 + [AGE] * 3, [m for m, _ in keys], [], keys)
+    odds = np.log(np.array([0.1, 0.7, 0.2, 0.4, 0.9]) / [0.9, 0.3, 0.8, 0.6, 0.1])
+    silent = np.full((5, 12), np.nan)
+    found = evaluator.measure(evaluator.Prediction(odds, silent), known)
+    # Means 0.4 of the real one, 0.3 and 0.9 of two fakes: one of two pairs is right.
+    assert found["video_auc"] == pytest.approx(1 / 2)
+    assert found["auc"] == pytest.approx(4 / 6)
+
+
 def test_a_head_without_opinion_has_no_region_scores_and_one_class_no_auc():
     known = truth([AGE, POSE], ["blur", "blur"], [])
     silent = np.full((2, 12), np.nan)

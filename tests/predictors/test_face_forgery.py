@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from jaxkd.core.errors import UserError
+from jaxkd.drawing import films
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.predictors import face_forgery as predictor
 from jaxkd.predictors import face_forgery_page
+from jaxkd.readers import images
 
 GRAPH = LabelGraph.ffsc()
 
@@ -30,7 +32,7 @@ def test_every_file_has_a_row_and_a_status(tmp_path, capsys):
     out = tmp_path / "out"
     (out / "faces").mkdir(parents=True)
     files = sorted(p for p in tmp_path.iterdir() if p.is_file())
-    found = predictor._score(files, 0, classify, 16, GRAPH, out, 0.5)
+    found = predictor._Scoring(classify, 16, GRAPH, out, 0.5, 4).score(files, 0)
     assert [f.status for f in found] == ["unreadable", "ok", "ok", "small"]
     assert found[1].explanation == "fake 1.00; expression 0.90; mouth"
     assert found[3].explanation == "real 0.96"
@@ -53,12 +55,59 @@ def test_every_file_has_a_row_and_a_status(tmp_path, capsys):
     assert lower.sum() == outlined.sum()  # the mouth is below the middle
 
 
+def test_a_film_has_one_row_with_the_mean_over_its_frames(tmp_path, capsys):
+    pytest.importorskip("av")
+    shades = np.linspace(0, 240, 60).astype(np.uint8)  # of red: ever more suspicious
+    frames = np.zeros((60, 80, 72, 3), np.uint8)
+    frames[..., 0] = shades[:, None, None]
+    films.write(tmp_path / "b.mp4", frames, faststart=True)
+    films.write(tmp_path / "short.mp4", frames[:3], faststart=True)
+    whole = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: -len(whole) // 3])
+    (tmp_path / "no.mp4").write_bytes(b"no film")
+    Image.new("RGB", (80, 90), (255, 0, 0)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    (out / "faces").mkdir(parents=True)
+    files = [tmp_path / f"{n}" for n in ("a.png", "b.mp4", "cut.mp4", "no.mp4")]
+    files.append(tmp_path / "short.mp4")
+    found = predictor._Scoring(classify, 16, GRAPH, out, 0.5, 4).score(files, 0)
+    assert [f.status for f in found] == ["ok", "ok", "damaged", "unreadable", "ok"]
+    assert [f.frames for f in found] == [1, 4, 4, 0, 3]
+    assert found[0].fake == pytest.approx(1)
+    expected = shades[[0, 19, 39, 59]].mean() / 255
+    assert found[1].fake == pytest.approx(expected, abs=0.02)
+    assert found[1].nodes[2] == pytest.approx(0.9 * found[1].fake)
+    assert found[2].fake < found[1].fake  # the reddest frames are cut off
+    assert found[4].fake < 0.05
+    with Image.open(out / "faces" / found[1].name) as picture:  # the reddest frame
+        assert abs(int(np.array(picture)[0, 0, 0]) - 240) < 12
+    assert "no.mp4 cannot be read as a film" in capsys.readouterr().err
+    page = face_forgery_page.page(found, "films", 0.5)
+    assert "mean over 4 frames, the most suspicious shown (damaged" in page
+    assert sorted(images.find([tmp_path], out, predictor.SUFFIXES)) == sorted(files)
+
+
+def test_more_frames_than_a_batch_holds():
+    seen = []
+
+    def classify(batch):
+        seen.append(len(batch))
+        return batch[:, :1]
+
+    rows = np.arange(70.0)[:, None]
+    call = predictor._in_any_number(classify)
+    np.testing.assert_array_equal(call(rows), rows)
+    assert seen == [32, 32, 6]
+
+
 def test_words():
     silent = [0.7, *[float("nan")] * 11]
     assert predictor.explain(silent, GRAPH, 0.5) == "fake 0.70"
     assert predictor.explain([0.2, *[0.9] * 11], GRAPH, 0.5) == "real 0.80"
 
 
-def test_an_impossible_threshold_is_refused(tmp_path):
+def test_impossible_options_are_refused(tmp_path):
+    with pytest.raises(UserError, match="frames is -1"):
+        predictor.predict(tmp_path, [tmp_path], tmp_path, frames=-1)
     with pytest.raises(UserError, match="threshold is 1"):
         predictor.predict(tmp_path, [tmp_path], tmp_path, threshold=1)

@@ -152,6 +152,48 @@ def test_deepfakebench(tmp_path):
         reader.read_deepfakebench(path, FFPP, "test")
 
 
+def test_films_among_the_images_are_videos_of_their_own(tmp_path):
+    touch(
+        tmp_path,
+        "original_sequences/youtube/c23/videos/000.mp4",
+        *(f"manipulated_sequences/Face2Face/c23/videos/000_{i}.MP4" for i in (1, 2)),
+        "manipulated_sequences/Face2Face/c23/faces/000_003/0001.png",
+    )
+    rows = reader.read_folder(tmp_path, FFPP, reader.FFPP_METHODS)
+    assert [(row.method, row.video) for row in rows] == [
+        ("Face2Face", "c23/faces/000_003"),
+        ("Face2Face", "c23/videos/000_1"),
+        ("Face2Face", "c23/videos/000_2"),
+        ("real", "youtube/c23/videos/000"),
+    ]
+    path = tmp_path / "list.txt"
+    path.write_text(
+        f"Real/000.mp4 {'0' * 12}\nfsgan/v_1.mp4 {AGE}\nfsgan/v_2.png {AGE}\n"
+    )
+    rows = reader.read_list(path, FFSC)
+    assert [row.method for row in rows] == ["real", "fsgan", "fsgan"]
+    assert [row.video for row in rows] == ["Real/000", "fsgan/v_1", "fsgan/v"]
+
+
+def test_a_film_becomes_a_row_for_each_frame(tmp_path, monkeypatch):
+    counts = {"long.mp4": 100, "short.mp4": 3, "empty.mp4": 0}
+    monkeypatch.setattr(reader.video, "count_frames", lambda path: counts[path.name])
+    lines = [f"m/{name} {AGE}" for name in ("a.png", "long.mp4", "short.mp4")]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    rows = reader.read_list(tmp_path / "list.txt", FFSC)
+    found = reader.with_frames(rows, 4)
+    assert [(row.path.name, row.frame, row.frames) for row in found] == [
+        ("a.png", 0, 0),
+        *(("long.mp4", i, 4) for i in range(4)),
+        *(("short.mp4", i, 3) for i in range(3)),
+    ]
+    assert len({(row.method, row.video) for row in found[1:]}) == 2
+    assert len(reader.with_frames(rows, 0)) == 1 + 100 + 3
+    empty = [rows[0]._replace(path=tmp_path / "empty.mp4")]
+    with pytest.raises(UserError, match="has no frames"):
+        reader.with_frames(empty, 4)
+
+
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         reader.read_list(tmp_path / "no.txt", FFSC)
