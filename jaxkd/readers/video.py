@@ -15,6 +15,7 @@ import numpy as np
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.parsing import parsing, reason, require_file
+from jaxkd.readers import face_alignment
 from jaxkd.readers.audio import FPS, RATE, Sound, check_rate, resample
 from jaxkd.readers.opening import BLANK_PIXELS
 
@@ -220,21 +221,8 @@ def yunet(model: Path, threshold: float = 0.6) -> Detector:
     Raises:
       UserError: if the file is missing or OpenCV is not installed.
     """
-    cv2 = optional.load("cv2", extra="forensics", purpose="Face detection")
-    if not Path(model).is_file():
-        raise UserError(
-            f"There is no face model at {str(model)!r}. Download YuNet's .onnx file "
-            "(OpenCV's model zoo, face_detection_yunet) and give its path, or take "
-            'crop="centre".'
-        )
-    network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), threshold)
-
-    def detect(image: np.ndarray) -> np.ndarray:
-        network.setInputSize((image.shape[1], image.shape[0]))
-        _, found = network.detect(np.ascontiguousarray(image[..., ::-1]))
-        return np.zeros((0, 4)) if found is None else found[:, :4]
-
-    return detect
+    find = face_alignment.yunet(model, threshold, ', or take crop="centre"')
+    return lambda image: find(image).boxes
 
 
 def read_sound(path: Path, rate: int = RATE) -> Sound | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd import losses
+from jaxkd import losses, models
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import LossInputs, Spec, UpdateInputs
 from jaxkd.losses.label_graph import LabelGraph
@@ -99,6 +99,27 @@ def test_heads_in_closed_form(head):
     assert (found.log_p is None) == (head in ("binary", "multiclass"))
     right = (np.asarray(found.fake_logit) >= 0) == (fake > 0)
     assert float(loss.metrics["accuracy"]) == pytest.approx(right.mean())
+
+
+def test_joint_embedding_with_fidelity_against_numpy():
+    """SJEDD's form, from images' and labels' embeddings to the loss of each level."""
+    network = models.build("joint_resnet8", NODES, stem=2, widths=(2, 2, 4), width=3)
+    own = spec()._replace(network=network)
+    method = face_forgery.make(own, graph="ffpp", kind="fidelity")
+    params, state = method.init(jax.random.key(0))
+    assert float(params["student"]["fc"]["bias"][0]) == pytest.approx(GRAPH.root_bias)
+    data, key = batch(), jax.random.key(1)
+    outputs, state = jax.jit(method.forward)(params, state, data, key)
+    loss = method.loss(LossInputs(params, state, outputs, data, {}, key, jnp.zeros(())))
+    scores = np.asarray(outputs["logits"], np.float64) @ GRAPH.states.T
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p = weights @ GRAPH.states / weights.sum(axis=1, keepdims=True)
+    y = np.asarray(data["code"], np.float64)
+    node = 1 - np.sqrt(p * y + 1e-8) - np.sqrt((1 - p) * (1 - y) + 1e-8)
+    levels = [node[:, list(level)].mean() for level in GRAPH.levels]
+    found = [float(loss.metrics[f"level{i}"]) for i in (1, 2, 3)]
+    np.testing.assert_allclose(found, levels, 2e-4, 1e-6)
+    np.testing.assert_allclose(loss.value, sum(levels), 1e-4)
 
 
 def test_an_untrained_graph_is_undecided():
