@@ -1,7 +1,8 @@
 """Scores faces for forgery, and names the attributes and regions that were altered.
 
-Images are aligned crops of one face each, and films show such a crop; the score of a
-film is the mean over its frames. A score is a reason to look closer and no proof.
+Images are aligned crops of one face each, and films show such a crop, unless a model
+that finds faces is given; the score of a film is the mean over its frames. A score is a
+reason to look closer and no proof.
 """
 
 import sys
@@ -22,7 +23,8 @@ from jaxkd.methods.face_forgery import GRAPHS, read_out
 from jaxkd.predictors import face_forgery_page
 from jaxkd.predictors.inputs import output_name, write_table
 from jaxkd.predictors.restore import Restored, in_batches, restore
-from jaxkd.readers import images, video_frames
+from jaxkd.readers import face_alignment, images, video_frames
+from jaxkd.readers.face_alignment import Finder
 from jaxkd.readers.face_forgery import SUFFIXES
 from jaxkd.readers.listing import shown
 from jaxkd.report.statistics import plural
@@ -40,15 +42,16 @@ class Finding(NamedTuple):
     Attributes:
       file: that was read.
       status: ``"ok"``, ``"small"``, ``"damaged"`` of a film of which a part could be
-        read, or ``"unreadable"``.
+        read, ``"no_face"`` or ``"unreadable"``.
       name: of the picture that was written.
       width: in pixels.
       height: in pixels.
       frames: that were scored; 1 of an image.
+      faces: that were found, at most in one frame; 0 where none were looked for.
       fake: probability of being fake.
       nodes: probability of each node of the graph; NaN where the head has no opinion.
       explanation: in words.
-      error: why it could not be read, or nothing.
+      error: why it could not be scored, or nothing.
     """
 
     file: str
@@ -57,6 +60,7 @@ class Finding(NamedTuple):
     width: int = 0
     height: int = 0
     frames: int = 0
+    faces: int = 0
     fake: float = float("nan")
     nodes: tuple[float, ...] = ()
     explanation: str = ""
@@ -73,6 +77,7 @@ def predict(
     use: str = "last",
     threshold: float = 0.5,
     frames: int = video_frames.FRAMES,
+    face_model: str = "",
 ) -> str:
     """Scores images and films of faces and writes what is found into a folder.
 
@@ -91,13 +96,15 @@ def predict(
       threshold: probability from which a face is called fake, and an attribute or
         region altered.
       frames: most frames of a film, evenly spaced; 0 for all.
+      face_model: YuNet's ONNX file; then the largest face of each image and frame is
+        found and aligned. Without it they are aligned crops already.
 
     Returns:
       What was done, for the terminal.
 
     Raises:
-      UserError: if there are no files, none can be read, the threshold is no
-        probability, or there are films and PyAV is not installed.
+      UserError: if there are no files, none can be scored, the threshold is no
+        probability, there is no such model, or a library that is needed is missing.
     """
     if not 0 < threshold < 1:
         raise UserError(f"threshold is {threshold}, expected between 0 and 1.")
@@ -108,7 +115,13 @@ def predict(
     graph = GRAPHS[options.get("graph", "ffsc")]()
     classify = _in_any_number(in_batches(_forward(restored, graph), _BATCH))
     scoring = _Scoring(
-        classify, restored.info.image_shape[0], graph, output, threshold, frames
+        classify,
+        restored.info.image_shape[0],
+        graph,
+        output,
+        threshold,
+        frames,
+        face_alignment.yunet(face_model) if face_model else None,
     )
     files = list(images.find(inputs, output, SUFFIXES))
     if any(map(video_frames.is_film, files)):
@@ -122,7 +135,7 @@ def predict(
     _write_scores(output / "scores.csv", findings, graph)
     if not good:
         raise UserError(
-            f"No file could be read, such as: {findings[0].error} All of them are in "
+            f"No file could be scored, such as: {findings[0].error} All of them are in "
             f"{output / 'scores.csv'}."
         )
     _write_folders(output / "folders.csv", good)
@@ -130,7 +143,7 @@ def predict(
     page = face_forgery_page.page(findings, title, threshold)
     write_text(output / "index.html", page)
     bad = [f"\n  {finding.error}" for finding in findings if finding.error]
-    failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
+    failed = f"; {len(bad)} could not be scored:{''.join(bad)}" if bad else ""
     fakes = sum(finding.fake >= threshold for finding in good)
     where = output / "index.html"
     return f"{plural(len(good), 'file')}, {fakes} called fake -> {where}{failed}"
@@ -187,6 +200,7 @@ class _Scoring(NamedTuple):
     output: Path
     threshold: float
     frames: int
+    find: Finder | None = None
 
     def score(self, files: Sequence[Path], start: int) -> list[Finding]:
         """Scores some files; one that cannot be read has a row that says why."""
@@ -194,22 +208,19 @@ class _Scoring(NamedTuple):
         waiting: dict[int, np.ndarray] = {}  # images, which share one batch
         for place, path in enumerate(files):
             try:
-                seen, damaged = _read(path, self.frames)
+                seen, new = self._read(path)
             except UserError as error:
                 print(f"jaxkd: {error}", file=sys.stderr)
                 reason = shown(str(error))
                 findings.append(Finding(shown(path), "unreadable", error=reason))
                 continue
-            height, width = seen[0].shape[:2]
-            small = "small" if min(height, width) < SMALL else "ok"
-            status = "damaged" if damaged else small
             name = f"{start + place:05d}-{output_name(path)}.png"
-            new = Finding(shown(path), status, name, width, height, len(seen))
-            if video_frames.is_film(path):
+            new = new._replace(name=name)
+            if video_frames.is_film(path) and seen:
                 rows = self.classify(self._resized(seen))
                 worst = seen[int(np.argmax(rows[:, 0]))]
                 new = self._finished(new, rows.mean(axis=0), worst)
-            else:
+            elif seen:
                 waiting[place] = seen[0]
             findings.append(new)
         if waiting:
@@ -217,6 +228,27 @@ class _Scoring(NamedTuple):
             for (place, face), row in zip(waiting.items(), rows, strict=True):
                 findings[place] = self._finished(findings[place], row, face)
         return findings
+
+    def _read(self, path: Path) -> tuple[list[np.ndarray], Finding]:
+        """Reads an image or a film, and finds the faces: none, or those to score."""
+        if video_frames.is_film(path):
+            seen, damaged = video_frames.read(path, self.frames)
+        else:
+            seen, damaged = [images.decode(path)], False
+        height, width = seen[0].shape[:2]
+        side, count = float(min(height, width)), 0
+        if self.find is not None:
+            looked = [face_alignment.largest(image, self.find) for image in seen]
+            found = [(face, length) for face, _, length in looked if face is not None]
+            count = max(number for _, number, _ in looked)
+            seen = [face for face, _ in found]
+            side = float(np.median([length for _, length in found])) if found else 0.0
+        status = "damaged" if damaged else "small" if side < SMALL else "ok"
+        file, error = shown(path), ""
+        if not seen:
+            status, error = "no_face", f"{file}: no face was found."
+        about = (file, status, "", width, height, len(seen), count)
+        return seen, Finding(*about, error=error)
 
     def _resized(self, faces: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack([images.resize(f, (self.side, self.side)) for f in faces])
@@ -238,13 +270,6 @@ class _Scoring(NamedTuple):
         )
 
 
-def _read(path: Path, frames: int) -> tuple[list[np.ndarray], bool]:
-    """Reads an image, or frames of a film; and whether that is damaged."""
-    if video_frames.is_film(path):
-        return video_frames.read(path, frames)
-    return [images.decode(path)], False
-
-
 def _in_any_number(classify: Classify) -> Classify:
     """Returns a function of any number of images, however many a batch holds."""
 
@@ -260,10 +285,10 @@ def _write_scores(path: Path, findings: Sequence[Finding], graph: LabelGraph) ->
     for finding in findings:
         known = finding.nodes or (float("nan"),) * len(graph.nodes)
         cells = ["" if np.isnan(p) else f"{p:.6f}" for p in known]
-        size = (finding.width, finding.height, finding.frames)
+        size = (finding.width, finding.height, finding.frames, finding.faces)
         first = [finding.file, finding.status, *size]
         rows.append([*first, *cells, finding.explanation, finding.error])
-    head = ("file", "status", "width", "height", "frames")
+    head = ("file", "status", "width", "height", "frames", "faces")
     write_table(path, [*head, *graph.nodes, "explanation", "error"], rows)
 
 

@@ -38,7 +38,7 @@ def test_the_quick_preset_trains_reports_and_predicts(tmp_path):
         Image.fromarray(image).save(files / f"{place}.png")
     (files / "not.png").write_bytes(b"no image")
     text = predictor.predict(run, [files], tmp_path / "out", student="graph")
-    assert "5 files" in text and "1 could not be read" in text
+    assert "5 files" in text and "1 could not be scored" in text
     rows = list(csv.DictReader((tmp_path / "out/scores.csv").read_text().splitlines()))
     assert [row["status"] for row in rows] == [*["small"] * 5, "unreadable"]
     for row in rows[:5]:  # consistent by construction

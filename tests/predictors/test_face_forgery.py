@@ -12,6 +12,7 @@ from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.predictors import face_forgery as predictor
 from jaxkd.predictors import face_forgery_page
 from jaxkd.readers import images
+from jaxkd.readers.face_alignment import TEMPLATE, Faces
 
 GRAPH = LabelGraph.ffsc()
 
@@ -85,6 +86,43 @@ def test_a_film_has_one_row_with_the_mean_over_its_frames(tmp_path, capsys):
     page = face_forgery_page.page(found, "films", 0.5)
     assert "mean over 4 frames, the most suspicious shown (damaged" in page
     assert sorted(images.find([tmp_path], out, predictor.SUFFIXES)) == sorted(files)
+
+
+def test_the_largest_face_is_found_in_images_and_frames(tmp_path):
+    """A detector that sees a face of 90 pixels in the middle of all that is bright."""
+
+    def find(image):
+        lit = image[..., 0] > 60
+        place = np.array([[image.shape[1] / 2, image.shape[0] / 2]])
+        count = int(lit.any()) * (2 if lit.all() else 1)
+        sides = np.array([90.0, 40.0])[:count, None]
+        boxes = np.concatenate([place - sides / 2, sides, sides], 1)[:count]
+        points = place + (TEMPLATE - 56) * sides[:, None] / 112
+        return Faces(boxes.reshape(-1, 4), points.reshape(-1, 5, 2))
+
+    pytest.importorskip("av")
+    shades = np.linspace(0, 240, 40).astype(np.uint8)
+    frames = np.zeros((40, 120, 140, 3), np.uint8)
+    frames[..., 0] = shades[:, None, None]
+    films.write(tmp_path / "c.mp4", frames, faststart=True)
+    Image.new("RGB", (120, 140), (200, 0, 0)).save(tmp_path / "a.png")
+    Image.new("RGB", (120, 140)).save(tmp_path / "b.png")
+    (tmp_path / "out" / "faces").mkdir(parents=True)
+    scoring = predictor._Scoring(classify, 16, GRAPH, tmp_path / "out", 0.5, 4, find)
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.mp4")]
+    one, none, film = scoring.score(files, 0)
+    assert (one.status, one.faces, one.fake) == ("ok", 2, pytest.approx(200 / 255))
+    assert (none.status, none.faces, none.frames) == ("no_face", 0, 0)
+    assert "b.png: no face was found" in none.error
+    # Of four frames the first is dark.
+    assert (film.status, film.frames, film.faces) == ("ok", 3, 2)
+    assert film.fake == pytest.approx(shades[[13, 26, 39]].mean() / 255, abs=0.02)
+    predictor._write_scores(tmp_path / "scores.csv", [one, none, film], GRAPH)
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert [row["faces"] for row in rows] == ["2", "0", "2"]
+    assert rows[1]["fake"] == "" and rows[1]["status"] == "no_face"
+    small = scoring._replace(find=lambda image: Faces(*(x[1:] for x in find(image))))
+    assert [f.status for f in small.score(files[:1], 0)] == ["small"]
 
 
 def test_more_frames_than_a_batch_holds():
