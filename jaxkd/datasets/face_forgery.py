@@ -20,8 +20,8 @@ from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Example, Info
 from jaxkd.losses.label_graph import LabelGraph
+from jaxkd.readers import face_alignment, video_frames
 from jaxkd.readers import face_forgery as reader
-from jaxkd.readers import video_frames
 from jaxkd.readers.face_forgery import REAL, FaceRow
 from jaxkd.readers.images import decode, resize
 
@@ -75,10 +75,12 @@ class FilmFrames:
     Attributes:
       size: side that frames are resized to.
       folder: that they are kept in.
+      face_model: YuNet's file, to align the largest face of each frame; empty where
+        films show aligned faces alone.
     """
 
-    def __init__(self, size: int, cache: str = ""):
-        self.size = size
+    def __init__(self, size: int, cache: str = "", face_model: str = ""):
+        self.size, self.face_model = size, face_model
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         own = Path(base) / "jaxkd" / "face_frames"
         self.folder = Path(cache).expanduser() if cache else own
@@ -87,7 +89,7 @@ class FilmFrames:
         """Returns one frame, uint8 ``[size, size, 3]``.
 
         Raises:
-          UserError: if nothing of the film can be decoded.
+          UserError: if nothing of the film can be decoded, or no face is found.
         """
         path = self._place(row)
         try:
@@ -96,7 +98,7 @@ class FilmFrames:
             kept = self._decode(row, path)
         except (ValueError, EOFError):  # a damaged file is made again
             kept = self._decode(row, path)
-        # Of a damaged film there may be fewer frames than it claimed.
+        # There may be fewer than the film claims: it is damaged, or faces are missing.
         return np.array(kept[row.frame * len(kept) // row.frames])
 
     def _decode(self, row: FaceRow, path: Path) -> np.ndarray:
@@ -108,17 +110,34 @@ class FilmFrames:
                 file=sys.stderr,
             )
         shape = (self.size, self.size)
-        kept = np.stack([resize(image, shape) for image in found.images])
+        kept = np.stack([resize(image, shape) for image in self._faces(row, found)])
         self.folder.mkdir(parents=True, exist_ok=True)
         # Complete or not there: several threads and processes may make it.
         with files.replacing(path) as temporary:
             np.save(temporary, kept)
         return kept
 
+    def _faces(self, row: FaceRow, found: video_frames.Frames) -> list[np.ndarray]:
+        if not self.face_model:
+            return found.images
+        # A detector of its own: several threads decode, and it remembers sizes.
+        find = face_alignment.yunet(self.face_model)
+        looked = [face_alignment.largest(image, find)[0] for image in found.images]
+        faces = [face for face in looked if face is not None]
+        if not faces:
+            raise UserError(f"{row.path}: no face was found. Take it off the data.")
+        return faces
+
     def _place(self, row: FaceRow) -> Path:
         """Names the kept file by all that its content depends on."""
         stat = row.path.stat()
-        known = (VERSION, self.size, row.frames, str(row.path.resolve()))
+        known = (
+            VERSION,
+            self.size,
+            row.frames,
+            self.face_model,
+            str(row.path.resolve()),
+        )
         text = repr((*known, stat.st_size, stat.st_mtime_ns))
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
@@ -165,6 +184,7 @@ def load(
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
     cache: str = "",
+    face_model: str = "",
 ) -> Dataset:
     """Lists images and films; none is decoded yet, but all have to be there.
 
@@ -182,10 +202,12 @@ def load(
       mean: of each channel in [0, 1].
       std: of each channel in [0, 1].
       cache: folder that the frames of films are kept in; one of the user's if empty.
+      face_model: YuNet's ONNX file, to find and align the largest face in frames of
+        films; images, and films if it is empty, are aligned crops already.
 
     Raises:
       UserError: if a split is missing or empty, a file is not there, or a label is not
-        understood; if there are films and PyAV is not installed.
+        understood; if there are films and PyAV is not installed, or no such model.
     """
     labels = lookup.choose(graph, GRAPHS, what="config.data.graph")()
     codes = reader.read_methods(methods) if methods else METHODS[graph]
@@ -205,7 +227,9 @@ def load(
         found[split] = reader.with_frames(found[split], frames)
     _warn_of_shared(found["train"], found["test"])
     names, trained = _names(found["train"], found["test"], len(labels.nodes))
-    films = FilmFrames(size, cache)
+    if face_model:
+        face_alignment.yunet(face_model)
+    films = FilmFrames(size, cache, face_model)
     sources = {
         split: FaceFiles(rows, names, trained, films) for split, rows in found.items()
     }

@@ -54,7 +54,8 @@ def yunet(model: str | Path, threshold: float = 0.6, instead: str = "") -> Finde
       UserError: if the file is missing or OpenCV is not installed.
     """
     cv2 = optional.load("cv2", extra="forensics", purpose="Face detection")
-    if not Path(model).is_file():
+    model = Path(model).expanduser()
+    if not model.is_file():
         raise UserError(
             f"There is no face model at {str(model)!r}. Download YuNet's .onnx file "
             f"(OpenCV's model zoo, face_detection_yunet) and give its path{instead}."

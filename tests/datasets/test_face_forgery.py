@@ -7,6 +7,7 @@ from PIL import Image
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import face_forgery, forged_faces
 from jaxkd.drawing import films
+from jaxkd.readers.face_alignment import TEMPLATE, Faces
 
 AGE = "110000100001"
 
@@ -81,6 +82,38 @@ def test_frames_of_films_train_and_test_beside_images(tmp_path, capsys):
     assert len(means) == 5 and means == sorted(means)
     assert means[0] < 30 and 100 < means[-1] < 210
     assert "v_1.mp4 is damaged; 5 frames" in capsys.readouterr().err
+
+
+def test_faces_are_found_in_films_if_there_is_a_model(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    frames = np.zeros((6, 96, 96, 3), np.uint8)
+    frames[2:, 30:66, 30:66] = 200  # a face that comes late
+    for split in ("train", "test"):
+        (tmp_path / split / "Real").mkdir(parents=True)
+        films.write(tmp_path / split / "Real/v.mp4", frames, faststart=True)
+    where = np.array([[30.0, 30.0, 36.0, 36.0]])
+    points = (TEMPLATE - 56) * 36 / 112 / 1.4 + 48
+
+    def find(image):
+        count = int(image.max() > 100)
+        return Faces(where[:count], points[None][:count])
+
+    asked = []
+    monkeypatch.setattr(
+        face_forgery.face_alignment, "yunet", lambda model: asked.append(model) or find
+    )
+    options = {"frames": 3, "cache": str(tmp_path / "cache"), "size": 16}
+    data = face_forgery.load(str(tmp_path), face_model="model.onnx", **options)
+    means = [data.test[i]["image"].mean() for i in range(3)]
+    assert min(means) > 150 and str(asked[0]) == "model.onnx"
+    plain = face_forgery.load(str(tmp_path), **options)  # kept apart
+    assert plain.test[0]["image"].max() < 20 and plain.test[2]["image"].mean() < 60
+    monkeypatch.setattr(face_forgery, "VERSION", 0)  # nothing is kept of it
+    monkeypatch.setattr(
+        face_forgery.face_alignment, "largest", lambda image, find: (None, 0, 0.0)
+    )
+    with pytest.raises(UserError, match=r"v\.mp4: no face was found"):
+        data.test[0]
 
 
 def test_a_file_that_is_no_film_is_named(tmp_path):
