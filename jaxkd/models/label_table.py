@@ -111,4 +111,6 @@ class JointEmbedding(nn.Module):
         return table(embedding), {**features, "embedding": embedding}
 
 
-VARIANTS = {"joint_resnet8": (JointEmbedding, {})}
+VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "joint_resnet8": (JointEmbedding, {})
+}

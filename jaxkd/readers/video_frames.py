@@ -1,5 +1,6 @@
 """Evenly spaced frames of films, in colour: a video for detectors of single images."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,9 +57,7 @@ def read(path: Path, frames: int = FRAMES) -> Frames:
     count = video.count_frames(path)
     while True:
         chosen = set(places(count, frames).tolist())
-        found = video.decode_frames(
-            path, lambda i, image, chosen=chosen: image if i in chosen else None
-        )
+        found = video.decode_frames(path, functools.partial(_kept, chosen))
         if len(found.times) == count or not found.times:
             break
         # It holds fewer frames, or more, than it claims: these are spread anew.
@@ -67,3 +66,7 @@ def read(path: Path, frames: int = FRAMES) -> Frames:
     if not images:
         raise UserError(f"{path} has no picture that can be decoded.")
     return Frames(images, found.damaged)
+
+
+def _kept(chosen: set[int], place: int, image: np.ndarray) -> np.ndarray | None:
+    return image if place in chosen else None

@@ -20,6 +20,7 @@ from jaxkd.core.types import (
     Update,
     UpdateInputs,
 )
+from jaxkd.methods.common.label_heads import Levels
 
 TASK_WEIGHTS = "task_weights"  # among the parameters, and label of their optimiser
 
@@ -32,7 +33,7 @@ def trainable(params: Params) -> dict[str, str]:
 def update(
     forward: Callable,
     loss: Callable[[LossInputs], Loss],
-    levels: Callable[[jax.Array, Batch], jax.Array],
+    levels: Levels,
     fixed: jax.Array,
     negative: bool,
     official: bool,
@@ -45,7 +46,7 @@ def update(
     Args:
       forward: ``Method.forward``; its outputs hold ``logits``.
       loss: ``Method.loss``, with the weights of ``TASK_WEIGHTS``.
-      levels: of logits and batch, the losses ``[levels]``.
+      levels: the losses that are weighted.
       fixed: ``[levels]``, what the weights are multiplied by.
       negative: whether weights may turn negative.
       official: whether the gradient of the weights keeps the learning rate as a factor.
