@@ -14,7 +14,9 @@ from jaxkd.core.types import LossInputs, Spec, UpdateInputs
 from jaxkd.losses.label_graph import LabelGraph
 from jaxkd.methods import face_forgery
 from jaxkd.models.layers import BatchNorm
+from jaxkd.training import build
 from tests.fields import fields
+from tests.test_configs import MODULES
 
 GRAPH = LabelGraph.ffpp()
 NODES = len(GRAPH.nodes)
@@ -120,6 +122,18 @@ def test_joint_embedding_with_fidelity_against_numpy():
     found = [float(loss.metrics[f"level{i}"]) for i in (1, 2, 3)]
     np.testing.assert_allclose(found, levels, 2e-4, 1e-6)
     np.testing.assert_allclose(loss.value, sum(levels), 1e-4)
+
+
+def test_students_of_the_study_are_of_one_size():
+    config = MODULES["face_forgery"].get_config("")
+    sizes = {}
+    for name in ("graph", "joint"):
+        network = build.build_network(build.student_config(config, name), 12)
+        shapes = jax.eval_shape(
+            network.init, jax.random.key(0), np.zeros((1, 32, 32, 3))
+        )
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert sizes == {"graph": 20_020, "joint": 21_077}
 
 
 def test_an_untrained_graph_is_undecided():
