@@ -2,14 +2,13 @@
 
 An option is declared once, as an argument: its name, its type and its default are those
 of the signature. What a number may be follows from its name, as for all weights and
-temperatures (``RANGES``); otherwise it stands beside the type, as
+temperatures (``jaxkd.core.ranges``); otherwise it stands beside the type, as
 ``Annotated[float, Range(low=None)]``. Without either, numbers of the library's own
-options are not negative, and those of somebody's own code are any.
+options are not negative, and those of somebody's own code are any. Likewise lists: one
+of the library is empty only where its default is, unless ``Items`` stands beside it.
 """
 
-import fnmatch
 import inspect
-import math
 import numbers
 import types
 import typing
@@ -19,74 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxkd.core import ranges
 from jaxkd.core.errors import UserError
-
-
-class Range(NamedTuple):
-    """What a number may be, finite in any case; None for no limit.
-
-    Attributes:
-      low: the least.
-      high: the largest.
-      above: whether it must be above ``low``.
-      below: whether it must be below ``high``.
-    """
-
-    low: float | None = 0
-    high: float | None = None
-    above: bool = False
-    below: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Returns whether a number is within."""
-        if not math.isfinite(value):
-            return False
-        too_low = self.low is not None and (
-            value <= self.low if self.above else value < self.low
-        )
-        too_high = self.high is not None and (
-            value >= self.high if self.below else value > self.high
-        )
-        return not (too_low or too_high)
-
-    def __str__(self) -> str:
-        limits = []
-        if self.low is not None:
-            limits.append(f"{'>' if self.above else '>='} {self.low:g}")
-        if self.high is not None:
-            limits.append(f"{'<' if self.below else '<='} {self.high:g}")
-        return " and ".join(limits)
-
-
-_ANY, _POSITIVE, _SHARE = Range(None), Range(above=True), Range(0, 1)
-# Of options by their names, the first that fits: numbers, and those in lists.
-RANGES: Mapping[str, Range] = {
-    "temperature": _POSITIVE,
-    "*_temperature": _POSITIVE,
-    "temperatures": _POSITIVE,
-    "weight": Range(),
-    "*_weight": Range(),
-    "*_weights": Range(),
-    "momentum": _SHARE,
-    "*_momentum": _SHARE,
-    "dropout": Range(0, 1, below=True),
-    "*_dropout": Range(0, 1, below=True),
-    "label_smoothing": _SHARE,
-    "mask_ratio": Range(0, 1, below=True),
-    "probability": _SHARE,
-    "cutout": _SHARE,
-    "test_share": _SHARE,
-    "warmup": Range(),
-    "eta": _SHARE,
-    "sigma_data": _POSITIVE,
-    "std": _POSITIVE,
-    "width": _POSITIVE,
-    "size": _POSITIVE,
-    "side": _POSITIVE,
-    "height": _POSITIVE,
-    "heads": _POSITIVE,
-    "scale": _POSITIVE,
-}
+from jaxkd.core.ranges import Items as Items
+from jaxkd.core.ranges import Range as Range
 
 
 class Option(NamedTuple):
@@ -97,15 +32,17 @@ class Option(NamedTuple):
       types: of its values: bool, int, float, str, tuple, dict, NoneType; empty if any
         will do.
       annotation: its type.
-      range: of its numbers.
-      of_items: whether the range holds for numbers in lists and dictionaries, too.
+      limits: of its numbers.
+      of_items: whether they hold for numbers in lists and dictionaries, too.
+      items: of its lists.
     """
 
     default: Any
     types: frozenset[type]
     annotation: Any = inspect.Parameter.empty
-    range: Range = _ANY
+    limits: Range = ranges.ANY
     of_items: bool = True
+    items: Items = Items(least=0)
 
 
 def of_function(
@@ -141,9 +78,29 @@ def check(value: Any, option: Option, what: str) -> None:
     """
     if value is None and option.default is None:
         return
-    expected = _mismatch(value, option.annotation, option.range, option.of_items)
+    expected = _mismatch(value, option.annotation, option)
     if expected:
         raise UserError(f"{what} is {value!r}, expected {expected}.")
+
+
+def check_type(value: Any, annotation: Any, what: str) -> None:
+    """Checks a value that is no option of a function, such as a configuration's key.
+
+    Args:
+      value: as it was given.
+      annotation: its type, with its ``Range`` and ``Items`` beside it.
+      what: names the value in the error message.
+
+    Raises:
+      UserError: as ``check``.
+    """
+    extras = _extras(annotation)
+    limits = next((one for one in extras if isinstance(one, Range)), ranges.ANY)
+    items = next((one for one in extras if isinstance(one, Items)), Items(least=0))
+    option = Option(
+        inspect.Parameter.empty, frozenset(), annotation, limits, True, items
+    )
+    check(value, option, what)
 
 
 def resolved(
@@ -192,23 +149,42 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _option(
     name: str, parameter: inspect.Parameter, annotation: Any, library: bool
 ) -> Option:
-    declared = None
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation, *extras = typing.get_args(annotation)
-        declared = next((one for one in extras if isinstance(one, Range)), None)
+    extras = _extras(annotation)
+    default = parameter.default
     found = frozenset(_plain(annotation))
-    if not found and parameter.default not in (parameter.empty, None):
-        found = types_of(parameter.default)
-    if declared is None:
-        fitting = (RANGES[one] for one in RANGES if fnmatch.fnmatchcase(name, one))
-        declared = next(fitting, None)
-    limits = declared or (Range() if library else _ANY)
-    return Option(parameter.default, found, annotation, limits, declared is not None)
+    if not found and default not in (parameter.empty, None):
+        found = types_of(default)
+    limits = next((one for one in extras if isinstance(one, Range)), None)
+    limits = limits or ranges.named(name, library)
+    own = ranges.ANY if not library else Range()
+    empty = not library or (isinstance(default, tuple | list) and not default)
+    items = next((one for one in extras if isinstance(one, Items)), None)
+    return Option(
+        default,
+        found,
+        annotation,
+        limits or own,
+        library or limits is not None,
+        items or Items(least=0 if empty else 1),
+    )
+
+
+def _extras(annotation: Any) -> list[Any]:
+    """Returns what stands beside a type, or beside one of several."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return [*parts[1:], *_extras(parts[0])]
+    if origin in (typing.Union, types.UnionType):
+        return [extra for part in parts for extra in _extras(part)]
+    return []
 
 
 def _plain(annotation: Any) -> Iterable[type]:
     """Yields the plain types of an annotation; none if it allows anything."""
     origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+        origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         parts = [list(_plain(one)) for one in typing.get_args(annotation)]
         yield from (one for part in parts for one in part) if all(parts) else ()
@@ -229,11 +205,13 @@ def _plain(annotation: Any) -> Iterable[type]:
                 yield tuple
 
 
-def _mismatch(value: Any, annotation: Any, limits: Range, of_items: bool) -> str:
+def _mismatch(value: Any, annotation: Any, option: Option) -> str:
     """Returns what was expected instead of a value; nothing if it fits."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _mismatch(value, parts[0], option)
     if origin in (typing.Union, types.UnionType):
-        found = [_mismatch(value, one, limits, of_items) for one in parts]
+        found = [_mismatch(value, one, option) for one in parts]
         return " or ".join(dict.fromkeys(found)) if all(found) else ""
     if origin is typing.Literal:
         choices = ", ".join(map(repr, parts))
@@ -243,15 +221,19 @@ def _mismatch(value: Any, annotation: Any, limits: Range, of_items: bool) -> str
     if annotation is bool:
         return "" if isinstance(value, bool | np.bool_) else "True or False"
     if annotation in (int, float):
-        return _number_mismatch(value, annotation, limits)
+        return _number_mismatch(value, annotation, option.limits)
     kind = origin or annotation
     if not isinstance(kind, type) or kind is inspect.Parameter.empty:
         return ""
+    if kind is type:
+        return _class_mismatch(value, parts)
     if issubclass(kind, str | Path):
         return "" if isinstance(value, str | Path) else "text"
-    inner = limits if of_items else _ANY
+    inner = option if option.of_items else option._replace(limits=ranges.ANY)
     if issubclass(kind, Mapping):
         return _mapping_mismatch(value, parts, inner)
+    if origin is tuple and not parts:  # of tuple[()]
+        return "" if isinstance(value, list | tuple) and not value else "an empty list"
     if kind in _SEQUENCES:
         return _sequence_mismatch(value, kind, parts, inner)
     return ""
@@ -263,24 +245,35 @@ _SEQUENCES = (tuple, list, typing.get_origin(typing.Sequence[int]))
 def _number_mismatch(value: Any, kind: type, limits: Range) -> str:
     number = numbers.Integral if kind is int else numbers.Real
     plain = isinstance(value, number) and not isinstance(value, bool)
-    if plain and limits.holds(float(value)):
+    if plain and limits.holds(value):
         return ""
     return f"{'a whole number' if kind is int else 'a number'} {limits}".strip()
 
 
-def _mapping_mismatch(value: Any, parts: tuple[Any, ...], limits: Range) -> str:
+def _class_mismatch(value: Any, parts: tuple[Any, ...]) -> str:
+    base = parts[0] if parts else object
+    if isinstance(value, type) and issubclass(value, base):
+        return ""
+    # No configuration can hold one, since it is written as JSON.
+    return (
+        f"a class derived from {base.__name__}, in Python alone; in a configuration "
+        "leave it out, and choose by name what has it"
+    )
+
+
+def _mapping_mismatch(value: Any, parts: tuple[Any, ...], option: Option) -> str:
     # ConfigDict is no Mapping, but has the like.
     if not isinstance(value, Mapping) and not hasattr(value, "items"):
         return "a dictionary"
     of_values = parts[1] if len(parts) == 2 else Any
     for one in value.values():
-        if expected := _mismatch(one, of_values, limits, True):
+        if expected := _mismatch(one, of_values, option):
             return f"a dictionary, each value {expected}"
     return ""
 
 
 def _sequence_mismatch(
-    value: Any, kind: type, parts: tuple[Any, ...], limits: Range
+    value: Any, kind: type, parts: tuple[Any, ...], option: Option
 ) -> str:
     if not isinstance(value, list | tuple):
         return "a list"
@@ -288,7 +281,8 @@ def _sequence_mismatch(
     if fixed and len(value) != len(parts):
         return f"{len(parts)} values"
     of_each = parts if fixed else (parts[0] if parts else Any,) * len(value)
+    inner = option._replace(items=Items(least=0))
     for one, annotation in zip(value, of_each, strict=True):
-        if expected := _mismatch(one, annotation, limits, True):
+        if expected := _mismatch(one, annotation, inner):
             return f"a list, each of it {expected}"
-    return ""
+    return option.items.mismatch(value)

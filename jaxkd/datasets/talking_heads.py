@@ -6,10 +6,12 @@ See ``jaxkd.drawing.talking_heads``. They are drawn once and kept in the cache f
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Items, Range
 from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.drawing import talking_heads
 from jaxkd.drawing.talking_heads import KINDS, Noise
@@ -31,13 +33,13 @@ class ClipSource(ArraySource):
 
 
 def load(
-    train: Mapping[str, int] | None = None,
+    train: Annotated[Mapping[str, int] | None, Range()] = None,
     test: int = 40,
     frames: int = 40,
     size: int = 24,
     sound_noise: float = 0.1,
     pixel_noise: float = 8.0,
-    artefact: Sequence[str] = ("faceswap",),
+    artefact: Annotated[Sequence[str], Items(least=0)] = ("faceswap",),
     seed: int = 0,
     test_kinds: Sequence[str] = KINDS,
     cache: str | None = None,

@@ -6,11 +6,13 @@ what an image of a quarter of the size can hold, where only its aliases are left
 """
 
 import functools
+from typing import Annotated
 
 import numpy as np
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Range
 from jaxkd.core.source import ArraySource, Dataset, Info
 
 DIRECTIONS = (0, 45, 90, 135)  # degrees of the waves' normal, from across to down
@@ -27,7 +29,7 @@ def load(
     train: int = 2_400,
     test: int = 1_200,
     per_class: int | None = None,
-    noise: float = 1.0,
+    noise: Annotated[float, Range()] = 1.0,
     evaluate_on: str = "test",
     seed: int = 0,
 ) -> Dataset:

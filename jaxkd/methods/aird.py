@@ -10,6 +10,7 @@ public.
 import jax.numpy as jnp
 
 from jaxkd import losses
+from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.evaluators import test_time_adaptation
 from jaxkd.methods.common import adapters, distillation
@@ -26,7 +27,7 @@ def make(
     temperature: float = 0.1,
     kd_temperature: float = 4.0,
     warmup: float = 0.0,
-    fade: tuple[float, float] | None = None,
+    fade: Stretch | None = None,
     adapt: bool = True,
 ) -> Method:
     """Makes a student of ``ce_weight * CE + instance * (1 - cos) + relation * contrast

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import Batch, LossInputs, Method, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.losses.numerics import unit
@@ -37,7 +38,7 @@ def make(
     momentum: float = 0.5,
     kd_temperature: float = 4.0,
     warmup: float = 0.0,
-    fade: tuple[float, float] | None = None,
+    fade: Stretch | None = None,
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of ``ce_weight * CE + kd * KD + contrast * (student's half +

@@ -18,6 +18,7 @@ import jax
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import FROZEN, MAIN, Loss, LossInputs, Method, Params, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.losses.numerics import unit
@@ -42,7 +43,7 @@ def make(
     temperature: float = 0.1,
     kd_temperature: float = 4.0,
     warmup: float = 0.0,
-    fade: tuple[float, float] | None = None,
+    fade: Stretch | None = None,
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of one of the two stages.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.losses.orders import Form
@@ -37,7 +38,7 @@ def make(
     form: Form = "gram",
     chunk: int | None = None,
     warmup: float = 0.0,
-    fade: tuple[float, float] | None = None,
+    fade: Stretch | None = None,
     start_from: str = "",
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import Batch, LossInputs, Method, ModelState, Params, Spec
 from jaxkd.evaluators import resolution
 from jaxkd.methods import horkd
@@ -37,7 +38,7 @@ def make(
     ce_weight: float = 1.0,
     temperature: float = 4.0,
     warmup: float = 0.0,
-    fade: tuple[float, float] | None = None,
+    fade: Stretch | None = None,
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student that is its own assistant at the teacher's resolution.

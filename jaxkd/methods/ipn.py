@@ -6,11 +6,15 @@ randomly degraded copy enlarged to the same size (view ``mixed_low``), so that t
 maps can be compared. The paper's network and weights are known in outline only.
 """
 
+import math
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Range
 from jaxkd.core.types import Loss, LossInputs, Method, Spec
 from jaxkd.methods.common import classification, distillation, embedding
 from jaxkd.methods.common.networks import frozen_outputs
@@ -23,7 +27,7 @@ def make(
     spec: Spec,
     *,
     labels: str = "arcface",
-    margin: float = 0.5,
+    margin: Annotated[float, Range(0, math.pi, below=True)] = 0.5,
     scale: float = 16.0,
     direction_weight: float = 1.0,
     wavelet_weight: float = 0.5,

@@ -6,13 +6,14 @@ patch half as large, so that its maps are as large as the teacher's.
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import SHARE
 from jaxkd.core.types import LossInputs, Method, ModelState, Params, Spec
 from jaxkd.methods.common import adapters, distillation, text
 from jaxkd.methods.common.networks import frozen_outputs
@@ -57,7 +58,7 @@ def make(
     ce_weight: float = 0.025,
     visual_layer: str = "stage3",
     temperature: float = 4.0,
-    alpha: float = 0.2,
+    alpha: Annotated[float, SHARE] = 0.2,
     threshold: float = 0.1,
     contrast_temperature: float = 0.1,
     hidden: int = 256,

@@ -7,12 +7,15 @@ intensity of a voxel says; see ``jaxkd.evaluators.ct``.
 
 import functools
 from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxkd import losses
+from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Items
 from jaxkd.core.types import (
     EXPLAIN,
     Batch,
@@ -32,7 +35,10 @@ PREDICTOR = "ct"
 
 
 def make(
-    spec: Spec, *, label_smoothing: float = 0.0, class_weights: Sequence[float] = ()
+    spec: Spec,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Annotated[Sequence[float], Items(least=0, some=True)] = (),
 ) -> Method:
     """Makes a classifier of volumes.
 
@@ -43,10 +49,10 @@ def make(
         frequencies; all the same if not given.
 
     Raises:
-      ValueError: if there are weights, but not one for each class.
+      UserError: if there are weights, but not one for each class.
     """
     if class_weights and len(class_weights) != spec.num_classes:
-        raise ValueError(
+        raise UserError(
             f"class_weights has {len(class_weights)} numbers, expected "
             f"{spec.num_classes}, one per class."
         )

@@ -12,13 +12,14 @@ Boxes are in pixels of the *large* image. What is computed of boxes and location
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core.ranges import Range
 from jaxkd.models import layers, resnet
 from jaxkd.models.boxes import BACKGROUND as BACKGROUND
 from jaxkd.models.boxes import RANGES as RANGES
@@ -200,8 +201,8 @@ class FCOS(nn.Module):
     width: float = 1.0
     photographs: bool = True
     fpn_width: int = 256
-    levels: int = 5
-    first_level: int = 3
+    levels: Annotated[int, Range(1, 5)] = 5
+    first_level: Annotated[int, Range(2, 3)] = 3
     head_depth: int = 4
     groups: int = 32
     fusion: bool = False

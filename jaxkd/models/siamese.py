@@ -1,13 +1,14 @@
 """Siamese networks: one encoder reads both pictures of a pair, a head compares them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxkd import models
+from jaxkd.core.ranges import Items
 from jaxkd.models import layers
 from jaxkd.models.projection import Head, Layer
 
@@ -37,7 +38,7 @@ class Siamese(nn.Module):
     encoder_pool: str = ""
     freeze: bool = False
     embedding: int = 64
-    hidden: Sequence[int] = (64, 32)
+    hidden: Annotated[Sequence[int], Items(least=0)] = (64, 32)
     head: str = "symmetric"
     dtype: Any = jnp.float32
 

@@ -11,13 +11,14 @@ small image, and a plane that holds the step, from 0 to 1.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core.ranges import Items
 from jaxkd.models import layers
 from jaxkd.models.super_resolution import conv3x3
 
@@ -60,7 +61,7 @@ class SwinUNet(nn.Module):
     width: int = 160
     multipliers: Sequence[int] = (1, 2, 2, 4)
     blocks: int = 2
-    attention: Sequence[int] = (0, 1, 2, 3)
+    attention: Annotated[Sequence[int], Items(least=0)] = (0, 1, 2, 3)
     depth: int = 2
     embed: int = 192
     heads: int = 6

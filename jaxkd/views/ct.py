@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.readers.ct.volumes import apply_window, window_of
-from jaxkd.views.ops import View, warp
+from jaxkd.views.ops import View, check_shift, warp
 
 # Fields that tell where lesions are. Networks do not see them in training.
 MASKS = ("lesion", "lungs")
@@ -31,7 +31,7 @@ def ct(
     for evaluation.
 
     Args:
-      info: of the data set; unused.
+      info: of the data set.
       window: of Hounsfield units, one of ``volumes.WINDOWS``.
       flip: whether to exchange left and right in half of the scans. Bodies are not
         symmetric, but the classes are.
@@ -41,9 +41,13 @@ def ct(
       zoom: logarithm of the zoom factor within a slice, either way, uniform.
       intensity: of contrast and brightness, either way, uniform.
       noise: largest standard deviation of the noise; each scan draws its own.
+
+    Raises:
+      UserError: if there is no such window, or a shift is longer than the volume.
     """
-    del info
     window_of(window)
+    check_shift(depth_shift, info.image_shape[:1], "depth_shift")
+    check_shift(shift, info.image_shape[1:3])
 
     def train(key: jax.Array, batch: Batch) -> Batch:
         keys = jax.random.split(key, 5)

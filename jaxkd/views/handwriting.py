@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import PartInterval, PositiveInterval
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.views.ops import View, bilinear
@@ -35,19 +36,19 @@ def handwriting(
     views: int = 2,
     local_views: int = 0,
     local_size: int | None = None,
-    local_crop: Range = (0.3, 0.6),
+    local_crop: PartInterval = (0.3, 0.6),
     distort_image: bool = False,
     translate: float = 0.04,
-    scale: Range = (0.9, 1.1),
+    scale: PositiveInterval = (0.9, 1.1),
     rotation: float = 3.0,
     shear: float = 3.0,
     elastic: float = 1.0,
-    thickness: Range = (0.8, 1.25),
-    gain: Range = (0.7, 1.0),
+    thickness: PositiveInterval = (0.8, 1.25),
+    gain: PositiveInterval = (0.7, 1.0),
     noise: float = 0.03,
     cutout: float = 0.075,
-    crop: Range = (0.6, 1.0),
-    ratio: Range = (0.9, 1.1),
+    crop: PartInterval = (0.6, 1.0),
+    ratio: PositiveInterval = (0.9, 1.1),
 ) -> View:
     """Makes views that preserve the writer; draws are uniform, anew for each view.
 

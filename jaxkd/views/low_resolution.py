@@ -5,7 +5,7 @@ augmented images, so that a teacher and its student look at one crop in one colo
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ import jax.numpy as jnp
 from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Interval, Items, Range, Stretch
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.views import degrade, ops
 
 # Values of black and white after ``recolour``.
 RECOLOUR_LEVELS = (-2.0, 2.0)
+
+Quality = Annotated[tuple[int, int], Items(rising=True), Range(1, 100)]
 
 
 def low(
@@ -29,10 +32,10 @@ def low(
     kernel: str = "area",
     up_to: int | None = None,
     up_kernel: str = "bicubic_aa",
-    blur: tuple[float, float] = (0.0, 0.0),
-    noise: tuple[float, float] = (0.0, 0.0),
-    quality: tuple[int, int] | None = None,
-    levels: tuple[float, float] | None = None,
+    blur: Interval = (0.0, 0.0),
+    noise: Interval = (0.0, 0.0),
+    quality: Quality | None = None,
+    levels: Annotated[Stretch, Range(None)] | None = None,
     field: str = "low",
     source: str = "image",
 ) -> ops.View:
@@ -100,10 +103,13 @@ def recolour(info: Info, *, shift: int = 2) -> ops.View:
     channels, and an exchange of black and white with probability one half.
 
     Args:
-      info: of the data set; unused, since nothing here depends on it.
-      shift: largest shift in pixels, either way.
+      info: of the data set.
+      shift: largest shift in pixels, either way; at most the images' side.
+
+    Raises:
+      UserError: if an option is out of its range.
     """
-    del info
+    ops.check_shift(shift, info.image_shape[:2])
 
     def scale(images: jax.Array) -> jax.Array:
         return (images.astype(jnp.float32) / 255 - 0.5) * 4

@@ -7,7 +7,7 @@ matrices are padded with zeros to the full side, and each image picks its own.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxkd import views
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Interval, Range
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.views import degrade, ops
@@ -29,8 +30,8 @@ def mixed_low(
     base: Mapping[str, Any],
     sides: tuple[int, ...],
     kernels: tuple[str, ...] = ("area", "bicubic_aa", "bilinear_aa", "nearest"),
-    blur: tuple[float, float] = (0.0, 0.0),
-    noise: tuple[float, float] = (0.0, 0.0),
+    blur: Interval = (0.0, 0.0),
+    noise: Annotated[Interval, Range()] = (0.0, 0.0),
     probability: float = 0.5,
     evaluate_at: int | None = None,
     field: str = "low",

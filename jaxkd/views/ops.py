@@ -5,12 +5,13 @@ the numbers of an example depend on the key and its place in the batch, not on t
 devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 
@@ -90,6 +91,21 @@ def standardize(images: jax.Array) -> jax.Array:
 def scale_pixels(images: jax.Array) -> jax.Array:
     """Scales uint8 pixels linearly to float32 in [-2, 2]."""
     return (images.astype(jnp.float32) / 255 - 0.5) * 4
+
+
+def check_shift(shift: float, sides: Sequence[int], name: str = "shift") -> None:
+    """Raises UserError for shifts by more than an image's side.
+
+    Args:
+      shift: largest one, in pixels.
+      sides: of the images, likewise.
+      name: of the option.
+    """
+    if shift > min(sides, default=shift):
+        raise UserError(
+            f"config.view.{name} is {shift}, but images have {min(sides)} pixels along "
+            "a side. Expected no more than that; a few keep what is on the image."
+        )
 
 
 def draw_pose(key: jax.Array, count: int, rotation: float, zoom: float, shift: float):

@@ -1,16 +1,19 @@
 """Views of labelled photographs and characters: crops, flips, colour, RandAugment."""
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Range
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.views import randaugment as augment
 from jaxkd.views.ops import (
     View,
+    check_shift,
     draw_pose,
     normalize,
     of_images,
@@ -117,7 +120,7 @@ def glyph(
     rotation: float = 8.0,
     zoom: float = 0.08,
     shift: float = 1.25,
-    noise: float = 0.16,
+    noise: Annotated[float, Range(0, 4)] = 0.16,
 ) -> View:
     """Moves, recolours, inverts and roughens training images; standardises all images.
 
@@ -126,13 +129,17 @@ def glyph(
     image and channel at the end.
 
     Args:
-      info: of the data set; unused, since nothing here depends on it.
+      info: of the data set.
       rotation: degrees, either way, uniform.
       zoom: logarithm of the zoom factor, either way, uniform.
-      shift: pixels along each axis, either way, uniform.
-      noise: largest standard deviation of the noise; each image draws its own.
+      shift: pixels along each axis, either way, uniform; at most the images' side.
+      noise: largest standard deviation of the noise; each image draws its own. Black
+        and white are 4 apart.
+
+    Raises:
+      UserError: if an option is out of its range.
     """
-    del info
+    check_shift(shift, info.image_shape[:2])
 
     def train(key: jax.Array, images: jax.Array) -> jax.Array:
         pose_key, colour_key, sign_key, level_key, noise_key = jax.random.split(key, 5)

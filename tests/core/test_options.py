@@ -13,8 +13,16 @@ import pytest
 from jaxkd import datasets, methods, models, views
 from jaxkd.core import lookup, options
 from jaxkd.core.errors import UserError
-from jaxkd.core.options import Range
+from jaxkd.core.ranges import Interval, Items, Range
 from jaxkd.training.options import _FIXED
+
+
+class Block:
+    pass
+
+
+class Wide(Block):
+    pass
 
 
 def example(
@@ -32,7 +40,12 @@ def example(
     name: str = "",
     path: Path | str = "",
     size: int | None = None,
-    widths: Sequence[int] = (8,),
+    numbers: Sequence[int] = (8,),
+    widths: Annotated[Sequence[int], Items()] = (8,),
+    span: Interval = (0.0, 1.0),
+    some: Annotated[Sequence[float], Items(least=0, some=True), Range()] = (),
+    block: type[Block] = Block,
+    nothing: tuple[int, int] | tuple[()] = (),
     pair: tuple[float, float] = (0.0, 1.0),
     term_weights: Mapping[str, float] = {},
     anything: Any = None,
@@ -52,19 +65,25 @@ GOOD = {
     "mask": ["ge", "g"],
     "path": ["a", Path("a")],
     "size": [None, 3],
-    "widths": [[1, 2], (3,), (), (-1,)],
+    "numbers": [[1, 2], (3,), (), (-1,)],
+    "span": [(0.0, 0.0), [1, 2.5]],
+    "block": [Wide, Block],
+    "some": [(0, 1), ()],
     "pair": [(1.0, 2), [-1, 1]],
     "term_weights": [{"a": 0.5}, {}],
     "anything": [object(), "x", -1],
 }
 BAD = {
     "temperature": {
-        -4: "is -4, expected a number > 0",
-        0.0: "> 0",
-        float("inf"): "> 0",
-        "4": "is '4', expected a number > 0",
-        True: "expected a number > 0",
-        None: "expected a number > 0",
+        -4: "is -4, expected a number >= 1e-06 and <= 1e+06",
+        0.0: ">= 1e-06",
+        1e-30: ">= 1e-06",
+        1e30: "<= 1e+06",
+        10**400: "<= 1e+06",
+        float("inf"): ">= 1e-06",
+        "4": "is '4', expected a number >= 1e-06",
+        True: "expected a number >= 1e-06",
+        None: "expected a number >= 1e-06",
     },
     "kd_weight": {-1: "is -1, expected a number >= 0", float("nan"): ">= 0"},
     "label_smoothing": {1.1: "expected a number >= 0 and <= 1"},
@@ -75,7 +94,15 @@ BAD = {
     "mask": {"gt": "is 'gt', expected one of 'ge', 'g'"},
     "name": {3: "is 3, expected text"},
     "size": {0: "is 0, expected a whole number > 0 or None"},
-    "widths": {"12": "is '12', expected a list", (1, "a"): "each of it a whole number"},
+    "numbers": {
+        "12": "is '12', expected a list",
+        (1, "a"): "each of it a whole number",
+    },
+    "widths": {(): "is (), expected a list of one or more", (8, 0): "number > 0"},
+    "span": {(2.0, 1.0): "is (2.0, 1.0), expected the lower one first"},
+    "some": {(0.0, 0): "a list, one of it above 0", (1.0, -1): ">= 0"},
+    "block": {"X": "is 'X', expected a class derived from Block", int: "from Block"},
+    "nothing": {(1,): "expected 2 values or an empty list"},
     "pair": {(1.0,): "expected 2 values", ("a", 1.0): "each of it a number"},
     "term_weights": {(): "a dictionary"},
 }
@@ -145,6 +172,85 @@ def test_every_option_of_the_library_is_typed_and_its_default_fits():
                 with pytest.raises(UserError, match="True or False"):
                     options.check("no", option, name)
     assert count > 500
+
+
+SPECIMENS = [
+    ("view glyph", "zoom", 10.0, "a number >= 0 and < 1"),
+    ("view glyph", "noise", 5.0, "a number >= 0 and <= 4"),
+    ("view glyph", "rotation", 720.0, "a number >= 0 and <= 180"),
+    ("view recolour", "shift", -1, "a whole number >= 0"),
+    ("view ct", "intensity", 2.0, "a number >= 0 and <= 1"),
+    ("view low", "blur", (2.0, 1.0), "the lower one first"),
+    ("view low", "quality", (90, 30), "the lower one first"),
+    ("view low", "quality", (0, 30), "a list, each of it a whole number >= 1 and <="),
+    ("view low", "levels", (1.0, 1.0), "two different numbers, the lower one first"),
+    ("view mixed_low", "noise", (0.2, 0.1), "the lower one first"),
+    ("view mixed_low", "kernels", (), "a list of one or more"),
+    ("view handwriting", "crop", (0.6, 1.1), "a list, each of it a number > 0 and <="),
+    ("view handwriting", "scale", (1.1, 0.9), "the lower one first"),
+    ("jaxkd.methods.kd_ltr", "alpha", 1.5, "a number >= 0 and <= 1"),
+    ("jaxkd.methods.kd_ltr", "threshold", 1.5, "a number >= 0 and <= 1"),
+    ("jaxkd.methods.kd", "temperature", 1e-30, "a number >= 1e-06 and <= 1e+06"),
+    ("jaxkd.methods.mlkd", "temperatures", (), "a list of one or more"),
+    ("jaxkd.methods.mlkd", "temperatures", (4.0, 0.0), "each of it a number >= 1e-06"),
+    ("jaxkd.methods.mkd", "kinds", 0, "a whole number > 0"),
+    ("jaxkd.methods.mkd", "taps", (), "a list of one or more"),
+    ("jaxkd.methods.nlran", "class_weights", (0.0, 0.0), "a list, one of it above 0"),
+    ("jaxkd.methods.gdrd", "eval_sizes", (8, 0), "a list, each of it a whole number >"),
+    ("jaxkd.methods.gdrd", "head", (), "a list of one or more"),
+    ("jaxkd.methods.sftn", "widths", (8, 0), "a list, each of it a whole number > 0"),
+    ("jaxkd.methods.sftn", "sides", (), "a list of one or more"),
+    ("jaxkd.methods.ipn", "sides", (0,), "a list, each of it a whole number > 0"),
+    ("jaxkd.methods.ipn", "margin", 4.0, "a number >= 0 and < 3.14159"),
+    ("jaxkd.methods.horkd", "fade", (3.0, 1.0), "the lower one first"),
+    ("jaxkd.datasets.npz", "value_range", (1.0, 0.0), "the lower one first"),
+    ("jaxkd.datasets.npz", "classes", 0, "a whole number > 0"),
+    (
+        "jaxkd.datasets.folder",
+        "mean",
+        (123.7, 116.3, 103.5),
+        "each of it a number >= 0",
+    ),
+    ("jaxkd.datasets.tfds", "std", (58.4, 57.1, 57.4), "each of it a number >= 1e-06"),
+    ("jaxkd.datasets.captions", "single", 1.5, "a number >= 0 and <= 1"),
+    ("model resnet20", "widths", (0,), "a list, each of it a whole number > 0"),
+    ("model resnet20", "widths", (), "a list of one or more"),
+    ("model resnet20", "strides", (0, 1, 1), "a list, each of it a whole number > 0"),
+    ("model resnet20", "block", "X", "a class derived from Module, in Python alone"),
+    ("model resnet20", "blocks", 0, "a whole number > 0 or a list"),
+    ("model vgg8", "blocks", ((8,), (0,)), "each of it a whole number > 0"),
+    ("model vit_tiny16", "heads", 0, "a whole number > 0"),
+    ("model fcos_resnet50", "first_level", 0, "a whole number >= 2 and <= 3"),
+]
+
+
+def test_values_from_which_nothing_can_be_made():
+    known = dict(everything())
+    for what, name, value, expected in SPECIMENS:
+        option = options.of_function(known[what], _FIXED)[name]
+        with pytest.raises(UserError) as caught:
+            options.check(value, option, name)
+        assert f"{name} is {value!r}, expected" in str(caught.value), what
+        assert expected in str(caught.value), what
+
+
+def test_lists_are_empty_only_where_that_means_something():
+    """Of the whole library: where it is the default, or is said to be right."""
+    may_be = {
+        *("attention", "attn_resolutions", "encoder_widths", "hidden", "image_shape"),
+        *("artefact", "class_weights", "classes", "described", "eval_sizes", "mean"),
+        *("sides", "std"),
+    }
+    found = set()
+    for what, function in everything():
+        for name, option in options.of_function(function, _FIXED).items():
+            if tuple in option.types:
+                try:
+                    options.check((), option, what)
+                    found.add(name)
+                except UserError:
+                    pass
+    assert found == may_be
 
 
 def test_numbers_that_may_be_negative_are_declared():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxkd import losses
+from jaxkd.core.ranges import DIVISOR
 from tests.losses import logit_reference as reference
 
 CLASSES = 6
@@ -220,6 +221,29 @@ def test_a_huge_gap_costs_temperature_times_gap(gap):
     value, gradient, _ = measured["target_class_kd"]
     np.testing.assert_allclose(value, T * gap - pooled, rtol=1e-6)
     np.testing.assert_allclose(gradient, T * np.where(label, 1, -0.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [DIVISOR.low, DIVISOR.high])
+@pytest.mark.parametrize("name", ["kd", "dkd", "rld"])
+def test_temperatures_at_the_ends_of_their_range(name, temperature):
+    """In float32, of logits up to 100; beyond them KD is not even finite."""
+    rng = np.random.default_rng(0)
+    student, teacher = (
+        jnp.asarray(rng.uniform(-100, 100, (4, 5)), jnp.float32) for _ in range(2)
+    )
+    labels = jnp.arange(4)
+
+    def total(student, temperature):
+        options = {"temperature": temperature}
+        if name == "kd":
+            return losses.kd(student, teacher, **options).sum()
+        function = getattr(losses, name)
+        return function(student, teacher, labels, alpha=1.0, beta=8.0, **options).sum()
+
+    value, gradient = jax.value_and_grad(total)(student, temperature)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    for beyond in (1e-38, 1e30) if name == "kd" else ():
+        assert not np.isfinite(total(student, beyond))
 
 
 def test_equal_logits_cost_nothing(rows):

@@ -73,7 +73,7 @@ def test_loss_by_hand():
     wanted = -(weights * (smooth * logs).sum(1)).sum() / weights.sum()
     assert float(got) == pytest.approx(wanted, rel=1e-5)
     assert float(aux.metrics["top1"]) == (logits.argmax(1) == labels).mean()
-    with pytest.raises(ValueError, match="class_weights has 2 numbers, expected 3"):
+    with pytest.raises(UserError, match="class_weights has 2 numbers, expected 3"):
         nlran.make(
             spec(models.build("nlran_micro", 3), (8, 8, 8, 1)), class_weights=(1, 2)
         )

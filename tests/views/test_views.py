@@ -103,6 +103,14 @@ def test_more_padding_than_image_is_refused(name):
         train(views.build(name, INFO, pad=6), random_images(1))
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("glyph", "shift"), ("recolour", "shift"), ("ct", "depth_shift")]
+)
+def test_shifts_beyond_the_image_are_refused(name, option):
+    with pytest.raises(UserError, match=rf"config.view.{option} is 30, but images have"):
+        views.build(name, INFO, **{option: 30})
+
+
 @pytest.mark.parametrize("name", ["randaugment", "weak_strong", "handwriting"])
 def test_cutout_is_a_share(name):
     with pytest.raises(UserError, match=r"cutout is 7.0, expected a number >= 0 and"):

@@ -17,12 +17,13 @@ residual network. ``attention="cbam3d"`` puts CBAM in the masks' place.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.ranges import Range
 from jaxkd.models import layers
 from jaxkd.models.ct import attention as attention3d
 from jaxkd.models.ct import conv as conv3d
@@ -63,7 +64,7 @@ class NLRAN(nn.Module):
     stem: int
     widths: Sequence[int]
     strides: Sequence[int]
-    levels: Sequence[int]
+    levels: Annotated[Sequence[int], Range()]
     stem_size: int = 7
     stem_stride: tuple[int, int, int] = (2, 2, 2)
     pool: bool = True

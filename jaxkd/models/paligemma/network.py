@@ -1,12 +1,13 @@
 """PaliGemma as one of the library's networks: built from a configuration's options."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.ranges import Range
 from jaxkd.models.paligemma.config import PaliGemmaConfig, preset
 from jaxkd.models.paligemma.model import PaliGemma
 
@@ -40,7 +41,7 @@ class PaliGemmaNetwork(nn.Module):
     num_classes: int = 0
     preset: str = "tiny"
     image_shape: tuple[int, int] | tuple[()] = ()
-    patch: int = 0
+    patch: Annotated[int, Range()] = 0
     vision_width: int = 0
     vision_depth: int = 0
     vision_heads: int = 0

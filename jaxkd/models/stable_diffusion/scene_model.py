@@ -4,12 +4,13 @@ For checks that need no download: it is trained in minutes on drawn scenes, and 
 same attention can be controlled in it.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.ranges import POSITIVE
 from jaxkd.diffusion.attention import AttentionFn, plain_attention
 from jaxkd.models.stable_diffusion.clip import ClipTextEncoder
 from jaxkd.models.stable_diffusion.unet import UNet
@@ -37,7 +38,7 @@ class SceneDiffusion(nn.Module):
     tokens: int = 13
     widths: tuple[int, ...] = (32, 64)
     heads: int = 4
-    text_width: int = 64
+    text_width: Annotated[int, POSITIVE] = 64
     patch: int = 2
     channels: int = 3
     groups: int = 8
