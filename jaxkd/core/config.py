@@ -1,18 +1,18 @@
-"""Every configuration key with its default, and the checks that need no data.
+"""Every configuration key with its default, and configurations as JSON.
 
 A file in ``configs/`` starts from ``default()`` and changes what it needs; keys that
 are not listed here are refused, so that a typing error cannot pass silently.
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import aliases, sharding
+from jaxkd.core import aliases, config_check, sharding
+from jaxkd.core.config_check import SHORTCUTS as SHORTCUTS
+from jaxkd.core.config_check import STUDENT_KEYS as STUDENT_KEYS
 from jaxkd.core.errors import UserError
 
 # Keys that change how a run is executed but not its result: a run may be resumed with
@@ -31,15 +31,6 @@ RUNTIME_KEYS = (
     "writers",
 )
 
-# Of epochs and of steps, which are counted in 32 bits.
-_MOST = 1_000_000_000
-# What a workdir holds beside the folders of needed runs.
-_TAKEN = (
-    *("checkpoints", "damaged", "figures", "targets", "tensorboard", "wandb", "lock"),
-    *("config.json", "confusion.npz", "eval.json", "metrics.jsonl", "report.html"),
-    "results.json",
-)
-
 _FREE = (
     "data",
     "loss",
@@ -51,24 +42,8 @@ _FREE = (
     "view",
 )
 
-CHOICES = {
-    "unit": ("epochs", "steps"),
-    "batches": ("shared", "per_seed"),
-    "dtype": ("float32", "bfloat16"),
-    "study_loop": ("map", "vmap"),
-}
-
 # Where config.json has all options, also those by default; no key of a configuration.
 RESOLVED = "resolved"
-
-# Keys that a configuration may have beside those of ``default``: names of networks, to
-# which those of the run and its needed runs refer (``configs/folder.py``).
-SHORTCUTS = ("teacher", "second", "student")
-
-# How the logits of several teachers become those of one.
-COMBINATIONS = ("logits", "probabilities")
-
-STUDENT_KEYS = ("method", "loss", "model", "optim", "optimizers", "duration")
 
 
 def default() -> ConfigDict:
@@ -226,74 +201,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: for an unknown key or an impossible value.
     """
-    known = default()
-    _check_keys(config, known, "config", optional=SHORTCUTS)
-    if not isinstance(config.get("init_from", ""), str):
-        raise UserError(
-            f"config.init_from is {config.init_from!r}, expected the folder of a run."
-        )
-    _check_keys(config.mesh, known.mesh, "config.mesh")
-    _check_sharding(config.sharding)
-    _check_targets(config.targets)
-    _check_training(config, "config")
-    for name, overrides in config.students.items():
-        _check_student(name, overrides)
-    for key, choices in CHOICES.items():
-        if config[key] not in choices:
-            raise UserError(
-                f"config.{key} is {config[key]!r}, expected one of "
-                f"{', '.join(choices)}."
-            )
-    for key in (
-        "batch_size",
-        "eval_batch_size",
-        "accumulate",
-        "steps_per_call",
-        "keep",
-    ):
-        if not _is_whole(config[key], least=1):
-            raise UserError(
-                f"config.{key} is {config[key]!r}, expected a whole number >= 1."
-            )
-    if not _is_whole(config.max_skipped):
-        raise UserError(
-            f"config.max_skipped is {config.max_skipped!r}, expected a whole number."
-        )
-    if not _is_number(config.ema) or not 0 <= config.ema < 1:
-        raise UserError(
-            f"config.ema is {config.ema}, expected 0 (none) or a decay < 1."
-        )
-    seeds = list(config.seeds)
-    fit = all(_is_whole(seed) and seed < 2**32 for seed in seeds)
-    if not seeds or not fit or len(set(seeds)) < len(seeds):
-        raise UserError(
-            f"config.seeds is {config.seeds}, expected one or more whole numbers from "
-            "0 to 2**32 - 1, all different."
-        )
-    if config.batch_size % config.accumulate:
-        raise UserError(
-            f"config.batch_size {config.batch_size} does not divide into "
-            f"config.accumulate = {config.accumulate} micro-batches."
-        )
-    if config.reference and config.reference not in config.students:
-        raise UserError(
-            f"config.reference is {config.reference!r}, which is no student. "
-            f"Students: {', '.join(config.students)}."
-        )
-    _check_teachers(config)
-    for name, need in config.needs.items():
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name) or name in _TAKEN:
-            raise UserError(
-                f"config.needs has a run of the name {name!r}, which would be a folder "
-                "in the workdir. Expected letters, digits and . _ - only, and none of "
-                f"{', '.join(_TAKEN)}."
-            )
-        if not isinstance(need, ConfigDict):
-            raise UserError(
-                f"config.needs.{name} is {need!r}, expected "
-                "jaxkd.core.config.needed(configuration)."
-            )
-        check(need)
+    config_check.check(config, default())
 
 
 def from_json(tree: Mapping[str, Any]) -> ConfigDict:
@@ -303,7 +211,7 @@ def from_json(tree: Mapping[str, Any]) -> ConfigDict:
       UserError: if it has keys that this version does not know.
     """
     tree = aliases.upgrade({k: v for k, v in tree.items() if k != RESOLVED})
-    _check_keys(tree, default(), "config.json", optional=SHORTCUTS)
+    config_check.check_keys(tree, default(), "config.json", optional=SHORTCUTS)
     config = default()
     tree = tree | {"optim": {**default().optim, **tree.get("optim", {})}}
     with config.unlocked():
@@ -357,128 +265,3 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves.update(flat(value, f"{prefix}.{key}" if prefix else key))
     return leaves
-
-
-def _check_keys(given, known, where, optional=()):
-    if not isinstance(given, Mapping | ConfigDict):
-        raise UserError(f"{where} is {given!r}, expected a dictionary.")
-    unknown = sorted(set(given) - set(known) - set(optional))
-    if unknown:
-        raise UserError(
-            f"{where} has no key {', '.join(unknown)}. "
-            f"Keys: {', '.join(sorted(known))}."
-        )
-
-
-def _check_student(name: str, overrides: Any) -> None:
-    where = f"config.students.{name}"
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise UserError(
-            f"{name!r} is no name for a student: metrics are recorded under it. "
-            "Expected letters, digits and . _ + - only."
-        )
-    _check_keys(overrides, STUDENT_KEYS, where)
-    _check_training(overrides, where)
-
-
-def _check_sharding(rules: Any) -> None:
-    for rule in rules:
-        pair = isinstance(rule, list | tuple) and len(rule) == 2
-        if not pair or not isinstance(rule[0], str) or not _is_tactic(rule[1]):
-            raise UserError(
-                f"config.sharding has {rule!r}, expected (pattern, tactic) with one of "
-                f"{', '.join(sharding.TACTICS)} or the number of an axis."
-            )
-        try:
-            re.compile(rule[0])
-        except re.error as error:
-            raise UserError(
-                f"config.sharding: {rule[0]!r} is no regular expression: {error}."
-            ) from None
-
-
-def _is_tactic(tactic: Any) -> bool:
-    whole = isinstance(tactic, int) and not isinstance(tactic, bool)
-    return whole or tactic in sharding.TACTICS
-
-
-def _check_teachers(config: ConfigDict) -> None:
-    teachers = config.teachers
-    _check_keys(teachers, default().teachers, "config.teachers")
-    if teachers.combine not in COMBINATIONS:
-        raise UserError(
-            f"config.teachers.combine is {teachers.combine!r}, expected one of "
-            f"{', '.join(COMBINATIONS)}."
-        )
-    weights = teachers.weights
-    if weights and "teacher" in config.needs:
-        # Which of them is meant would depend on the method.
-        raise UserError(
-            "config.teachers.weights makes one teacher of several, but config.needs "
-            "has a 'teacher' too. Give that run another name."
-        )
-    for name, weight in weights.items():
-        if name not in config.needs:
-            raise UserError(
-                f"config.teachers.weights has {name!r}, which is no needed run: "
-                f"{', '.join(config.needs) or 'there is none'}."
-            )
-        if not _is_number(weight) or weight <= 0:
-            raise UserError(
-                f"config.teachers.weights.{name} is {weight!r}, expected a number > 0."
-            )
-
-
-def _check_targets(targets: ConfigDict) -> None:
-    _check_keys(targets, default().targets, "config.targets")
-    for key in ("visits", "top_k"):
-        if not _is_whole(targets[key]):
-            raise UserError(
-                f"config.targets.{key} is {targets[key]!r}, expected a whole number."
-            )
-    if targets.cache and not targets.visits:
-        raise UserError(
-            "config.targets.cache needs views that repeat, but config.targets.visits "
-            "is 0. Expected the number of epochs after which they do."
-        )
-
-
-def _check_training(config: Mapping[str, Any], where: str) -> None:
-    """Checks what a run and a student have in common."""
-    optim = config.get("optim", {})
-    _check_optim(optim, f"{where}.optim")
-    for label, overrides in config.get("optimizers", {}).items():
-        _check_optim(overrides, f"{where}.optimizers.{label}")
-    if not isinstance(config.get("method", ""), str):
-        raise UserError(f"{where}.method is {config['method']!r}, expected a name.")
-    for key in ("duration", "eval_every", "checkpoint_every"):
-        if key in config and not (_is_number(config[key]) and 0 < config[key] <= _MOST):
-            raise UserError(
-                f"{where}.{key} is {config[key]!r}, expected a number > 0, at most "
-                f"{_MOST:,}."
-            )
-
-
-def _check_optim(optim: Mapping[str, Any], where: str) -> None:
-    _check_keys(optim, default().optim, where)
-    numbers = ("lr", "weight_decay", "momentum", "warmup", "factor", "beta2")
-    for key in (*numbers, "clip_value", "clip_norm"):
-        if key in optim and (not _is_number(optim[key]) or optim[key] < 0):
-            raise UserError(f"{where}.{key} is {optim[key]!r}, expected a number >= 0.")
-    for key in ("momentum", "beta2"):
-        if optim.get(key, 0) >= 1:
-            raise UserError(
-                f"{where}.{key} is {optim[key]!r}, expected a number below 1."
-            )
-    milestones = optim.get("milestones", ())
-    if not isinstance(milestones, list | tuple) or not all(map(_is_number, milestones)):
-        raise UserError(f"{where}.milestones is {milestones!r}, expected numbers.")
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value)
-
-
-def _is_whole(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

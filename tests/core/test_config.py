@@ -4,6 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core import config_check
 from jaxkd.core.errors import UserError
 
 
@@ -92,10 +93,10 @@ def test_a_needed_run_that_is_a_folder_is_explained():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"unit": "hours"}, "unit is 'hours'.*epochs, steps"),
-        ({"batches": "split"}, "batches is 'split'.*shared, per_seed"),
-        ({"dtype": "float16"}, "dtype is 'float16'.*float32, bfloat16"),
-        ({"study_loop": "scan"}, "study_loop is 'scan'.*map, vmap"),
+        ({"unit": "hours"}, "unit is 'hours'.*'epochs', 'steps'"),
+        ({"batches": "split"}, "batches is 'split'.*'shared', 'per_seed'"),
+        ({"dtype": "float16"}, "dtype is 'float16'.*'float32', 'bfloat16'"),
+        ({"study_loop": "scan"}, "study_loop is 'scan'.*'map', 'vmap'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 2.5}, "batch_size is 2.5"),
         ({"batch_size": True}, "batch_size is True"),
@@ -117,9 +118,18 @@ def test_a_needed_run_that_is_a_folder_is_explained():
         ({"reference": "kd"}, "reference is 'kd'"),
         ({"optim__lr": -0.1}, "config.optim.lr is -0.1"),
         ({"optim__lr": float("nan")}, "config.optim.lr is nan"),
-        ({"optim__momentum": 1.5}, "config.optim.momentum is 1.5, expected .* below 1"),
-        ({"optim__beta2": 1.0}, "config.optim.beta2 is 1.0, expected a number below"),
+        ({"optim__momentum": 1.5}, "config.optim.momentum is 1.5, expected .* < 1"),
+        ({"optim__beta2": 1.0}, "config.optim.beta2 is 1.0, expected a number .* < 1"),
         ({"optim__weight_decay": "much"}, "config.optim.weight_decay is 'much'"),
+        ({"optim__name": "SGD"}, "config.optim.name is 'SGD', expected one of 'sgd'"),
+        ({"optim__schedule": "cos"}, "config.optim.schedule is 'cos', .*'cosine'"),
+        ({"optim__nesterov": "no"}, "config.optim.nesterov is 'no', .*True or False"),
+        ({"optim__milestones": (5, -1)}, r"milestones is \(5, -1\), .*a number >= 0"),
+        ({"workers": 0}, "config.workers is 0, expected a whole number >= 1"),
+        ({"mesh__data": -2}, "config.mesh.data is -2, expected a whole number >= -1"),
+        ({"allow_weak_teacher": "no"}, "allow_weak_teacher is 'no', expected True or"),
+        ({"targets__top_k": -1}, "config.targets.top_k is -1"),
+        ({"duration": 2e9}, "duration is 2000000000.0, .* <= 1,000,000,000"),
         ({"optim__warmup": -1}, "config.optim.warmup is -1"),
         (
             {"students": ConfigDict({"a": {"optim": {"lr": -1.0}}})},
@@ -145,6 +155,18 @@ def test_a_needed_run_that_is_a_folder_is_explained():
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         configs.check(changed(**values))
+
+
+def test_every_key_is_declared_and_every_default_fits():
+    """Of a run, its optimiser, teachers, targets and mesh."""
+    config = configs.default()
+    free = {"data", "loss", "model", "needs", "optimizers", "students", "view"}
+    sections = {"mesh", "optim", "sharding", "targets", "teachers"}
+    declared = {*config_check.KEYS, *config_check.TRAINING}
+    assert declared == set(config) - free - sections
+    for name in ("mesh", "optim", "targets", "teachers"):
+        assert set(getattr(config_check, name.upper())) == set(config[name])
+    configs.check(config)
 
 
 def test_reference_may_be_any_student():
