@@ -89,6 +89,8 @@ def train(
     chosen = options.resolved(config)
     if not (change and (change.vacant or change.moved)):
         workdirs.check_defaults(workdir, chosen)
+    for line in options.unfinished(config):
+        console.announce(line)
     run = build(config, workdir=workdir)
     target_cache.check(run)
     program.check_losses(run)

@@ -39,7 +39,7 @@ def make(
 
     The teacher's loss is ``FCOS(large) + FCOS(small) + fused_weight * FCOS(fused)``;
     its network has ``fusion`` and reads the field ``image``. The student's is ``FCOS +
-    feature_weight * min(1, step / warmup) * losses.pyramid_distance``; it needs the
+    feature_weight * min(1, time / warmup) * losses.pyramid_distance``; it needs the
     run ``teacher``, and begins with its backbone and head.
 
     Args:
@@ -48,7 +48,7 @@ def make(
       fused_weight: of the fused pyramid's loss.
       feature_weight: of the distance from the teacher's fused pyramid.
       temperature: of that distance, see there.
-      warmup: steps over which its weight rises.
+      warmup: units over which its weight rises; 500 steps in the paper.
       warm: whether the student begins as the teacher.
       official: see ``common.detection.head_losses``.
 
@@ -79,7 +79,7 @@ def make(
         )
 
     def rising(step: jax.Array) -> jax.Array:
-        return jnp.minimum(step / max(warmup, 1.0), 1.0)
+        return jnp.minimum(step / max(warmup * spec.steps_per_unit, 1.0), 1.0)
 
     def loss(inputs: LossInputs):
         terms = terms_of(inputs.outputs["head"], inputs.batch, "", 1.0)

@@ -16,7 +16,7 @@ from jaxkd.core import lookup, options
 from jaxkd.core.errors import UserError
 from jaxkd.core.options import Option as Option
 from jaxkd.core.options import types_of as types_of
-from jaxkd.training import choice
+from jaxkd.training import choice, times
 from jaxkd.training.build import student_config
 
 # Arguments that come from the program, or from another key of the configuration.
@@ -87,23 +87,35 @@ def check(config: ConfigDict) -> None:
     """
     if config.code:
         lookup.add_folder(config.code)
-    data, view = (configs.resolved(section) for section in (config.data, config.view))
-    for kind, find, given in (
-        ("data set", datasets.find, data),
-        ("view", views.find, view),
-    ):
-        name = str(given.pop("name", ""))
-        lookup.check(find(name), given, what=f"{kind} {name!r}", fixed=_FIXED)
+    data = configs.resolved(config.data)
+    name = str(data.pop("name", ""))
+    lookup.check(datasets.find(name), data, what=f"data set {name!r}", fixed=_FIXED)
+    _check_view(configs.resolved(config.view))
     _check_model(config)
     for name in choice.student_names(config):
         own = student_config(config, name)
         with _within(f"config.students.{name}" if config.students else ""):
             _check_model(own)
             _check_loss(str(own.method), own.loss)
+            times.check(own)
     for name, need in config.needs.items():
         if not choice.parse(need.get("init_from", "")).path:
             with _within(f"config.needs.{name}"):
                 check(need)
+
+
+def unfinished(config: ConfigDict) -> list[str]:
+    """Returns what a run's students leave unfinished, a line each.
+
+    Args:
+      config: that is checked.
+    """
+    lines = [
+        f"{name or config.name}: {line}"
+        for name in choice.student_names(config)
+        for line in times.unfinished(student_config(config, name))
+    ]
+    return list(dict.fromkeys(lines))
 
 
 @contextlib.contextmanager
@@ -166,6 +178,15 @@ def _check_model(config: ConfigDict) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     lookup.check(found, given, what=f"model {name!r}", fixed=_FIXED)
+
+
+def _check_view(given: dict[str, Any]) -> None:
+    name = str(given.pop("name", ""))
+    lookup.check(views.find(name), given, what=f"view {name!r}", fixed=_FIXED)
+    base = given.get("base")
+    if isinstance(base, dict) and not lookup.is_own_code(name):
+        with _within(f"config.view.base of view {name!r}"):
+            _check_view(dict(base))
 
 
 def _check_loss(method: str, given: ConfigDict) -> None:

@@ -44,7 +44,67 @@ def config(**changes):
         ),
         (
             {"students": {"a": {}, "b": {"loss": {"temperature": 0}}}},
-            "method 'kd': temperature is 0, expected a number > 0",
+            "method 'kd': temperature is 0, expected a number >= 1e-06",
+        ),
+        (
+            {"model": {"widths": (8, 0)}},
+            "widths is .8, 0., expected a list, each of it",
+        ),
+        ({"model": {"widths": ()}}, "widths is .., expected a list of one or more"),
+        (
+            {"model": {"name": "resnet20", "block": "X"}},
+            "model 'resnet20': block is 'X', expected a class derived from Module",
+        ),
+        (
+            {"model": {"name": "resnet20", "blocks": 0}},
+            "blocks is 0, expected a whole number > 0 or a list",
+        ),
+        (
+            {"model": {"name": "resnet20", "strides": (0, 1, 2)}},
+            "strides is .0, 1, 2., expected a list, each of it a whole number > 0",
+        ),
+        (
+            {"method": "mlkd", "loss": {"temperatures": ()}},
+            "method 'mlkd': temperatures is .., expected a list of one or more",
+        ),
+        (
+            {
+                "view": {"name": "low", "base": {"name": "plain"}, "side": 4}
+                | {"levels": (2.0, -2.0)}
+            },
+            "view 'low': levels is .*, expected the lower one first",
+        ),
+        (
+            {
+                "view": {
+                    "name": "low",
+                    "side": 4,
+                    "base": {"name": "recolour", "shft": 1},
+                }
+            },
+            "config.view.base of view 'low': view 'recolour' has no option 'shft'",
+        ),
+        (
+            {"optim": {"warmup": 1.5}},
+            "config.optim.warmup is 1.5, but training lasts 1 epochs. Expected a time",
+        ),
+        (
+            {"optim": {"schedule": "step", "milestones": (0.5, 1)}},
+            r"config.optim.milestones is \(0.5, 1\), but training lasts 1 epochs",
+        ),
+        ({"optimizers": {"main": {"warmup": 2}}}, "config.optimizers.main.warmup is 2"),
+        ({"loss": {"warmup": 2.0}}, "config.loss.warmup is 2.0, but training lasts 1"),
+        (
+            {"method": "horkd", "loss": {"fade": (0.5, 1.5)}},
+            r"config.loss.fade is \(0.5, 1.5\), but training lasts 1 epochs",
+        ),
+        (
+            {"method": "rld+crd", "loss": {"rld": {"warmup": 5.0}}},
+            "config.loss.rld.warmup is 5.0",
+        ),
+        (
+            {"duration": 3, "students": {"a": {"duration": 1, "optim": {"warmup": 2}}}},
+            "config.students.a: config.optim.warmup is 2.0, but training lasts 1",
         ),
         (
             {"students": {"a": {"method": "dkd", "loss": {"alpha": "1"}}}},
@@ -59,6 +119,25 @@ def test_refused_before_anything_is_loaded(changes, message, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"nowhere.npz does not exist"):
         train(config(), tmp_path / "run")
+
+
+def test_times_up_to_the_end_are_none_too_late():
+    for changes in (
+        {"optim": {"warmup": 1.0}, "loss": {"warmup": 1.0}},
+        {"optim": {"schedule": "step", "milestones": (0.5, 0.99)}},
+        {"optim": {"schedule": "cosine", "milestones": (2,)}},  # which has no use there
+        {"method": "horkd", "loss": {"fade": (0.5, 1.0)}},
+    ):
+        options.check(config(**changes))
+        assert not options.unfinished(config(**changes))
+
+
+def test_a_default_time_after_the_end_is_told():
+    study = config(students={"rld": {"method": "rld"}, "long": {"duration": 30}})
+    (line,) = options.unfinished(study)
+    assert line.startswith("rld: config.loss.warmup is 20 epochs by default, but")
+    study = config(method="rld", duration=20)
+    assert not options.unfinished(study)
 
 
 def test_options_of_needed_runs_are_checked_first():
