@@ -36,8 +36,13 @@ class Confusion(metrics.Metric):
 
     @classmethod
     def from_model_output(cls, *, logits, labels, mask, **_) -> "Confusion":
-        """Counts the predictions ``argmax(logits)`` of unmasked examples."""
+        """Counts the predictions ``argmax(logits)`` of unmasked examples.
+
+        A label's logit that is not a number is no prediction of it.
+        """
         counts = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+        own = jnp.arange(logits.shape[-1]) == labels[:, None]
+        logits = jnp.where(own & jnp.isnan(logits), -jnp.inf, logits)
         predicted = jnp.argmax(logits, axis=-1)
         return cls(counts.at[labels, predicted].add(mask.astype(jnp.int32)))
 
@@ -80,8 +85,8 @@ def evaluate(outputs: dict[str, jax.Array], batch: Batch) -> metrics.Collection:
 
     Confusions are counted of at most ``MAX_CONFUSION`` classes.
 
-    Of equal logits the first ranks highest, as in ``argmax``; one that is not a number
-    ranks lowest.
+    Of equal logits the first ranks highest, as in ``argmax``. One that is not a number
+    never counts for a network: the label's ranks lowest, another class's above it.
     """
     logits, labels = outputs["logits"], batch["label"]
     label_logits = jnp.take_along_axis(logits, labels[:, None], axis=1)

@@ -107,6 +107,22 @@ def test_a_network_that_has_diverged_is_never_right():
     assert np.isnan(values["loss"])
 
 
+def test_a_logit_that_is_no_number_never_counts_for_the_network():
+    """Neither the label's nor another class's; the confusion agrees."""
+    logits = np.tile(np.arange(CLASSES, dtype=np.float32), (3, 1))
+    labels = np.full(3, CLASSES - 1)  # of the largest logit
+    logits[1, -1] = np.nan
+    logits[2, 0] = np.nan
+    batch = {"label": labels, "mask": np.ones(3, bool)}
+    values = values_of({"logits": logits}, batch)
+    np.testing.assert_allclose(values["top1"], 1 / 3, rtol=1e-6)
+    # Of the last, one class is above the label; of the one before, all are.
+    np.testing.assert_allclose(values["top5"], 2 / 3, rtol=1e-6)
+    confusion = np.zeros((CLASSES, CLASSES), int)
+    confusion[-1, [-1, -2, 0]] = 1
+    np.testing.assert_array_equal(values["confusion"], confusion)
+
+
 def test_fewer_than_five_classes_are_always_among_the_first_five():
     logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     batch = {"label": np.arange(20) % 3, "mask": np.ones(20, bool)}
