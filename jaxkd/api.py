@@ -201,6 +201,11 @@ class Model:
                 f"images are {images.dtype} {images.shape}, expected uint8 "
                 f"{('n', *self.image_shape)}: pixels as in files, not normalised."
             )
+        if images.size and images.max() == 1:
+            raise UserError(
+                "images are uint8 from 0 to 1, expected 0 to 255: pixels as in files, "
+                "not divided by 255."
+            )
         outputs = []
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]

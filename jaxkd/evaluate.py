@@ -171,10 +171,11 @@ def _as_trained(dataset: Dataset, trained: Info | None) -> Dataset:
     info = dataset.info
     if trained.mean:
         info = info._replace(mean=trained.mean, std=trained.std)
-    if trained.class_names and info.class_names and info.num_classes:
-        found = class_names.positions(info.class_names, trained.class_names, "The run")
+    if trained.num_classes and info.num_classes:
+        found = class_names.join(dataset.info, trained, "The run")
         info = info._replace(
-            num_classes=trained.num_classes, class_names=trained.class_names
+            num_classes=trained.num_classes,
+            class_names=trained.class_names or info.class_names,
         )
         if found:
             names = dataset.info.class_names[:8]

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxkd.core import console
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 
 
 def read(classes: Sequence[str] | str) -> tuple[str, ...]:
@@ -79,6 +81,54 @@ def positions(
             )
     places = {name: place for place, name in enumerate(present)}
     return tuple(places[name] for name in expected)
+
+
+def join(data: Info, trained: Info, whose: str) -> tuple[int, ...]:
+    """Returns where the classes of data are among those of a trained network.
+
+    They are joined by their names; where these are not known, by their numbers, which
+    is announced, unless both descriptions are the same.
+
+    Args:
+      data: description of the data.
+      trained: that of the data which the network was trained on.
+      whose: as in ``positions``.
+
+    Raises:
+      UserError: as ``positions``; or if numbers have to do, and there are others.
+    """
+    if not _by_number(data, trained):
+        return positions(data.class_names, trained.class_names, whose)
+    if data.num_classes != trained.num_classes:
+        raise UserError(
+            f"{whose} tells {trained.num_classes} classes apart"
+            f"{'' if trained.class_names else ', whose names are not known'}, and the "
+            f"data have {data.num_classes}"
+            f"{', which have no names but numbers' if data.numbered else ''}. If these "
+            "are among them, give their names: config.data.class_names of an npz file "
+            "(of a network that knows but numbers, these); of a converted network "
+            "--classes=NAMES.txt, a class name a line in the order of its outputs. If "
+            "they are others, fine-tune it on the data first: a run of its own whose "
+            "config.init_from is that folder."
+        )
+    if data != trained:
+        console.announce(
+            f"{data.name}: class 0 is taken for the first one of {_within(whose)}, and "
+            "so on, since class names are not known (config.data.class_names of npz "
+            "files, --classes of from-torch)."
+        )
+    return ()
+
+
+def _by_number(data: Info, trained: Info) -> bool:
+    """Tells whether classes can be joined by nothing but their numbers."""
+    if not (data.class_names and trained.class_names):
+        return True
+    return data.numbered and set(data.class_names) <= set(trained.class_names)
+
+
+def _within(whose: str) -> str:
+    return whose[0].lower() + whose[1:]
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ class Info(NamedTuple):
       class_names: one per label.
       resize: how the data set brings photographs to ``image_shape`` for evaluation:
         ``"center_crop"`` (see ``jaxkd.readers.images``); empty where it changes none.
+      numbered: whether the class names are but the labels' numbers, for want of names.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Info(NamedTuple):
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     resize: str = ""
+    numbered: bool = False
 
 
 class Source(Protocol):
@@ -167,13 +169,22 @@ def check_labels(labels: np.ndarray, num_classes: int, origin: str) -> np.ndarra
 def check_layout(shape: tuple[int, ...], origin: str) -> None:
     """Raises UserError for images that are evidently channels-first.
 
+    Evident are ``[n, c, h, h]`` with ``c <= 5 < h``, and ``[n, c, h, w]`` with 1, 3 or
+    4 channels first, not last, and sides above 4. It cannot be told of images as small
+    as their channels are many, such as ``[n, 3, 4, 4]``, of other numbers of channels
+    with sides that differ, such as ``[n, 2, 28, 20]``, or where both ends may be
+    channels: ``[n, 3, 8, 3]``.
+
     Args:
       shape: of all images, ``[n, h, w, c]``; others are not looked at.
       origin: where they come from, for the error message.
     """
     few = (1, 3, 4)
-    evident = len(shape) == 4 and shape[1] in few and shape[3] not in few
-    if evident and min(shape[2:]) > 4:
+    if len(shape) != 4:
+        return
+    square = shape[1] <= 5 < shape[2] == shape[3]
+    known = shape[1] in few and shape[3] not in few and min(shape[2:]) > 4
+    if square or known:
         raise UserError(
             f"{origin} are {shape}, which would be images of {shape[1]} x {shape[2]} "
             f"pixels with {shape[3]} channels, expected (examples, height, width, "
@@ -194,9 +205,10 @@ def to_bytes(
 
     Raises:
       UserError: if they need a range and have none, or values lie outside of it, or
-        take up next to nothing of it.
+        take up next to nothing of it: see ``check_shades``.
     """
     if value_range is None and images.dtype == np.uint8:
+        check_shades(images, origin)
         return images
     if images.dtype.kind not in "iuf" or images.size == 0:
         raise UserError(
@@ -223,6 +235,24 @@ def to_bytes(
         )
     scaled = (images.astype(np.float64) - black) * (255 / (white - black))
     return np.rint(scaled).astype(np.uint8)
+
+
+def check_shades(images: np.ndarray, origin: str) -> None:
+    """Raises UserError for uint8 images of fewer than 8 of the 256 shades.
+
+    They have been divided by 255, or their white is another value than 255.
+
+    Args:
+      images: uint8, any number.
+      origin: where they come from, for the error message.
+    """
+    low, high = int(images.min(initial=255)), int(images.max(initial=0))
+    if images.size and high - low < 7:
+        raise UserError(
+            f"{origin} are uint8 from {low} to {high}, expected 0 to 255. If they were "
+            "divided by 255, save them as they were; if they have other values for "
+            f"black and white, declare them: value_range=({low}, {max(high, 1)}), say."
+        )
 
 
 def count_classes(labels: np.ndarray, most: int, origin: str) -> int:
@@ -265,8 +295,10 @@ def statistics(
       origin: where they come from, for the error message.
 
     Raises:
-      UserError: if a channel has the same value everywhere.
+      UserError: if a channel has the same value everywhere, or all have fewer than 8
+        shades.
     """
+    check_shades(images, origin)
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.shape[-1]):

@@ -5,12 +5,14 @@ files of the MedMNIST collection have this form already.
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from jaxkd.core import arrays
 from jaxkd.core import class_names as given_names
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Range, Stretch
 from jaxkd.core.source import (
     ArraySource,
     Dataset,
@@ -30,7 +32,7 @@ def load(
     classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
     test_split: str = "test",
-    value_range: tuple[float, float] | None = None,
+    value_range: Annotated[Stretch, Range(None)] | None = None,
 ) -> Dataset:
     """Reads the file; nothing in it is executed.
 
@@ -39,7 +41,8 @@ def load(
         ``[n]`` or ``[n, 1]``.
       classes: number of classes; the largest training label plus one if not given, and
         then each class must have a training example.
-      class_names: one per class; the numbers if not given.
+      class_names: one per class; the numbers if not given, by which classes are then
+        joined with those of other runs.
       test_split: arrays to evaluate on, such as ``"val"`` for ``val_images``.
       value_range: the values of black and white; needed unless images are uint8, such
         as ``(0.0, 1.0)`` for floats or ``(0, 65535)`` for uint16. They are rounded to
@@ -69,6 +72,7 @@ def load(
         raise UserError(f"{len(names)} class_names were given, expected {classes}.")
     mean, std = statistics(train.arrays["image"], str(path))
     info = Info(Path(path).stem, classes, shape, mean, std, names)
+    info = info._replace(numbered=class_names is None)
     return Dataset(info, lambda seed: train, test)
 
 

@@ -104,7 +104,10 @@ def load(
     if mean is None or std is None:
         mean, std = _statistics(train_source, channels, dataset)
     rule = "" if size is None else CENTER_CROP
-    info = Info(dataset, len(names), shape, tuple(mean), tuple(std), names, rule)
+    numbered = names == tuple(map(str, range(len(names))))  # of labels without names
+    info = Info(
+        *(dataset, len(names), shape, tuple(mean), tuple(std), names, rule, numbered)
+    )
     plain = Dataset(info, lambda seed: train_source, test_source)
     if size is None:
         return plain

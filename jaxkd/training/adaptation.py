@@ -177,17 +177,7 @@ def classes(
     array = isinstance(outputs, jax.ShapeDtypeStruct)
     if array and outputs.shape[-1:] != (trained.num_classes,):
         return ()  # It does not answer in classes.
-    if not (info.class_names and trained.class_names):
-        if info.num_classes == trained.num_classes:
-            return ()
-        raise UserError(
-            f"{whose} tells {trained.num_classes} classes apart, whose names are not "
-            f"known, and the data have {info.num_classes}. If these are among them, "
-            "convert it with --classes=NAMES.txt, a class name a line in the order of "
-            "its outputs. If they are others, fine-tune it on the data first: a run of "
-            "its own whose config.init_from is that folder."
-        )
-    found = class_names.positions(info.class_names, trained.class_names, whose)
+    found = class_names.join(info, trained, whose)
     if found and not array:
         raise UserError(
             f"{whose} numbers its classes otherwise ({', '.join(trained.class_names)}) "

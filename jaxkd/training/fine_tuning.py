@@ -195,9 +195,9 @@ def _positions(info: Info, trained: Info | None) -> tuple[int, ...] | None:
         return ()
     if not set(info.class_names) <= set(trained.class_names):
         return None
-    return class_names.positions(
-        info.class_names, trained.class_names, "The network of config.init_from"
-    )
+    if info.numbered and info.num_classes != trained.num_classes:
+        return None  # Which of its classes these are is not known.
+    return class_names.join(info, trained, "The network of config.init_from")
 
 
 # Cached, so that students that start alike hold one function.

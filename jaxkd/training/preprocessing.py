@@ -42,6 +42,7 @@ def describe(info: Info, view: ConfigDict | Mapping[str, Any]) -> dict[str, Any]
         "view": configs.resolved(ConfigDict(view)),
         "num_classes": info.num_classes,
         "class_names": list(info.class_names),
+        "numbered": info.numbered,
     }
 
 
@@ -80,6 +81,7 @@ def _info(record: Mapping[str, Any], path: Path) -> Info:
             std=tuple(record["std"]),
             class_names=tuple(record["class_names"]),
             resize=record.get("resize", ""),
+            numbered=record.get("numbered", False),
         )
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -8,6 +8,8 @@ from jaxkd.core.source import (
     Dataset,
     Info,
     check_labels,
+    check_layout,
+    check_shades,
     statistics,
 )
 
@@ -70,6 +72,43 @@ def test_statistics_match_numpy():
     mean, std = statistics(images, "here")
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((9, 3, 8, 8), (9, 1, 28, 20), (9, 4, 5, 6), (9, 3, 300, 224)),
+        *((9, 2, 28, 28), (9, 5, 6, 6), (0, 5, 224, 224), (9, 3, 6, 6)),
+    ],
+)
+def test_evident_channels_first(shape):
+    with pytest.raises(UserError, match=r"transpose\(0, 2, 3, 1\)"):
+        check_layout(shape, "mine")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((9, 8, 8, 3), (9, 28, 20, 1), (9, 6, 6, 5), (9, 5, 5, 5), (9, 224, 224, 12)),
+        # It may be either; see the docstring.
+        *((9, 3, 4, 4), (9, 2, 28, 20), (9, 3, 8, 3), (9, 1, 28, 3)),
+        *((9, 3, 8), (9, 3, 8, 8, 8)),
+    ],
+)
+def test_images_that_may_be_channels_last(shape):
+    check_layout(shape, "mine")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 6), (249, 255), (9, 9)])
+def test_uint8_images_of_few_shades_are_refused(low, high):
+    images = np.full((3, 4, 4, 1), low, np.uint8)
+    images[1, 2] = high
+    message = rf"mine are uint8 from {low} to {high}, expected 0 to 255.*divided by 255"
+    for check in (check_shades, statistics):
+        with pytest.raises(UserError, match=message):
+            check(images, "mine")
+    images[1, 2] = low + 7 if low < 200 else low - 7
+    check_shades(images, "mine")
 
 
 def test_a_constant_channel_is_refused():

@@ -31,6 +31,8 @@ def test_arrays_come_back(write):
     dataset = npz.load(write())
     assert dataset.info[:3] == ("mine", 4, (6, 5, 3))
     assert dataset.info.class_names == ("0", "1", "2", "3")
+    assert dataset.info.numbered
+    assert not npz.load(write(), class_names=tuple("0123")).info.numbered
     for source, split in ((dataset.train(0), "train"), (dataset.test, "test")):
         np.testing.assert_array_equal(
             source.arrays["image"], arrays()[f"{split}_images"]
@@ -94,6 +96,13 @@ def test_images_of_other_ranges(write, dtype, value_range):
         (np.full(12, np.nan), (0, 1), "from nan to nan, expected values within"),
         (np.linspace(0, 1, 12), (0, 255), "fewer than 8 of 256 shades"),
         (np.arange(12) + 0j, (0, 255), "complex128"),
+        (
+            np.arange(12).astype(np.uint8) % 2,
+            None,
+            "uint8 from 0 to 1, .*divided by 255",
+        ),
+        (np.arange(12).astype(np.uint8) % 2, (0, 255), "fewer than 8 of 256 shades"),
+        (np.linspace(0, 1, 12), (0.5, 0.5), "black below white"),
     ],
 )
 def test_images_whose_range_is_not_declared_or_wrong(
@@ -102,6 +111,16 @@ def test_images_whose_range_is_not_declared_or_wrong(
     images = np.broadcast_to(images[:, None, None, None], (12, 6, 5, 3))
     with pytest.raises(UserError, match=message):
         npz.load(write(train_images=images), value_range=value_range)
+
+
+def test_uint8_images_of_zeros_and_ones_by_their_range(write):
+    ones = [arrays()[f"{split}_images"] % 2 for split in ("train", "test")]
+    path = write(train_images=ones[0], test_images=ones[1])
+    found = npz.load(path, value_range=(0, 1)).test.arrays["image"]
+    np.testing.assert_array_equal(found, 255 * ones[1])
+    mixed = write(test_images=ones[1])  # one split divided, one not
+    with pytest.raises(UserError, match="test_images are uint8 from 0 to 1"):
+        npz.load(mixed)
 
 
 def test_other_split_to_evaluate_on(write):
@@ -138,13 +157,20 @@ def test_other_split_to_evaluate_on(write):
             {"test_images": np.zeros((5, 1, 28, 20), np.uint8)},
             r"test_images are \(5, 1, 28, 20\), which would",
         ),
+        (
+            {"train_images": np.zeros((12, 2, 8, 8), np.uint8)},
+            r"2 x 8 pixels with 8 channels.*images.transpose\(0, 2, 3, 1\)",
+        ),
         ({"train_labels": np.zeros(11, int)}, r"train_labels are \(11,\)"),
         ({"train_labels": np.zeros(12)}, "labels have dtype float64"),
         ({"train_labels": np.array(["cat"] * 12)}, "labels have dtype <U3"),
         ({"train_images": np.zeros((0, 6, 5, 3), np.uint8)}, r"train_labels are \(12,"),
         ({"train_labels": np.arange(12) - 1}, "train_labels: example 0 has label -1"),
         ({"test_labels": np.arange(5)}, "test_labels: example 4 has label 4"),
-        ({"test_images": np.zeros((5, 6, 6, 3), np.uint8)}, r"are \(6, 6, 3\)"),
+        (
+            {"test_images": np.arange(540).astype(np.uint8).reshape(5, 6, 6, 3)},
+            r"are \(6, 6, 3\)",
+        ),
         ({"train_labels": np.array([{}] * 12)}, "arrays: it holds Python objects"),
     ],
 )
