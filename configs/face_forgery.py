@@ -104,6 +104,7 @@ def quick() -> ConfigDict:
     config.data.update({"train": 128, "test": 1, "size": 16})
     config.seeds = (1,)
     config.duration = config.eval_every = config.checkpoint_every = 6
+    config.optim.warmup = 1
     return config
 
 

@@ -47,6 +47,7 @@ def quick() -> ConfigDict:
     for part in (config, config.needs.teacher):
         part.data.update({"per_identity": 8, "pairs": 600})
         part.duration = part.eval_every = part.checkpoint_every = 20.0
+        part.optim.warmup = 2.0
     rows = recipes.face_rows()
     config.students = configs.students(
         {name: rows[name] for name in ("labels", "labels+direction")}

@@ -164,6 +164,7 @@ def quick() -> ConfigDict:
         part.batch_size = part.eval_batch_size = 16
         part.data.test_pairs = 32
         part.duration = part.eval_every = part.checkpoint_every = 6.0
+        part.optim.warmup = 1.0
     return config
 
 

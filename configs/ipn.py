@@ -34,6 +34,7 @@ def quick() -> ConfigDict:
     for part in (config, config.needs.teacher):
         part.data.update({"per_identity": 8, "pairs": 600})
         part.duration = part.eval_every = part.checkpoint_every = 20.0
+        part.optim.warmup = 2.0
     rows = {name: config.students[name].to_dict() for name in ("strided", "ipn")}
     config.students = configs.students(rows)
     return config

@@ -70,6 +70,7 @@ def quick() -> ConfigDict:
         part.data.update({"side": 64, "train": 24, "test": 12})
         part.duration = part.eval_every = part.checkpoint_every = 6.0
         part.optim.warmup, part.eval_batch_size = 1.0, 6
+    config.students.msad.loss.warmup = config.needs.teacher.loss.warmup = 3.0
     return config
 
 

@@ -185,6 +185,7 @@ def quick() -> ConfigDict:
         part.data.update(data)
         part.batch_size = 16
         part.duration = part.eval_every = part.checkpoint_every = 10.0
+        part.optim.warmup = 1.0
     return config
 
 

@@ -70,6 +70,7 @@ def test_the_run(root, tmp_path, variant):
     units = {"duration": "2", "second": "resnet8"} if variant else {"duration": "2"}
     config = _config(root, variant, **units)
     config.allow_weak_teacher = True  # They have hardly been trained.
+    config.students.rld.loss.warmup = 1.0
     for need in config.needs.values():
         need.duration, need.batch_size = 2.0, 8
     for each in (config, *config.needs.values()):

@@ -12,6 +12,11 @@ from jaxkd.core import console
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 
+BY_NUMBER = (
+    "classes are joined by their numbers, since their names are not known "
+    "(config.data.class_names of npz files, --classes of from-torch)"
+)
+
 
 def read(classes: Sequence[str] | str) -> tuple[str, ...]:
     """Returns class names.
@@ -97,7 +102,7 @@ def join(data: Info, trained: Info, whose: str) -> tuple[int, ...]:
     Raises:
       UserError: as ``positions``; or if numbers have to do, and there are others.
     """
-    if not _by_number(data, trained):
+    if not by_number(data, trained):
         return positions(data.class_names, trained.class_names, whose)
     if data.num_classes != trained.num_classes:
         raise UserError(
@@ -112,23 +117,20 @@ def join(data: Info, trained: Info, whose: str) -> tuple[int, ...]:
             "config.init_from is that folder."
         )
     if data != trained:
-        console.announce(
-            f"{data.name}: class 0 is taken for the first one of {_within(whose)}, and "
-            "so on, since class names are not known (config.data.class_names of npz "
-            "files, --classes of from-torch)."
-        )
+        console.announce(f"{data.name}: {whose}: {BY_NUMBER}")
     return ()
 
 
-def _by_number(data: Info, trained: Info) -> bool:
-    """Tells whether classes can be joined by nothing but their numbers."""
+def by_number(data: Info, trained: Info) -> bool:
+    """Tells whether classes can be joined by nothing but their numbers.
+
+    Args:
+      data: description of the data.
+      trained: that of the data which a network was trained on.
+    """
     if not (data.class_names and trained.class_names):
         return True
     return data.numbered and set(data.class_names) <= set(trained.class_names)
-
-
-def _within(whose: str) -> str:
-    return whose[0].lower() + whose[1:]
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ OPTIM: Mapping[str, Any] = {
 # How the logits of several teachers become those of one.
 TEACHERS: Mapping[str, Any] = {
     "combine": Literal["logits", "probabilities"],
-    "weights": Annotated[Mapping[str, float], POSITIVE],
+    "weights": Mapping[str, Any],
 }
 TARGETS: Mapping[str, Any] = {"visits": _Whole, "cache": bool, "top_k": _Whole}
 # -1 takes the devices that are left.
@@ -220,6 +220,8 @@ def _check_teachers(config: ConfigDict) -> None:
                 f"config.teachers.weights has {name!r}, which is no needed run: "
                 f"{', '.join(config.needs) or 'there is none'}."
             )
+        where = f"config.teachers.weights.{name}"
+        options.check_type(weights[name], Annotated[float, POSITIVE], where)
 
 
 def _check_targets(targets: ConfigDict) -> None:

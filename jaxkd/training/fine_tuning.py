@@ -191,13 +191,16 @@ def _head(
 
 def _positions(info: Info, trained: Info | None) -> tuple[int, ...] | None:
     """Returns where the classes are in the head; None where they are not known."""
-    if trained is None or not (info.class_names and trained.class_names):
+    if trained is None or not info.num_classes:
         return ()
+    if class_names.by_number(info, trained):
+        # Of another number of classes it is not known which of them these are.
+        return () if info.num_classes == trained.num_classes else None
     if not set(info.class_names) <= set(trained.class_names):
         return None
-    if info.numbered and info.num_classes != trained.num_classes:
-        return None  # Which of its classes these are is not known.
-    return class_names.join(info, trained, "The network of config.init_from")
+    return class_names.positions(
+        info.class_names, trained.class_names, "The network of config.init_from"
+    )
 
 
 # Cached, so that students that start alike hold one function.
@@ -241,4 +244,7 @@ def report(plan: Plan, config: ConfigDict, trained: Info | None, info: Info) -> 
         )
     if plan.sorted:
         return line + "; the head's classes are selected and sorted by their names"
-    return line + "; the head is kept"
+    line += "; the head is kept"
+    if trained and info != trained and class_names.by_number(info, trained):
+        line += f"; {class_names.BY_NUMBER}"
+    return line

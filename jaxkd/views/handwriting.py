@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core import lookup
-from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import PartInterval, PositiveInterval
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
@@ -78,7 +77,6 @@ def handwriting(
       UserError: if a number is out of its range.
     """
     del info
-    _check_ranges(scale=scale, thickness=thickness, gain=gain, crop=crop, ratio=ratio)
 
     def distort(key: jax.Array, ink: jax.Array, side: int, crop: Range) -> jax.Array:
         keys = jax.random.split(key, 4)
@@ -322,12 +320,3 @@ def _jitter(key, ink: jax.Array, policy: _Natural) -> jax.Array:
     paper = jnp.where(draw[2] < 0.8, changed, paper)
     solar = jnp.where(paper >= 0.5, 1 - paper, paper)
     return 1 - jnp.where(draw[3] < policy.solarize, solar, paper)
-
-
-def _check_ranges(**ranges: Range) -> None:
-    for name, pair in ranges.items():
-        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-            raise UserError(
-                f"{name} of view 'handwriting' is {tuple(pair)}, expected (low, high) "
-                "with 0 < low <= high."
-            )

@@ -58,7 +58,6 @@ def mixed_low(
     options = dict(base)
     other = views.build(str(options.pop("name", "")), info, **options)
     full = _check(info, sides, kernels, probability)
-    degrade.check_ranges(blur=blur, noise=noise)
     last = min(sides) if evaluate_at is None else evaluate_at
     if not 1 <= last <= full:
         raise UserError(f"evaluate_at is {last}, expected 1 to {full}.")

@@ -34,7 +34,7 @@ NAMELESS = info((), count=3)
 def test_classes_are_joined(data, trained, positions, announced, capsys):
     assert class_names.join(data, trained, "The network") == positions
     said = capsys.readouterr().err
-    assert ("class 0 is taken for the first one of the network" in said) == announced
+    assert ("The network: classes are joined by their numbers" in said) == announced
     assert said.count("\n") == announced
 
 

@@ -216,6 +216,7 @@ def test_a_run_trains_adapters_beside_the_bits_of_its_needed_run(tmp_path):
         part.data.update({"test_pairs": 12, "described": ("slantness", "size")})
         part.seeds, part.batch_size, part.eval_batch_size = (0,), 8, 12
         part.duration = part.eval_every = part.checkpoint_every = 4.0
+        part.optim.warmup = 1.0
     results = train(config, tmp_path)
     base = checkpoint.load_member(tmp_path / "captions/checkpoints", "last")["params"]
     tuned = checkpoint.load_member(tmp_path / "checkpoints", "last")["params"]

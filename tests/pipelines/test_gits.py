@@ -420,7 +420,7 @@ def test_a_reference_of_another_size(model_file, tmp_path):
 def needed(init_from="", **changed):
     run = diffusion.digits()
     run.update(name="tiny", duration=4, eval_every=4, checkpoint_every=4, **changed)
-    run.batch_size, run.steps_per_call = 8, 4
+    run.batch_size, run.steps_per_call, run.optim.warmup = 8, 4, 1
     run.model = ConfigDict(
         {"name": "song_unet", "model_channels": 8, "channel_mult": (1,)}
     )

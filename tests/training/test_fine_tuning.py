@@ -7,8 +7,9 @@ from flax import traverse_util
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import Info
 from jaxkd.train import train
-from jaxkd.training import build, preprocessing
+from jaxkd.training import build, fine_tuning, preprocessing
 from tests.conftest import squares_config, write_squares
 
 HEAD = ("params", "fc")
@@ -67,6 +68,23 @@ def test_the_same_classes_keep_their_columns(make, finished_run, tmp_path):
         path = (*HEAD, name)
         expected = np.take(old[path], [3, 0, 2, 1], axis=axis)
         np.testing.assert_array_equal(new[path], expected)
+
+
+def test_classes_without_names_keep_a_head_of_as_many():
+    """And say so; of another number they have a new one."""
+    shape = (6, 6, 1), (0.5,), (0.2,)
+    trained = Info("there", 3, *shape, tuple("012"), numbered=True)
+    other = trained._replace(name="here")
+    fewer = Info("here", 2, *shape, tuple("01"), numbered=True)
+    meant = fewer._replace(numbered=False)
+    found = [fine_tuning._positions(one, trained) for one in (other, fewer, meant)]
+    assert found == [(), None, (0, 1)]
+    config = configs.default()
+    for info, said in ((other, True), (trained, False), (meant, False)):
+        line = fine_tuning.report(fine_tuning.Plan(), config, trained, info)
+        assert (
+            "the head is kept" in line and ("joined by their numbers" in line) == said
+        )
 
 
 def test_what_does_not_fit_is_refused(make, finished_run):

@@ -104,10 +104,13 @@ def test_more_padding_than_image_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("glyph", "shift"), ("recolour", "shift"), ("ct", "depth_shift")]
+    ("name", "option"),
+    [("glyph", "shift"), ("recolour", "shift"), ("ct", "depth_shift")],
 )
 def test_shifts_beyond_the_image_are_refused(name, option):
-    with pytest.raises(UserError, match=rf"config.view.{option} is 30, but images have"):
+    with pytest.raises(
+        UserError, match=rf"config.view.{option} is 30, but images have"
+    ):
         views.build(name, INFO, **{option: 30})
 
 
