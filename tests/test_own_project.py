@@ -121,6 +121,8 @@ def test_mistakes_in_images_are_named(workdir):
     for images in (np.zeros((2, 16, 16, 3)), np.zeros((16, 16, 3), np.uint8)):
         with pytest.raises(UserError, match=r"expected uint8 \('n', 16, 16, 3\)"):
             model.predict(images)
+    with pytest.raises(UserError, match=r"uint8 from 0 to 1, .*not divided by 255"):
+        model.predict(np.eye(16, dtype=np.uint8)[None, :, :, None].repeat(3, 3))
     with pytest.raises(UserError, match="at least one"):
         model.predict(np.zeros((0, 16, 16, 3), np.uint8))
 

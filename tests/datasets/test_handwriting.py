@@ -61,7 +61,7 @@ def test_errors():
         load(labelled=0)
     with pytest.raises(UserError, match="task is 'words'"):
         load(task="words")
-    with pytest.raises(UserError, match="samples=0"):
+    with pytest.raises(UserError, match="samples is 0, expected a whole number > 0"):
         load(samples=0)
 
 

@@ -131,7 +131,7 @@ def test_errors_of_options():
     spec = SPEC._replace(num_examples=None)
     with pytest.raises(UserError, match="held in memory"):
         methods.make("crrcd", spec, {"negatives": 5})
-    with pytest.raises(UserError, match="expected a number > 0"):
+    with pytest.raises(UserError, match="expected a number >= 1e-06"):
         methods.make("crrcd", SPEC, {"temperature": 0.0})
     with pytest.raises(UserError, match=r"model\.input"):
         methods.make("aird", SPEC._replace(input_key="image"), {})

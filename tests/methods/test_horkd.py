@@ -129,7 +129,7 @@ def test_errors_of_options():
     for options, message in (
         ({"extra_relations": {"crd": 1.0}}, "cc, darkrank, pkt, sp"),
         ({"third_weight": -1.0}, ">= 0"),
-        ({"fade": (2.0, 1.0)}, "begins to fall"),
+        ({"fade": (2.0, 1.0)}, "fade is .*, expected the lower one first"),
         ({"eval_sizes": (4, 16)}, "from 1 to 8"),
     ):
         with pytest.raises(UserError, match=message):
