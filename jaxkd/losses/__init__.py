@@ -43,6 +43,14 @@ from jaxkd.losses.correction import (
     revise_labels,
     swap_labels,
 )
+from jaxkd.losses.decoupled import (
+    dkd,
+    masked_correlation,
+    non_target_class_kd,
+    rld,
+    sample_confidence,
+    target_class_kd,
+)
 from jaxkd.losses.detection import focal, giou, iou_loss, overlap, pyramid_distance
 from jaxkd.losses.feature import (
     adaptive_average_pool,
@@ -76,18 +84,7 @@ from jaxkd.losses.label_graph import (
 )
 from jaxkd.losses.language import chunked_cross_entropy
 from jaxkd.losses.localization import boundary_loss, edge_ring, structure_loss
-from jaxkd.losses.logit import (
-    combine_logits,
-    cross_entropy,
-    dkd,
-    kd,
-    masked_correlation,
-    non_target_class_kd,
-    rld,
-    sample_confidence,
-    standardize,
-    target_class_kd,
-)
+from jaxkd.losses.logit import combine_logits, cross_entropy, kd, standardize
 from jaxkd.losses.metric import arcface, distance_weighted_triplet
 from jaxkd.losses.multilevel import (
     batch_correlation,
