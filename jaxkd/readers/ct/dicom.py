@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.core.errors import UserError
-from jaxkd.readers.ct import headers, stacks, volumes
+from jaxkd.readers.ct import dicom_files, stacks, volumes
 from jaxkd.readers.ct import series as ct_series
-from jaxkd.readers.ct.headers import Slice, library
+from jaxkd.readers.ct.dicom_files import library
+from jaxkd.readers.ct.headers import Slice
 from jaxkd.readers.ct.series import Series, Survey
 from jaxkd.readers.ct.volumes import AIR, Volume
 
@@ -218,8 +219,8 @@ def _hounsfield(header: Slice, files: dict[Path, np.ndarray]) -> tuple[np.ndarra
 
 def _pixels(header: Slice) -> np.ndarray:
     try:
-        data = headers.load(header.path)
-        headers.check_pixels(header.path, data)
+        data = dicom_files.load(header.path)
+        dicom_files.check_pixels(header.path, data)
         return np.asarray(data.pixel_array)
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxkd.readers import listing
-from jaxkd.readers.ct import headers, volumes
+from jaxkd.readers.ct import dicom_files, headers, volumes
 from jaxkd.readers.ct.headers import Aside, Slice
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -88,7 +88,7 @@ def survey(folder: Path, exclude: Collection[Path] = ()) -> Survey:
 
 def survey_files(paths: Iterable[Path]) -> Survey:
     """Likewise, of given files."""
-    headers.library()
+    dicom_files.library()
     slices: list[Slice] = []
     aside: list[Aside] = []
     for path in paths:
@@ -113,7 +113,7 @@ def survey_files(paths: Iterable[Path]) -> Survey:
 
 def is_dicom(path: Path) -> bool:
     """Tells whether a file has a DICOM header, whatever it holds."""
-    if headers.has_magic(path):
+    if dicom_files.has_magic(path):
         return True
     found = headers.read(path)
     return not isinstance(found, Aside) or bool(found.series)

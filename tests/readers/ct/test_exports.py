@@ -16,7 +16,7 @@ nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
 
 from jaxkd.readers.ct import __main__ as command  # noqa: E402
-from jaxkd.readers.ct import dicom, dicom_writing, headers, nifti, series  # noqa: E402
+from jaxkd.readers.ct import dicom, dicom_files, dicom_writing, headers, nifti, series  # noqa: E402
 from tests.readers.ct import exports  # noqa: E402
 
 ARRAY, AFFINE = exports.volume()
@@ -88,7 +88,7 @@ def test_files_without_group_of_the_file_are_read(folder, implicit):
         data = pydicom.Dataset()
         data.update(pydicom.dcmread(path))
         data.save_as(path, implicit_vr=implicit, little_endian=True)
-        assert not headers.has_magic(path)
+        assert not dicom_files.has_magic(path)
     np.testing.assert_array_equal(accepted(folder).voxels, WANTED)
 
 
