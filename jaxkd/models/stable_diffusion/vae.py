@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.models.conv import conv_general_dilated
-from jaxkd.models.stable_diffusion.unet import (
+from jaxkd.models.stable_diffusion.unet_blocks import (
     Downsample,
     ResidualBlock,
     Upsample,
-    _conv,
-    _group_norm,
+    conv_with_bias,
+    group_norm,
 )
 
 _EPSILON = 1e-6
@@ -114,7 +114,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, height, width, channels]`` to moments of latents."""
-        x = _conv(self.widths[0], 3, dtype=self.dtype, name="conv_in")(x)
+        x = conv_with_bias(self.widths[0], 3, dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.widths):
             for j in range(self.layers_per_block):
                 name = f"down_blocks_{i}_resnets_{j}"
@@ -123,8 +123,10 @@ class Encoder(nn.Module):
                 name = f"down_blocks_{i}_downsamplers_0"
                 x = Downsample(self.dtype, far_side_only=True, name=name)(x)
         x = _middle(x, self.groups, self.dtype)
-        x = _group_norm(self.groups, _EPSILON, self.dtype, "conv_norm_out")(x)
-        return _conv(self.outputs, 3, dtype=self.dtype, name="conv_out")(jax.nn.silu(x))
+        x = group_norm(self.groups, _EPSILON, self.dtype, "conv_norm_out")(x)
+        return conv_with_bias(self.outputs, 3, dtype=self.dtype, name="conv_out")(
+            jax.nn.silu(x)
+        )
 
 
 class Decoder(nn.Module):
@@ -139,7 +141,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, h, w, latent channels]`` to images of eight times the size."""
-        x = _conv(self.widths[-1], 3, dtype=self.dtype, name="conv_in")(x)
+        x = conv_with_bias(self.widths[-1], 3, dtype=self.dtype, name="conv_in")(x)
         x = _middle(x, self.groups, self.dtype)
         for i, width in enumerate(reversed(self.widths)):
             for j in range(self.layers_per_block + 1):
@@ -147,8 +149,10 @@ class Decoder(nn.Module):
                 x = _residual(width, self.groups, self.dtype, name)(x)
             if i < len(self.widths) - 1:
                 x = Upsample(self.dtype, name=f"up_blocks_{i}_upsamplers_0")(x)
-        x = _group_norm(self.groups, _EPSILON, self.dtype, "conv_norm_out")(x)
-        return _conv(self.outputs, 3, dtype=self.dtype, name="conv_out")(jax.nn.silu(x))
+        x = group_norm(self.groups, _EPSILON, self.dtype, "conv_norm_out")(x)
+        return conv_with_bias(self.outputs, 3, dtype=self.dtype, name="conv_out")(
+            jax.nn.silu(x)
+        )
 
 
 class PixelAttention(nn.Module):
@@ -166,7 +170,7 @@ class PixelAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, h, w, channels]`` to the same shape."""
         width = x.shape[-1]
-        h = _group_norm(self.groups, _EPSILON, self.dtype, "group_norm")(x)
+        h = group_norm(self.groups, _EPSILON, self.dtype, "group_norm")(x)
         h = h.reshape(x.shape[0], -1, 1, width)
         q, k, v = (
             nn.Dense(width, dtype=self.dtype, name=name)(h)
