@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxkd.convert.paligemma import names
+from jaxkd.convert.paligemma import names, sizes
 from jaxkd.convert.paligemma.files import INDEX, SINGLE, TensorFile, open_tensors
 from jaxkd.convert.paligemma.peft import load_adapter, save_adapter
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_tensors
-from jaxkd.models.paligemma import PRESETS, PaliGemmaConfig, lora
+from jaxkd.models.paligemma import PRESETS, PaliGemmaConfig, SiglipConfig, lora
 
 __all__ = [
     "load_adapter",
@@ -122,7 +122,7 @@ def save_paligemma(
         old.unlink(missing_ok=True)
     _write_shards(folder, leaves, flat, family, shard_bytes)
     dtype = str(flat["llm/embedder/input_embedding"].dtype)
-    described = names.describe(dataclasses.replace(config, dtype=dtype))
+    described = sizes.describe(dataclasses.replace(config, dtype=dtype))
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
@@ -174,7 +174,7 @@ def _check(file: TensorFile) -> PaliGemmaConfig:
         return config
     found = names.canonical_names(file.shapes, file.path)
     shapes = {key: file.shapes[name] for key, name in found.items()}
-    config = names.infer(shapes, file.described, file.path)
+    config = sizes.infer(shapes, file.described, file.path)
     if names.HEAD in found:
         _check_head(file, found)
         shapes.pop(names.HEAD)
@@ -224,11 +224,11 @@ def _infer_stacked(file: TensorFile) -> PaliGemmaConfig:
         depth, heads, width, head_dim = size["query"]
         kv_heads = size["keys"][2]
         described = file.described.get("vision_config", {})
-        image_shape = names.image_shape(
+        image_shape = sizes.image_shape(
             described.get("image_size"), size["positions"][1], patch, file.path
         )
         return PaliGemmaConfig(
-            names.SiglipConfig(
+            SiglipConfig(
                 image_shape,
                 patch,
                 vision_width,
