@@ -23,7 +23,14 @@ from jaxkd.core.source import (
 from jaxkd.core.writers import write_json
 from jaxkd.readers import images
 from jaxkd.report import statistics
-from jaxkd.training import adaptation, build, input_pipeline, options, preprocessing
+from jaxkd.training import (
+    adaptation,
+    build,
+    components,
+    input_pipeline,
+    options,
+    preprocessing,
+)
 from jaxkd.training import workdir as workdirs
 
 Results = dict[str, np.ndarray]
@@ -96,7 +103,8 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, use: str) -> str:
     saved.batch_size, saved.accumulate = jax.device_count(), 1
     trained = preprocessing.read(workdir)
     saved.data = _decoded_as_trained(saved.data, trained)
-    dataset = _as_trained(_with_train(build.load_data(saved), saved.seeds[0]), trained)
+    dataset = _with_train(components.load_data(saved), saved.seeds[0])
+    dataset = _as_trained(dataset, trained)
     if config is not None:
         saved.view = _choose_view(saved, config, dataset)
     run = build.build(saved, dataset, workdir=workdir)
@@ -230,7 +238,7 @@ def _choose_view(saved: ConfigDict, given: ConfigDict, dataset: Dataset) -> Conf
     """
     if configs.resolved(given.view) == configs.resolved(saved.view):
         return saved.view
-    own, other = (build.build_view(one, dataset.info) for one in (saved, given))
+    own, other = (components.build_view(one, dataset.info) for one in (saved, given))
     example = dataset.example(dataset.train(saved.seeds[0]))
     if adaptation.differ_in_scale_alone(own, other, example):
         return saved.view

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint, console, sharding, study, writers
+from jaxkd.core import checkpoint, checkpoint_saving, console, sharding, study, writers
 from jaxkd.core import config as configs
 from jaxkd.core.cadence import Cadence
-from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.metric_accumulator import MetricAccumulator
 from jaxkd.core.preemption import StopRequest, never_stop
@@ -151,7 +151,7 @@ def _start(
     """Initialises a state like ``expected``, or restores the newest checkpoint."""
     init = functools.partial(program.init, run)
     hashes = {name: one.hash for name, one in frozen.items()}
-    checkpoint.check_space(checkpoints.directory, expected)
+    checkpoint_saving.check_space(checkpoints.directory, expected)
     checkpoints.set_aside_damaged()
     if checkpoints.latest() is None:
         # Drawing weights is quick; optimising the program that does it on CPU is not.

@@ -11,7 +11,7 @@ from jaxkd import evaluate
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.evaluate import Evaluator, evaluate_run
-from jaxkd.training import build, input_pipeline
+from jaxkd.training import build, components, input_pipeline
 from jaxkd.training import workdir as workdirs
 from tests.conftest import squares_config, write_squares
 
@@ -110,7 +110,7 @@ def test_classes_are_joined_by_name_and_images_normalised_as_trained(
 
 def test_a_view_that_normalises_otherwise_does_not_count(finished_run, capsys):
     saved = workdirs.read_config(finished_run[0])
-    dataset = build.load_data(saved)
+    dataset = components.load_data(saved)
     other = workdirs.read_config(finished_run[0])
     other.view = ConfigDict({"name": "signed"})
     assert evaluate._choose_view(saved, other, dataset).name == "plain"

@@ -18,7 +18,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.evaluate import evaluate_run
 from jaxkd.predictors.classification import predict_files
 from jaxkd.train import train
-from jaxkd.training import build, preprocessing
+from jaxkd.training import build, components, preprocessing
 from jaxkd.training import workdir as workdirs
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def configuration(root, **data):
 def by_hand(workdir, image):
     """The probabilities of one uint8 image, through the network and NumPy alone."""
     config = workdirs.read_config(workdir)
-    network = build.build_network(config, 2)
+    network = components.build_network(config, 2)
     (student,) = json.loads((workdir / "results.json").read_text())["students"]
     variables = checkpoint.load_member(workdir / "checkpoints", "last", student, 0)
     info = preprocessing.read(workdir)

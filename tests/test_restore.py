@@ -22,7 +22,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tests import test_restore
-from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core.checkpoint_saving import Checkpoints
 
 saves, save = [], Checkpoints.save
 def save_twice(self, step, *rest):

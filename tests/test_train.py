@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxkd import train as training
 from jaxkd.core import checkpoint, integrity
 from jaxkd.core import config as configs
-from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.train import train

@@ -23,7 +23,8 @@ from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset
 from jaxkd.training import program, target_cache
-from jaxkd.training.build import Run, build, load_data
+from jaxkd.training.build import Run, build
+from jaxkd.training.components import load_data
 
 # The step is compiled to be looked at, not to be run: this takes a fifth of the time.
 _OPTIONS = {"exec_time_optimization_effort": -1.0}

@@ -1,35 +1,25 @@
-"""Checkpoints of a run through Orbax: asynchronous, the newest few, resumable.
+"""Reads the checkpoints of a run: whole groups, one member, the record.
 
-A checkpoint holds the training state, each member's best parameters and a small JSON
-record: which members, which frozen teachers, the configuration, and a hash of each
-array, which is compared whenever it is read. Frozen teachers themselves are never
-saved. Restoring always names the expected shapes and shardings, so a run may be resumed
-on other devices than it was started on.
+A checkpoint is a folder of Orbax. It holds the training state, each member's best
+parameters and a small JSON record: which members, which frozen teachers, the
+configuration, and a hash of each array, which is compared whenever it is read. They are
+written by ``checkpoint_saving``.
 """
 
 import contextlib
-import dataclasses
-import json
 import re
-import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxkd.core import aliases, disk, integrity, parsing
-from jaxkd.core.distributed import from_first
+from jaxkd.core import aliases, integrity, parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import Group
 
-_ITEMS = ("state", "best", "meta")
-# Orbax measures waiting by the clock on the wall: one that is set a day forward must
-# not look like a disk that hangs.
-_PATIENCE = 365 * 24 * 3600
 _HASHES = integrity.HASHES
 _ADVICE = (
     "Bring back a copy of it; or move it away, and the training command goes on from "
@@ -37,195 +27,7 @@ _ADVICE = (
 )
 
 
-class Restored(NamedTuple):
-    """What a checkpoint held."""
-
-    state: Any
-    best: Any
-    meta: dict[str, Any]
-
-
-class Checkpoints:
-    """The checkpoints of one run, a context manager."""
-
-    def __init__(self, directory: Path, keep: int):
-        self.directory = directory.absolute()
-        alone = jax.process_count() == 1
-        waiting = ocp.options.AsyncOptions(
-            **({"timeout_secs": _PATIENCE} if alone else {}),
-            # Else threads wait for a folder that another could not make.
-            create_directories_asynchronously=False,
-        )
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, async_options=waiting)
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=_ITEMS
-        )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            with disk.writing("a checkpoint", self.directory):
-                self._manager.close()
-        except Exception:
-            # An error that is already on its way tells more than this one.
-            if error is None:
-                raise
-
-    def latest(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
-
-    def save(self, step: int, state: Any, best: Any, meta: dict[str, Any]) -> None:
-        """Starts to save; returns once the arrays are copied from the device.
-
-        Raises:
-          UserError: if it cannot be written, or the previous one could not be.
-        """
-        hashes = integrity.leaf_hashes({"state": state, "best": best})
-        meta = integrity.sealed(json.loads(json.dumps({**meta, _HASHES: hashes})))
-        with disk.writing("a checkpoint", self.directory):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    best=ocp.args.StandardSave(best),
-                    meta=ocp.args.JsonSave(meta),
-                ),
-            )
-
-    def wait(self) -> None:
-        """Waits until everything is written, and reports what failed."""
-        with disk.writing("a checkpoint", self.directory):
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
-
-    def set_aside_damaged(self) -> None:
-        """Makes the newest readable checkpoint the latest, with a warning for others.
-
-        Process 0 reads them before any process restores, so that all restore the same.
-        What cannot be read is renamed, not deleted.
-
-        Raises:
-          UserError: if there are checkpoints, but none can be read.
-        """
-        damaged = []
-        if jax.process_index() == 0:
-            for step in sorted(self._manager.all_steps(), reverse=True):
-                if problem := _damage(self.directory / str(step)):
-                    damaged.append((step, problem))
-                else:
-                    break
-        count = int(from_first(np.array(len(damaged))))
-        if count == len(self._manager.all_steps()) > 0:
-            problems = "; ".join(f"{step}: {problem}" for step, problem in damaged)
-            raise UserError(
-                f"No checkpoint in {self.directory} can be read "
-                f"({problems or 'process 0 says why'}). Bring back a copy, or delete "
-                "the folder to start from the beginning."
-            )
-        for step, problem in damaged:
-            path = self.directory / str(step)
-            aside = self.directory.parent / "damaged" / path.name
-            aside.parent.mkdir(exist_ok=True)
-            path.rename(_unused(aside))
-            warnings.warn(
-                f"The checkpoint {path} is damaged ({problem}) and was moved to "
-                f"{aside.parent}. Resuming from the one before it.",
-                stacklevel=2,
-            )
-        if count:
-            from_first(np.array(0))  # the others wait until all are moved
-            self._manager.reload()
-
-    def restore(self, state: Any, best: Any) -> Restored:
-        """Restores the newest checkpoint.
-
-        Args:
-          state: expected shapes, dtypes and shardings, as ``jax.ShapeDtypeStruct``.
-          best: likewise.
-
-        Raises:
-          UserError: if the checkpoint is of another model; lists the differences.
-        """
-        step = self._manager.latest_step()
-        path = self.directory / str(step) / "state"
-        saved = _metadata(path)
-        compare(path, _with_new_names(saved), state)
-        names = _old_names(saved)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_under(names, state)),
-                best=ocp.args.StandardRestore(_under(names, best)),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        meta = aliases.renamed(_bare(restored.meta), aliases.META)
-        return Restored(
-            _from_under(names, restored.state, state),
-            _from_under(names, restored.best, best),
-            meta,
-        )
-
-
-def _old_names(saved: Mapping[str, Any]) -> dict[str, str]:
-    """Returns new name -> old name of the parts of the state that were renamed."""
-    parts = {part for group in saved.values() for part in group}
-    return {new: old for old, new in aliases.STATE.items() if old in parts}
-
-
-def _with_new_names(saved: Mapping[str, Any]) -> dict[str, Any]:
-    return {g: aliases.renamed(part, aliases.STATE) for g, part in saved.items()}
-
-
-def _under(names: Mapping[str, str], groups: Mapping[str, Any]) -> Any:
-    """Returns states as dictionaries of the old names, if there are any."""
-    if not names:
-        return groups
-    return {
-        group: {
-            names.get(field.name, field.name): getattr(state, field.name)
-            for field in dataclasses.fields(state)
-        }
-        for group, state in groups.items()
-    }
-
-
-def _from_under(names: Mapping[str, str], tree: Any, like: Mapping[str, Any]) -> Any:
-    """Undoes ``_under``."""
-    if not names:
-        return tree
-    return {
-        group: type(state)(
-            **{
-                field.name: tree[group].get(names.get(field.name, field.name))
-                for field in dataclasses.fields(state)
-            }
-        )
-        for group, state in like.items()
-    }
-
-
-def _damage(path: Path) -> str:
-    """Reads a whole checkpoint; returns what is wrong with it, or an empty string."""
-    try:
-        meta = _read_meta(path)
-        found = {
-            item: _read_arrays(path / item, _metadata(path / item))
-            for item in ("state", "best")
-        }
-        _check(meta, found)
-        names = integrity.named_leaves(found).keys()
-        if _HASHES in meta and meta[_HASHES].keys() != names:
-            raise ValueError("it holds other arrays than were written")
-    except Exception as error:  # whatever a library makes of half a file
-        return parsing.reason(error)
-    return ""
-
-
-def _check(meta: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def check_hashes(meta: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Compares arrays, by item, with the hashes in the record, if it has them.
 
     Raises:
@@ -235,39 +37,11 @@ def _check(meta: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         integrity.check_leaves(meta[_HASHES], found)
 
 
-def _bare(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the record as it was given to ``save``."""
-    return {k: v for k, v in meta.items() if k not in (_HASHES, integrity.SEAL)}
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turns whatever a damaged checkpoint makes of the reader into one error."""
     with parsing.parsing(path, "a whole checkpoint", _ADVICE):
         yield
-
-
-def _unused(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number, free = number + 1, path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def check_space(directory: Path, tree: Any) -> None:
-    """Checks that two checkpoints of ``tree`` fit on the disk, before any work is done.
-
-    Raises:
-      UserError: if they do not.
-    """
-    wanted = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    free = shutil.disk_usage(directory).free
-    if free < wanted:
-        raise UserError(
-            f"{directory} has {free / 1e6:.1f} MB free, expected {wanted / 1e6:.1f} MB "
-            "for two checkpoints (an old one goes when a new one is complete). Free "
-            "some space, or choose a --workdir on another disk."
-        )
 
 
 def compare(origin: Any, saved: Any, wanted: Any) -> None:
@@ -326,7 +100,7 @@ def load_member(
       UserError: if there is no checkpoint or no such member.
     """
     path = _newest(directory)
-    group, index = _find_member(_read_meta(path)["members"], student, seed)
+    group, index = _find_member(read_record(path)["members"], student, seed)
     member = jax.tree.map(lambda x: x[index], _load_group(path, use, group))
     return {"params": member["params"]["student"], **member["model_state"]["student"]}
 
@@ -337,7 +111,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
     Raises:
       UserError: if there is no checkpoint.
     """
-    return aliases.renamed(_read_meta(_newest(directory)), aliases.META)
+    return aliases.renamed(read_record(_newest(directory)), aliases.META)
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
@@ -350,7 +124,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     """
     if not _steps(directory):
         return None
-    return _read_meta(_newest(directory)).get("config")
+    return read_record(_newest(directory)).get("config")
 
 
 def load_groups(
@@ -367,7 +141,7 @@ def load_groups(
       UserError: if there is no checkpoint, or it holds other students.
     """
     path = _newest(directory)
-    check_members(directory, _read_meta(path), groups)
+    check_members(directory, read_record(path), groups)
     return {group.name: _load_group(path, use, group.name) for group in groups}
 
 
@@ -406,7 +180,12 @@ def _newest(directory: Path) -> Path:
     return directory.absolute() / str(max(steps))
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads the record of one checkpoint.
+
+    Raises:
+      UserError: if it is damaged.
+    """
     with _reading(path):
         meta = _reader(ocp.JsonCheckpointHandler).restore(path / "meta")
         integrity.check_seal(meta, required=_HASHES in meta)
@@ -430,21 +209,21 @@ def _find_member(groups: dict[str, list], student, seed) -> tuple[str, int]:
 
 def _load_group(path: Path, use: str, group: str) -> dict[str, Any]:
     item = "best" if use == "best" else "state"
-    meta = _read_meta(path)
+    meta = read_record(path)
     with _reading(path):
-        tree = _metadata(path / item)[group]
+        tree = read_metadata(path / item)[group]
         old = {new: old for old, new in aliases.STATE.items() if old in tree}
         names = {
             "params": "ema" if tree.get("ema") is not None else "params",
             "model_state": old.get("model_state", "model_state"),
         }
         expected = {group: {name: tree[name] for name in names.values()}}
-        loaded = _read_arrays(path / item, expected)
-        _check(meta, {item: loaded})
+        loaded = read_arrays(path / item, expected)
+        check_hashes(meta, {item: loaded})
     return {name: loaded[group][saved] for name, saved in names.items()}
 
 
-def _read_arrays(path: Path, wanted: Any) -> Any:
+def read_arrays(path: Path, wanted: Any) -> Any:
     """Reads a part of a saved tree, named by its metadata, as NumPy arrays."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), wanted)
     as_numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
@@ -456,7 +235,8 @@ def _read_arrays(path: Path, wanted: Any) -> Any:
     )
 
 
-def _metadata(path: Path) -> Any:
+def read_metadata(path: Path) -> Any:
+    """Reads shapes and dtypes of a saved tree."""
     return _reader(ocp.PyTreeCheckpointHandler).metadata(path).item_metadata.tree
 
 

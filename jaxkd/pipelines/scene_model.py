@@ -21,7 +21,7 @@ from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.text_to_image import Backbone
-from jaxkd.training import build, choice
+from jaxkd.training import choice, components
 
 METHOD = "captions"
 
@@ -37,7 +37,7 @@ def check(need: Any) -> None:
             "config.needs.scenes is missing; expected configs.needed(config) of a run "
             "such as configs/scenes.py."
         )
-    method = build.source_config(need).get("method")
+    method = components.source_config(need).get("method")
     if method != METHOD:
         raise UserError(
             f"config.needs.scenes is a run of the method {method!r}; expected "
@@ -74,7 +74,7 @@ def load(
     source, chosen = folder(need), choice.parse(need.init_from)
     if not chosen.path:
         train(configs.standalone(need), source, stop_requested)
-    run = build.source_config(need)
+    run = components.source_config(need)
     network = _network(run)
     _, variables = choice.load(run, source, chosen)
     params = jax.tree.map(jnp.asarray, variables["params"])
@@ -85,14 +85,14 @@ def load(
 
 def untrained(need: ConfigDict) -> Backbone:
     """Makes the same network with initial weights, as a control."""
-    network = _network(build.source_config(need))
+    network = _network(components.source_config(need))
     blank = jnp.zeros((1, 32, 32, 3))
     params = jax.jit(network.init)(jax.random.key(0), blank)["params"]
     return text_to_image.of_scenes(network, params)
 
 
 def _network(run: ConfigDict) -> SceneDiffusion:
-    network = build.build_network(run, 0)
+    network = components.build_network(run, 0)
     if not isinstance(network, SceneDiffusion):
         raise UserError(
             f"config.needs.scenes trains {run.model.name!r}; expected a network such "

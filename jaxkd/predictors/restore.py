@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxkd.core.source import Info
-from jaxkd.training import build, choice, preprocessing
+from jaxkd.training import choice, components, preprocessing
 from jaxkd.training import workdir as workdirs
 from jaxkd.views.ops import View
 
@@ -43,7 +43,7 @@ class Restored(NamedTuple):
     def see(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the field that the network reads of the evaluation view."""
         seen = self.view.evaluate(dict(batch))
-        return seen[build.input_key(self.config, seen)]
+        return seen[components.input_key(self.config, seen)]
 
     def apply(self, batch: Mapping[str, jax.Array]) -> tuple[Any, Mapping[str, Any]]:
         """Applies the network to the evaluation view: ``(outputs, features)``."""
@@ -74,9 +74,9 @@ def restore(
     (name, seed, use), variables = choice.load(config, workdir, source)
     info = preprocessing.read(workdir)
     assert info is not None  # Results hold a record, in all versions.
-    own = build.student_config(config, name)
-    network = build.build_network(own, info.num_classes)
-    view = build.build_view(config, info)
+    own = components.student_config(config, name)
+    network = components.build_network(own, info.num_classes)
+    view = components.build_view(config, info)
     return Restored(name, seed, use, results, info, own, network, variables, view)
 
 

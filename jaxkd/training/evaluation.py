@@ -11,7 +11,8 @@ from jaxkd.core import sharding
 from jaxkd.core.types import Method, TrainState
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.report.style import StudentOrder, order_students
-from jaxkd.training.build import Run, student_config
+from jaxkd.training.build import Run
+from jaxkd.training.components import student_config
 
 
 def student_order(run: Run) -> StudentOrder:

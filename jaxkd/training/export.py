@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
+from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.study import init_best
 from jaxkd.core.types import TrainState
 from jaxkd.training import choice, preprocessing
 from jaxkd.training import workdir as workdirs
-from jaxkd.training.build import student_config
+from jaxkd.training.components import student_config
 
 
 class Network(NamedTuple):
@@ -76,7 +76,7 @@ def write(
     members = {"group0": [[student, seed] for seed in config.seeds]}
     meta = {"step": 0, "elapsed": 0.0, "members": members, "frozen": {}}
     meta["config"] = configs.resolved(config)
-    with checkpoint.Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
+    with Checkpoints(directory / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, state, best, meta)
         checkpoints.wait()
 

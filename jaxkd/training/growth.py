@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import checkpoint, console, files, integrity, sharding
 from jaxkd.core import config as configs
-from jaxkd.core.checkpoint import Checkpoints, Restored
+from jaxkd.core.checkpoint_saving import Checkpoints, Restored
 from jaxkd.core.errors import UserError
 from jaxkd.core.study import Student
 from jaxkd.core.types import Best, TrainState
@@ -77,8 +77,7 @@ def plan(workdir: Path, config: ConfigDict) -> Change | None:
     saved = read_json(path)
     if "pipeline" in saved:
         return None
-    changes = configs.changes(saved, configs.resolved(config))
-    if not changes:
+    if not (changes := configs.changes(saved, configs.resolved(config))):
         return None
     if is_vacant(workdir):
         return Change(vacant=True)

@@ -20,7 +20,8 @@ from jaxkd.core import checkpoint, integrity, sharding
 from jaxkd.core import config as configs
 from jaxkd.core.frozen import PerSeed
 from jaxkd.training import choice, program
-from jaxkd.training.build import Run, source_config
+from jaxkd.training.build import Run
+from jaxkd.training.components import source_config
 from jaxkd.training.workdir import read_config
 
 # Folders of the runs that were needed so far, by their configurations as JSON.

@@ -17,7 +17,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.options import Option as Option
 from jaxkd.core.options import types_of as types_of
 from jaxkd.training import choice, times
-from jaxkd.training.build import student_config
+from jaxkd.training.components import student_config
 
 # Arguments that come from the program, or from another key of the configuration.
 _FIXED = ("spec", "info", "num_classes", "parent", "name", "dtype")

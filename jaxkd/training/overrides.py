@@ -21,7 +21,7 @@ from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.overrides import Override
 from jaxkd.training import options
-from jaxkd.training.build import student_config
+from jaxkd.training.components import student_config
 
 # Keys whose values decide which other keys there are.
 _CHOOSING = ("pipeline", "method", "name")

@@ -19,7 +19,8 @@ from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
 from jaxkd.training import growth, options, preprocessing
-from jaxkd.training.build import Run, describe_network, student_config
+from jaxkd.training.build import Run
+from jaxkd.training.components import describe_network, student_config
 from jaxkd.training.needs import LoadedNetwork
 from jaxkd.training.teachers import Measured
 from jaxkd.training.workdir import RESULTS, read_config, read_json

@@ -20,7 +20,8 @@ from jaxkd.core.frozen import PerSeed, of_seed
 from jaxkd.core.types import TOP1, Batch, FrozenNetwork
 from jaxkd.methods.common import classification
 from jaxkd.training import program
-from jaxkd.training.build import Run, source_config
+from jaxkd.training.build import Run
+from jaxkd.training.components import source_config
 from jaxkd.training.input_pipeline import test_batches
 from jaxkd.training.needs import LoadedNetwork
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkd.core import checkpoint, disk, integrity
-from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core import checkpoint, checkpoint_saving, disk, integrity
+from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Best, TrainState
 
@@ -283,13 +283,13 @@ def test_check_space(tmp_path, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
     disk(2 * size)
-    checkpoint.check_space(tmp_path, tree)
+    checkpoint_saving.check_space(tmp_path, tree)
     disk(2 * size - 1)
     with pytest.raises(UserError, match=r"8\.0 MB free, expected 8\.0 MB"):
-        checkpoint.check_space(tmp_path, tree)
+        checkpoint_saving.check_space(tmp_path, tree)
     disk(10)
     with pytest.raises(UserError, match="another disk"):
-        checkpoint.check_space(tmp_path, jax.eval_shape(lambda: tree))
+        checkpoint_saving.check_space(tmp_path, jax.eval_shape(lambda: tree))
 
 
 def chained(cause):

@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxkd.core import checkpoint, study
-from jaxkd.core.checkpoint import Checkpoints
+from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import write_json
 from jaxkd.datasets.npz import load
 from jaxkd.predictors import classification
 from jaxkd.predictors.classification import predict_files
 from jaxkd.readers import images as decoding
-from jaxkd.training import build, preprocessing
+from jaxkd.training import build, components, preprocessing
 from jaxkd.training import workdir as workdirs
 from tests.conftest import squares_config, write_squares
 
@@ -41,8 +41,8 @@ def probabilities(workdir, name, seed, image, use="last"):
     """Of one image, through the network and NumPy alone."""
     config = workdirs.read_config(workdir)
     info = preprocessing.read(workdir)
-    own = build.student_config(config, name)
-    network = build.build_network(own, info.num_classes)
+    own = components.student_config(config, name)
+    network = components.build_network(own, info.num_classes)
     variables = checkpoint.load_member(workdir / "checkpoints", use, name, seed)
     scaled = (image / 255 - np.array(info.mean)) / np.array(info.std)
     logits, _ = network.apply(variables, scaled[None].astype(np.float32))

@@ -13,7 +13,7 @@ from jaxkd.core.source import ArraySource
 from jaxkd.models.resnet import ResNet
 from jaxkd.report.style import StudentOrder
 from jaxkd.train import train
-from jaxkd.training import build
+from jaxkd.training import build, components
 from jaxkd.training.evaluation import student_order
 from tests.conftest import squares_config
 
@@ -85,7 +85,7 @@ def test_students_override_and_start_clean(squares_run):
             "deep": {"model": {"name": "resnet20"}},
         }
     )
-    own = {n: build.student_config(squares_run, n) for n in squares_run.students}
+    own = {n: components.student_config(squares_run, n) for n in squares_run.students}
     assert own["same"].loss.label_smoothing == 0.1 and own["same"].optim.lr == 0.7
     assert own["same"].optim.momentum == 0.9
     assert dict(own["other"].loss) == {"beta": 2.0}  # not the other method's options
@@ -155,7 +155,7 @@ def test_values_that_cannot_work_name_the_student(
 
 
 def test_draws_of_different_sizes(squares_run, monkeypatch):
-    load = build.load_data
+    load = components.load_data
 
     def uneven(config):
         dataset = load(config)
@@ -253,7 +253,7 @@ def count_flops(stem, widths, strides, size, channels, classes):
 def test_networks_are_counted_as_by_hand(stem, widths, channels):
     strides = (1, 2, 2)
     network = ResNet(num_classes=7, blocks=1, stem=stem, widths=widths, strides=strides)
-    found = build.describe_network(network, (16, 16, channels))
+    found = components.describe_network(network, (16, 16, channels))
     assert found["parameters"] == count_parameters(stem, widths, channels, 7)
     wanted = count_flops(stem, widths, strides, 16, channels, 7)
     assert wanted <= found["flops_per_image"] <= 1.1 * wanted
@@ -264,7 +264,7 @@ def test_published_parameter_counts():
     for name, millions in (("resnet20", 0.28), ("resnet8x4", 1.23), ("resnet56", 0.86)):
         config = configs.default()
         config.model = ConfigDict({"name": name})
-        network = build.build_network(config, 100)
+        network = components.build_network(config, 100)
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         variables = jax.eval_shape(network.init, jax.random.key(0), image)
         count = sum(x.size for x in jax.tree.leaves(variables["params"]))
@@ -274,6 +274,6 @@ def test_published_parameter_counts():
 def test_lists_of_a_configuration_become_hashable():
     config = configs.default()
     config.model = ConfigDict({"name": "resnet8", "widths": [2, 2, 2]})
-    network = build.build_network(config, 3)
+    network = components.build_network(config, 3)
     assert isinstance(network, nn.Module) and network.widths == (2, 2, 2)
-    assert hash(network) == hash(build.build_network(config, 3))
+    assert hash(network) == hash(components.build_network(config, 3))

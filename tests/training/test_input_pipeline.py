@@ -7,7 +7,7 @@ import pytest
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
 from jaxkd.datasets import batching
-from jaxkd.training import build, input_pipeline
+from jaxkd.training import build, components, input_pipeline
 
 
 def make_run(config, **changes):
@@ -40,7 +40,7 @@ def test_batches_in_memory_are_those_of_the_index_stream(squares_run, batches):
 
 
 def test_each_draw_has_its_own_examples(squares_run, monkeypatch):
-    load = build.load_data
+    load = components.load_data
 
     def personal(config):
         dataset = load(config)
@@ -111,7 +111,7 @@ def brighten(example, rng):
 
 @pytest.fixture
 def from_files(squares_run, monkeypatch):
-    load = build.load_data
+    load = components.load_data
 
     def slow(config):
         dataset = load(config)

@@ -9,7 +9,7 @@ from jaxkd.core import config_file
 from jaxkd.core.errors import UserError
 from jaxkd.core.overrides import Override, split
 from jaxkd.training import options, overrides
-from jaxkd.training.build import student_config
+from jaxkd.training.components import student_config
 
 ROOT = Path(__file__).parent.parent.parent
 

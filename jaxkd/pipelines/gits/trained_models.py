@@ -15,7 +15,7 @@ from jaxkd.core.preemption import StopRequest
 from jaxkd.core.source import Dataset
 from jaxkd.diffusion import frechet
 from jaxkd.pipelines.gits.densities import DENSITIES, SampledModel
-from jaxkd.training import build, choice, preprocessing
+from jaxkd.training import choice, components, preprocessing
 
 METHOD = "edm"
 RANGE = 0.002, 80.0  # of sigma, as EDM samples
@@ -36,7 +36,7 @@ def check(name: str, need: Any) -> None:
         raise UserError(
             f"config.needs.{name} has the name of a density; choose another."
         )
-    _check_method(build.source_config(need), f"config.needs.{name}")
+    _check_method(components.source_config(need), f"config.needs.{name}")
 
 
 def train(config: ConfigDict, workdir: Path, stop_requested: StopRequest) -> None:
@@ -59,13 +59,13 @@ def load(config: ConfigDict, name: str, workdir: Path) -> SampledModel:
     need = config.needs[name]
     chosen = choice.parse(need.init_from)
     source = Path(chosen.path) if chosen.path else workdir / name
-    run = build.source_config(need)
+    run = components.source_config(need)
     _, loaded = choice.load(run, source, chosen)
-    dataset = build.load_data(run)
+    dataset = components.load_data(run)
     # Which a fine-tuned network took over from where it started.
     info = preprocessing.normalised_as(dataset.info, preprocessing.read(source))
     dataset = dataset._replace(info=info)
-    network = build.build_network(run, dataset.info.num_classes)
+    network = components.build_network(run, dataset.info.num_classes)
     variables = jax.tree.map(jnp.asarray, loaded)
     sigma_data = float(run.loss.get("sigma_data", 0.5))
 
@@ -91,7 +91,7 @@ def _moments(run: ConfigDict, dataset: Dataset) -> frechet.Moments:
     """Measures the training images as the network saw them."""
     source = dataset.train(run.seeds[0])
     images = np.stack([source[i]["image"] for i in range(len(source))])
-    see = build.build_view(run, dataset.info).evaluate
+    see = components.build_view(run, dataset.info).evaluate
     return frechet.moments(np.asarray(see({"image": images})["image"]))
 
 
