@@ -50,107 +50,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from jaxkd import __version__
+from jaxkd.core import command_line as cli
 from jaxkd.core import config_file
 from jaxkd.core.errors import INTERRUPTED, Interrupted, UserError
-from jaxkd.core.overrides import Override, split
-
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Configuration: a file, mine.py or mine.py:arg, or a shipped one, rld:digits. "
-    "--config.KEY=VALUE, any number of times, overrides a key.",
-)
-_QUIET = flags.DEFINE_bool(
-    "quiet", False, "Show results and mistakes alone: no progress, no announcements."
-)
-_STUDENTS = flags.DEFINE_string(
-    "students",
-    None,
-    "The rows of the configuration to train, such as kd,rld; default: all. "
-    "--students+=NAME adds one, --students+=NAME:OF a copy of another.",
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run. Default: runs/ and the configuration's name."
-)
-_BREAK_LOCK = flags.DEFINE_bool(
-    "break_lock",
-    False,
-    "train: take over a workdir that another host has left locked, once that run is "
-    "known to have ended.",
-)
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "eval", "predict", "sample", "compile", "export", "compare"],
-    "train: train or resume what --config describes, or run the pipeline that it is. "
-    "eval: evaluate a trained run on its data set, or on the "
-    "one of --config. predict: classify image files. sample: draw images, "
-    "one a seed, with what a pipeline has found. compile: tell what the training "
-    "step takes on the TPU of --topology, without one. export: write a trained "
-    "network as a file of --format that is used without jaxkd. compare: write one page "
-    "on several finished runs, the folders of --inputs.",
-)
-_FORMAT = flags.DEFINE_enum(
-    "format",
-    "stablehlo",
-    ["stablehlo", "torch", "onnx"],
-    "export: stablehlo (.stablehlo, for jax.export), torch (weights, .pth or "
-    ".safetensors) or onnx (.onnx).",
-)
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:2x4", "compile: kind of TPU and its chips, such as v5p:2x2x1."
-)
-_INPUTS = flags.DEFINE_multi_string(
-    "inputs",
-    [],
-    "predict: image files or folders, --inputs photos/*.png. compare: workdirs.",
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "predict: a .csv or .json file; default: print CSV; a folder for predictors that "
-    "write more. compile: a .json file. export: the file; a .json is put beside it. "
-    "sample: a .png file; default: one in the workdir. compare: default compare.html.",
-)
-_TOPK = flags.DEFINE_integer(
-    "topk", None, "predict: classes to name per image; default: five at most."
-)
-_PREDICTOR = flags.DEFINE_string(
-    "predictor",
-    None,
-    "predict: what to make of the files, a file of jaxkd/predictors, such as "
-    "embeddings; default: what the run's method names, or classes.",
-)
-_OPTIONS = flags.DEFINE_multi_string(
-    "option", [], "predict: name=value, of the predictor; may be given several times."
-)
-_STUDENT = flags.DEFINE_string(
-    "student", None, "predict, export: which, of a study of several."
-)
-_SEED = flags.DEFINE_integer(
-    "seed", None, "predict, export: which; default: the first."
-)
-_SAMPLES = flags.DEFINE_string("seeds", "0-63", "sample: from the first to the last.")
-_USE = flags.DEFINE_enum(
-    "use", "last", ["last", "best"], "eval, predict, export: the last or best."
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "This is one of several processes of a run (TPU pod, SLURM, Kubernetes).",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "With --distributed, where the cluster is not detected: HOST:PORT of process 0.",
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Likewise, their number.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Likewise, this one's number.")
-
-
-# What stands on the command line as --config.KEY=VALUE, and as --students+=ROW.
-_overrides: list[Override] = []
-_added_students: list[str] = []
 
 
 def main(argv: list[str]) -> None:
@@ -166,7 +68,7 @@ def main(argv: list[str]) -> None:
     if message := namesake.warning():
         print(f"jaxkd: {message}", file=sys.stderr)
     compile_cache.enable()
-    console.set_quiet(_QUIET.value)
+    console.set_quiet(cli.QUIET.value)
     try:
         _run()
     except UserError as error:
@@ -179,9 +81,9 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
     except Exception as error:
         if code := disk.os_error(error):
-            place = getattr(error, "filename", None) or _WORKDIR.value or "the disk"
+            place = getattr(error, "filename", None) or cli.WORKDIR.value or "the disk"
             _exit(disk.refused(place, code), last=True)
-        if not _DISTRIBUTED.value:
+        if not cli.DISTRIBUTED.value:
             raise
         traceback.print_exc()
         _exit(
@@ -192,42 +94,44 @@ def main(argv: list[str]) -> None:
 
 
 def _run() -> None:
-    if _DISTRIBUTED.value:
+    if cli.DISTRIBUTED.value:
         from jaxkd.core import distributed
 
-        distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if _MODE.value == "train":
+        distributed.start(
+            cli.COORDINATOR.value, cli.NUM_PROCESSES.value, cli.PROCESS_ID.value
+        )
+    if cli.MODE.value == "train":
         _train()
-    elif _MODE.value == "sample":
+    elif cli.MODE.value == "sample":
         _sample()
-    elif _MODE.value == "compile":
+    elif cli.MODE.value == "compile":
         _compile()
-    elif _MODE.value == "export":
+    elif cli.MODE.value == "export":
         _export()
-    elif _MODE.value == "compare":
+    elif cli.MODE.value == "compare":
         from jaxkd.report import compare
 
-        print(compare.write_comparison(_inputs(), _OUTPUT.value or "compare.html"))
-    elif _MODE.value == "eval":
+        print(compare.write_comparison(_inputs(), cli.OUTPUT.value or "compare.html"))
+    elif cli.MODE.value == "eval":
         from jaxkd.evaluate import evaluate_run
 
-        print(evaluate_run(_given_workdir(), _load_config(), _USE.value))
+        print(evaluate_run(_given_workdir(), _load_config(), cli.USE.value))
     else:
         _predict()
 
 
 def _train() -> None:
     config = _given_config()
-    source = config_file.locate(_CONFIG.value or "")
-    workdir = Path(_WORKDIR.value or Path("runs") / config_file.stem(source))
+    source = config_file.locate(cli.CONFIG.value or "")
+    workdir = Path(cli.WORKDIR.value or Path("runs") / config_file.stem(source))
     import jax
 
     from jaxkd.core import preemption
     from jaxkd.training import workdir_lock
 
-    if _BREAK_LOCK.value:
+    if cli.BREAK_LOCK.value:
         workdir_lock.break_locks()
-    if not _QUIET.value:
+    if not cli.QUIET.value:
         begins = f"jaxkd {__version__}: {source} -> {workdir}"
         print(begins, file=sys.stderr, flush=True)
     run, format_table = _system(config)
@@ -246,22 +150,26 @@ def _system(config: ConfigDict) -> tuple[Callable[..., Any], Callable[..., str]]
 
         return pipelines.run, pipelines.format_table
     from jaxkd.core import distributed
-    from jaxkd.report import page
+    from jaxkd.report import study_table
     from jaxkd.train import train
 
-    if not _DISTRIBUTED.value:
+    if not cli.DISTRIBUTED.value:
         distributed.split_cpu(*_sizes(config))
-    return train, page.format_table
+    return train, study_table.format_table
 
 
 def _predict() -> None:
     from jaxkd import predictors
 
-    workdir, inputs, output = _given_workdir(), _inputs(), _OUTPUT.value
+    workdir, inputs, output = _given_workdir(), _inputs(), cli.OUTPUT.value
     chosen: dict[str, Any]
-    chosen = {"student": _STUDENT.value, "seed": _SEED.value, "use": _USE.value}
-    options = predictors.parse_options(_OPTIONS.value)
-    name = _PREDICTOR.value or predictors.name_of(workdir, _STUDENT.value)
+    chosen = {
+        "student": cli.STUDENT.value,
+        "seed": cli.SEED.value,
+        "use": cli.USE.value,
+    }
+    options = predictors.parse_options(cli.OPTIONS.value)
+    name = cli.PREDICTOR.value or predictors.name_of(workdir, cli.STUDENT.value)
     if name != predictors.CLASSES:
         print(predictors.predict(name, workdir, inputs, output, chosen | options))
         return
@@ -269,13 +177,13 @@ def _predict() -> None:
         raise UserError("--option is for predictors other than the one of classes.")
     from jaxkd.predictors.classification import predict_files
 
-    predict_files(workdir, inputs, output, topk=_TOPK.value, **chosen)
+    predict_files(workdir, inputs, output, topk=cli.TOPK.value, **chosen)
 
 
 def _inputs() -> list[str]:
     """Returns the files and folders of --inputs; patterns stand for what fits them."""
     found: list[str] = []
-    for given in _INPUTS.value:
+    for given in cli.INPUTS.value:
         fitting = sorted(glob.glob(given, recursive=True))
         found += [given] if Path(given).exists() or not fitting else fitting
     return found
@@ -285,15 +193,15 @@ def _sample() -> None:
     config, workdir = _given_config(), _given_workdir()
     if "pipeline" not in config:
         raise UserError("--mode=sample wants a pipeline, such as configs/gits.py.")
-    found = re.fullmatch(r"(\d+)-(\d+)", _SAMPLES.value)
+    found = re.fullmatch(r"(\d+)-(\d+)", cli.SAMPLES.value)
     if not found or int(found[2]) < int(found[1]):
         raise UserError(
-            f"--seeds is {_SAMPLES.value!r}, expected a range such as 0-63."
+            f"--seeds is {cli.SAMPLES.value!r}, expected a range such as 0-63."
         )
     from jaxkd import pipelines
 
     seeds = range(int(found[1]), int(found[2]) + 1)
-    print(pipelines.sample(config, workdir, seeds, _OUTPUT.value))
+    print(pipelines.sample(config, workdir, seeds, cli.OUTPUT.value))
 
 
 def _compile() -> None:
@@ -303,25 +211,25 @@ def _compile() -> None:
     from jaxkd.aot import plan as aot
     from jaxkd.core.writers import write_json
 
-    plan = aot.plan(config, _TOPOLOGY.value)
+    plan = aot.plan(config, cli.TOPOLOGY.value)
     print(aot.format_plan(plan))
-    if _OUTPUT.value:
-        write_json(Path(_OUTPUT.value), plan)
+    if cli.OUTPUT.value:
+        write_json(Path(cli.OUTPUT.value), plan)
 
 
 def _export() -> None:
     from jaxkd import api
 
     workdir = _given_workdir()
-    if not _OUTPUT.value:
+    if not cli.OUTPUT.value:
         raise UserError("--mode=export needs --output, the file to write.")
     text = api.export(
         workdir,
-        _OUTPUT.value or "",
-        format=_FORMAT.value,
-        student=_STUDENT.value,
-        seed=_SEED.value,
-        use=_USE.value,
+        cli.OUTPUT.value or "",
+        format=cli.FORMAT.value,
+        student=cli.STUDENT.value,
+        seed=cli.SEED.value,
+        use=cli.USE.value,
     )
     print(text)
 
@@ -342,65 +250,37 @@ def _given_config() -> ConfigDict:
 
 
 def _given_workdir() -> Path:
-    if not _WORKDIR.value:
-        raise UserError(f"--mode={_MODE.value} needs --workdir, the folder of a run.")
-    return Path(_WORKDIR.value)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; mistakes end with one line and status 2."""
-    rest, _overrides[:] = split(argv)
-    _added_students[:] = [one[13:] for one in rest if one.startswith("--students+=")]
-    rest = [one for one in rest if not one.startswith("--students+=")]
-    rest = _join_inputs(rest)
-    try:
-        rest = flags.FLAGS(rest)
-    except flags.Error as error:
-        _exit(f"wrong command line: {error} (see --help).")
-    for flag in (_WORKDIR, _OUTPUT):  # A shell leaves --workdir=~/runs as it is.
-        if flag.value:
-            flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
-    flags.FLAGS[_INPUTS.name].value = [os.path.expanduser(p) for p in _INPUTS.value]
-    return rest
-
-
-def _join_inputs(argv: list[str]) -> list[str]:
-    """Repeats --inputs before each of several files, as a shell leaves ``*.png``."""
-    joined: list[str] = []
-    several = False
-    for argument in argv:
-        if argument.startswith("-"):
-            several = argument.lstrip("-").partition("=")[0] == "inputs"
-            joined += [argument] * (argument.lstrip("-") != "inputs")
-        else:
-            joined.append(f"--inputs={argument}" if several else argument)
-    return joined
+    if not cli.WORKDIR.value:
+        raise UserError(
+            f"--mode={cli.MODE.value} needs --workdir, the folder of a run."
+        )
+    return Path(cli.WORKDIR.value)
 
 
 def _load_config() -> ConfigDict | None:
     """Loads the configuration and overrides its keys; None if none is given."""
-    changes = [f"--config.{one.key}" for one in _overrides]
-    changes += [f"--students+={name}" for name in _added_students]
-    changes += [f"--students={_STUDENTS.value}"] * (_STUDENTS.value is not None)
-    if _CONFIG.value is None:
+    changes = [f"--config.{one.key}" for one in cli.overrides]
+    changes += [f"--students+={name}" for name in cli.added_students]
+    changes += [f"--students={cli.STUDENTS.value}"] * (cli.STUDENTS.value is not None)
+    if cli.CONFIG.value is None:
         if changes:
             raise UserError(f"{changes[0]} needs --config, which it changes.")
         return None
     try:
-        config = config_file.load(_CONFIG.value)
+        config = config_file.load(cli.CONFIG.value)
     except OSError as error:
         raise UserError(f"--config cannot be loaded: {error}") from error
     if changes:
         from jaxkd.training import overrides
 
-        for name in _added_students:
+        for name in cli.added_students:
             overrides.add_student(config, name)
-        said = overrides.apply(config, _overrides)
-        if _STUDENTS.value is not None:
-            said += overrides.choose_students(config, _STUDENTS.value)
+        said = overrides.apply(config, cli.overrides)
+        if cli.STUDENTS.value is not None:
+            said += overrides.choose_students(config, cli.STUDENTS.value)
         for text in said:
             print(f"jaxkd: {text}", file=sys.stderr)
-        config_file.prepare(config, config_file.locate(_CONFIG.value))
+        config_file.prepare(config, config_file.locate(cli.CONFIG.value))
     return config
 
 
@@ -414,7 +294,7 @@ def _exit(message: str, code: int = 2, last: bool = False) -> NoReturn:
         which on a full disk fails once more, each with words of its own.
     """
     print(f"\njaxkd: {message}", file=sys.stderr, flush=True)
-    distributed = flags.FLAGS.is_parsed() and _DISTRIBUTED.value
+    distributed = flags.FLAGS.is_parsed() and cli.DISTRIBUTED.value
     if last or (distributed and code != INTERRUPTED):
         # An orderly end would also wait for other processes, who may wait for this one.
         sys.stdout.flush()
@@ -422,13 +302,21 @@ def _exit(message: str, code: int = 2, last: bool = False) -> NoReturn:
     sys.exit(code)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the command line; mistakes end with one line and status 2."""
+    try:
+        return cli.parse(argv)
+    except UserError as error:
+        _exit(str(error))
+
+
 def run() -> None:
     """Entry point of ``python -m jaxkd.main`` and of the command ``jaxkd``."""
     # --help shows the text and the flags of the program, which the command is not.
     sys.modules["__main__"].__doc__ = __doc__
-    for flag in flags.FLAGS.get_flags_for_module(run.__module__):
+    for flag in flags.FLAGS.get_flags_for_module(cli.__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

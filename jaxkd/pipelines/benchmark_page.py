@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import files
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest
-from jaxkd.report import page
+from jaxkd.report import page, study_table
 from jaxkd.report.items import Figure, Table
 
 
@@ -48,7 +48,8 @@ def table_text(tables: Sequence[Mapping[str, Any]]) -> str:
     """Formats tables for the terminal."""
     lines: list[str] = []
     for one in tables:
-        lines += [one["title"], "", *page.aligned(one["rows"]), "", one["note"], ""]
+        rows = study_table.aligned(one["rows"])
+        lines += [one["title"], "", *rows, "", one["note"], ""]
     return "\n".join(lines).rstrip()
 
 

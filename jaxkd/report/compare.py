@@ -12,7 +12,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
-from jaxkd.report import figures, page
+from jaxkd.report import figures, page, study_table
 from jaxkd.report.statistics import (
     Curve,
     Results,
@@ -69,14 +69,14 @@ def write_comparison(
             "table": table,
             "notes": notes,
             "pictures": _draw(runs, Path(folder)),
-            "settings": [(run.label, page.setting(run.results)) for run in runs],
+            "settings": [(run.label, study_table.setting(run.results)) for run in runs],
             "differences": compare_configs(runs),
-            "label": page.score_label(runs[0].results),
+            "label": study_table.score_label(runs[0].results),
         }
         text = page.render("compare.html.j2", content)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, text)
-    return "\n".join([*page.aligned(table), "", *notes, "", f"Page: {path}"])
+    return "\n".join([*study_table.aligned(table), "", *notes, "", f"Page: {path}"])
 
 
 def read_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
@@ -149,7 +149,7 @@ def compare_scores(runs: Sequence[ComparedRun]) -> list[list[str]]:
 
 def _notes(runs: Sequence[ComparedRun]) -> list[str]:
     lines = [
-        f"last: {page.score_label(runs[0].results)} after the final step; "
+        f"last: {study_table.score_label(runs[0].results)} after the final step; "
         "±: standard error of the mean over a run's seeds.",
         "best: of all evaluations, chosen on the test set itself and therefore too "
         "optimistic; compare by last.",
@@ -197,7 +197,7 @@ def _draw(runs: Sequence[ComparedRun], folder: Path) -> Mapping[str, page.Pictur
     order = order_students(methods, None)
     drawn = {}
     for name, metric, ylabel, by_scale in (
-        ("score", f"test_{by.name}", page.score_label(runs[0].results), scale),
+        ("score", f"test_{by.name}", study_table.score_label(runs[0].results), scale),
         ("loss", "train_loss", "training loss", 1),
     ):
         data = [

@@ -13,7 +13,7 @@ from jaxkd.core.types import Score
 from jaxkd.core.writers import read_metrics
 from jaxkd.evaluators.base import EvaluationReport, Figure, Table
 from jaxkd.methods import supervised
-from jaxkd.report import page as report
+from jaxkd.report import study_table
 from jaxkd.report.style import LIGHT, canvas
 from jaxkd.train import train
 from jaxkd.training import workdir as workdirs
@@ -106,7 +106,7 @@ def test_findings_are_shown(study):
     for text in ("A table of its own", "&lt;four&gt;", "With a note.", "Mirror images"):
         assert text in page
     assert "Drawn &amp; looked at." in page
-    lines = report.format_table(results).splitlines()
+    lines = study_table.format_table(results).splitlines()
     assert "A table of its own" in lines and "With a note." in lines
 
 
@@ -139,7 +139,8 @@ def test_the_best_has_the_lowest_loss(study):
     assistant = workdirs.read_results(workdir / "assistant")["students"]["supervised"]
     assert assistant["best"]["loss"][0] == pytest.approx(min(losses), rel=1e-6)
     assert "lowest" in (workdir / "report.html").read_text()
-    assert "test cross entropy after the final step" in report.format_table(results)
+    text = study_table.format_table(results)
+    assert "test cross entropy after the final step" in text
 
 
 def test_an_unknown_view_is_refused(squares, tmp_path):

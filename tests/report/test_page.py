@@ -14,6 +14,7 @@ from PIL import Image
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import Writer, write_json
 from jaxkd.report import page as report
+from jaxkd.report import study_table
 
 CLASSES = ["<script>alert(1)</script>", "$", "&amp", "ΞЩ"]
 FIGURES = ["accuracy", "classes", "confusion", "final", "loss"]
@@ -151,7 +152,7 @@ class Page(HTMLParser):
 
 
 def test_table_of_several_seeds():
-    lines = report.format_table(study_results()).splitlines()
+    lines = study_table.format_table(study_results()).splitlines()
     assert lines[0] == (
         "rld: 3 students × 3 seeds on glyphs (4 classes, images of 16×16×3, 20,000 "
         "for training and 4,000 for testing), 1,600 steps of 100 images in "
@@ -174,15 +175,15 @@ def test_table_of_several_seeds():
 
 def test_students_near_chance_are_named():
     results = study_results()
-    assert "Near chance" not in report.format_table(results)
+    assert "Near chance" not in study_table.format_table(results)
     # Of 4,000 examples of four classes, two standard errors are 1.4 %.
     results["students"]["ce"]["last"]["top1"] = [0.25, 0.26, 0.28]
     results["students"]["kd"]["last"]["top1"] = [0.25, 0.27, 0.28]
-    text = report.format_table(results)
+    text = study_table.format_table(results)
     assert "Near chance (25.0, give or take 1.4 of 4,000 test examples)" in text
     assert "little was learnt: ce. A smaller config.optim.lr" in text
     results["data"]["num_classes"] = 0
-    assert "Near chance" not in report.format_table(results)
+    assert "Near chance" not in study_table.format_table(results)
 
 
 def test_table_shows_the_spread_of_networks_that_each_seed_has_of_its_own():
@@ -190,12 +191,12 @@ def test_table_shows_the_spread_of_networks_that_each_seed_has_of_its_own():
     assistant = {**results["frozen"]["teacher"], "top1": 0.55}
     assistant["by_seed"] = {"top1": [0.54, 0.55, 0.56]}
     results["frozen"]["assistant"] = assistant
-    lines = report.format_table(results).splitlines()
+    lines = study_table.format_table(results).splitlines()
     assert " ".join(lines[4].split()) == "assistant (resnet8) 55.0 ± 0.6 321,348"
 
 
 def test_table_of_one_seed_has_no_errors_and_no_empty_columns():
-    text = report.format_table(single_results())
+    text = study_table.format_table(single_results())
     lines = [line.split() for line in text.splitlines()]
     assert lines[2] == ["last", "best", "steps", "parameters"]
     assert lines[3] == ["supervised", "87.5", "88.5", "1,600", "22,924"]
@@ -206,7 +207,7 @@ def test_table_of_one_seed_has_no_errors_and_no_empty_columns():
 def test_table_without_best_says_nothing_about_it():
     results = single_results()
     del results["students"]["supervised"]["best"]
-    text = report.format_table(results)
+    text = study_table.format_table(results)
     assert "best" not in text
 
 
@@ -215,13 +216,13 @@ def test_decimals_follow_the_size_of_the_test_set(examples, cell):
     results = single_results()
     results["data"]["test_examples"] = examples
     results["students"]["supervised"]["last"]["top1"] = [0.12345]
-    assert cell in report.format_table(results).split()
+    assert cell in study_table.format_table(results).split()
 
 
 def test_lost_values_are_dashes():
     results = study_results()
     results["students"]["ce"]["last"]["top1"] = [0.5, None, 0.5]
-    line = report.format_table(results).splitlines()[4].split()
+    line = study_table.format_table(results).splitlines()[4].split()
     assert line[:2] == ["ce", "–"]
 
 
@@ -237,14 +238,16 @@ def test_lost_values_are_dashes():
     ],
 )
 def test_magnitudes(number, text):
-    assert report.magnitude(number) == text
+    assert study_table.magnitude(number) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(59.6, "1 min 00 s"), (7.2, "7 s"), (7261, "2 h 01 min")]
 )
 def test_durations(seconds, text):
-    assert f" in {text} on" in report.setting(study_results() | {"seconds": seconds})
+    assert f" in {text} on" in study_table.setting(
+        study_results() | {"seconds": seconds}
+    )
 
 
 def test_all_figures_are_pictures_in_both_themes(study_run):
