@@ -75,9 +75,8 @@ def plan(workdir: Path, config: ConfigDict) -> Change | None:
     if not path.exists():
         return None
     saved = read_json(path)
-    if "pipeline" in saved:
-        return None
-    if not (changes := configs.changes(saved, configs.resolved(config))):
+    here = configs.resolved(config)
+    if "pipeline" in saved or not (changes := configs.changes(saved, here)):
         return None
     if is_vacant(workdir):
         return Change(vacant=True)

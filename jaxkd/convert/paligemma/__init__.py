@@ -24,7 +24,13 @@ from jaxkd.convert.paligemma.peft import load_adapter, save_adapter
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_tensors
-from jaxkd.models.paligemma import PRESETS, PaliGemmaConfig, SiglipConfig, lora
+from jaxkd.models.paligemma import (
+    PRESETS,
+    GemmaConfig,
+    PaliGemmaConfig,
+    SiglipConfig,
+    lora,
+)
 
 __all__ = [
     "load_adapter",
@@ -236,7 +242,7 @@ def _infer_stacked(file: TensorFile) -> PaliGemmaConfig:
                 vision_heads,
                 size["vision_mlp"][2],
             ),
-            names.GemmaConfig(
+            GemmaConfig(
                 width,
                 depth,
                 size["mlp"][1],
