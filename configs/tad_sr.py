@@ -35,7 +35,8 @@ def glyphs() -> ConfigDict:
     low = {"name": "low", "base": {"name": "signed"}, "side": 8}
     low["kernel"] = "bicubic_aa"
     config.view = ConfigDict({"name": "noised", "base": low, "schedule": SCHEDULE})
-    config.model = ConfigDict({"name": "resshift_small", "input": "packed"})
+    size = {"width": 16, "embed": 16, "heads": 2}
+    config.model = ConfigDict({"name": "resshift_small", "input": "packed", **size})
     config.unit, config.batch_size, config.eval_batch_size = "steps", 16, 100
     config.duration = config.eval_every = config.checkpoint_every = 1_000.0
     config.optim.update(
@@ -59,7 +60,7 @@ def glyphs() -> ConfigDict:
             "mse": {"method": "tad_sr", "loss": {"schedule": SCHEDULE, **none}},
             "tad_sr": {
                 "method": "tad_sr",
-                "loss": {"schedule": SCHEDULE},
+                "loss": {"schedule": SCHEDULE, "width": 32},
                 "optimizers": player,
             },
         }

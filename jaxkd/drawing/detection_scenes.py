@@ -22,6 +22,7 @@ def draw_scene(
     side: int = 96,
     count: tuple[int, int] = (1, 5),
     size: tuple[float, float] = (14.0, 40.0),
+    classes: int = len(CLASSES),
 ) -> tuple[np.ndarray, ImageBoxes]:
     """Draws one scene.
 
@@ -30,6 +31,7 @@ def draw_scene(
       side: of the image.
       count: least and most digits.
       size: smallest and largest font, in pixels, uniform in the logarithm.
+      classes: digits are below it.
 
     Returns:
       uint8 ``[side, side, 3]``, and the boxes of the digits' ink.
@@ -40,10 +42,10 @@ def draw_scene(
     texture = gaussian_filter(rng.normal(size=(side, side)), 4, mode="wrap")
     image = background + 0.1 * (texture / texture.std())[..., None]
     boxes: list[np.ndarray] = []
-    classes: list[int] = []
+    drawn: list[int] = []
     for _ in range(rng.integers(count[0], count[1] + 1)):
         for _ in range(_ATTEMPTS):
-            label = int(rng.integers(len(CLASSES)))
+            label = int(rng.integers(classes))
             pixels = np.exp(rng.uniform(*np.log(size)))
             ink, box = _place(rng, label, pixels, side)
             if box is not None and not any(_covers(box, other) for other in boxes):
@@ -54,11 +56,11 @@ def draw_scene(
         colour = background + sign * rng.uniform(0.3, 0.7) + 0.1 * rng.normal(size=3)
         image = image + ink[..., None] * (np.clip(colour, 0, 1) - image)
         boxes.append(box)
-        classes.append(label)
+        drawn.append(label)
     image = image + rng.uniform(0.0, 0.04) * rng.normal(size=image.shape)
     pixels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
     found = np.asarray(boxes, np.float32).reshape(-1, 4)
-    return pixels, ImageBoxes(found, np.asarray(classes, np.int32))
+    return pixels, ImageBoxes(found, np.asarray(drawn, np.int32))
 
 
 @functools.cache
