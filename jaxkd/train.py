@@ -2,7 +2,9 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +57,7 @@ def train(
     workdir: str | Path,
     stop_requested: StopRequest = never_stop,
     known: Known | None = None,
+    draw: Callable[[Path], None] = results.draw,
 ) -> dict[str, Any]:
     """Trains what a configuration describes, or resumes, or returns what is there.
 
@@ -69,6 +72,8 @@ def train(
       stop_requested: called at each step boundary; returns who requests the run to
         stop, or None. See ``jaxkd.core.preemption.catch_signals``.
       known: runs that were trained for a run that needs this one.
+      draw: draws the report of the finished run; for a needed run, in a thread beside
+        the training that follows.
 
     Returns:
       The content of ``results.json``.
@@ -95,10 +100,10 @@ def train(
     target_cache.check(run)
     program.check_losses(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
-    with workdir_lock.locked(workdir):
+    with workdir_lock.locked(workdir), _beside(results.draw) as draw_needed:
 
         def train_needed(config: ConfigDict, workdir: Path, known: Known) -> Any:
-            return train(config, workdir, stop_requested, known)
+            return train(config, workdir, stop_requested, known, draw_needed)
 
         known = Known() if known is None else known
         # Who held the lock before may have finished, or begun something else.
@@ -120,14 +125,29 @@ def train(
         measured = teachers.measure(run, frozen)
         teachers.check(run, measured)
         end = _train_loop(run, frozen, expected, workdir, stop_requested, call)
-        return results.write_results(run, frozen, measured, end, workdir)
+        written = results.write_results(run, frozen, measured, end, workdir)
+        draw(workdir)
+        return written
+
+
+@contextmanager
+def _beside(function: Callable[[Path], None]) -> Iterator[Callable[[Path], None]]:
+    """Yields a function whose calls run one by one in a thread.
+
+    Leaving waits for them, and raises what one of them raised.
+    """
+    calls: list[futures.Future[None]] = []
+    with futures.ThreadPoolExecutor(1) as pool:
+        yield lambda path: calls.append(pool.submit(function, path))
+    for call in calls:
+        call.result()
 
 
 def _whole(workdir: Path, finished: dict[str, Any]) -> dict[str, Any]:
     """Returns a finished run's results, after drawing a report that it has lost."""
     if not results.is_whole(workdir):
         with workdir_lock.locked(workdir):
-            results.redraw(workdir)
+            results.draw(workdir)
     return finished
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jaxkd.core import config as configs
 from jaxkd.core.checkpoint_saving import Checkpoints
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
+from jaxkd.report import page
 from jaxkd.train import train
 from jaxkd.training import workdir as workdirs
 
@@ -146,6 +148,36 @@ def test_a_finished_run_is_only_read(finished, data_file, monkeypatch):
     workdir, results = finished
     monkeypatch.setattr(training, "build", None)
     assert train(make_config(data_file), workdir) == results
+
+
+def test_a_needed_runs_report_is_drawn_beside_the_training(
+    data_file, tmp_path, monkeypatch
+):
+    """And an error of it is raised when the training has been saved."""
+    begun, write_report, loop = threading.Event(), page.write_report, training._loop
+
+    def write(workdir):
+        if workdir == tmp_path / "teacher":
+            assert begun.wait(60), "the training waits for the report"
+            raise UserError("the disk is full")
+        return write_report(workdir)
+
+    def begin(run, *args):
+        if run.config.name == "study":
+            begun.set()
+        return loop(run, *args)
+
+    monkeypatch.setattr(page, "write_report", write)
+    monkeypatch.setattr(training, "_loop", begin)
+    config = make_config(data_file, steps=4)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(config, tmp_path)
+    assert (tmp_path / "report.html").exists()
+
+    monkeypatch.setattr(page, "write_report", write_report)
+    assert train(config, tmp_path)["finished"]
+    train(configs.standalone(config.needs.teacher), tmp_path / "teacher")
+    assert (tmp_path / "teacher/report.html").exists()
 
 
 @pytest.mark.slow

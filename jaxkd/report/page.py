@@ -50,9 +50,7 @@ class Picture(NamedTuple):
     width: int
 
 
-def write_report(
-    workdir: str | os.PathLike[str], results: Results | None = None
-) -> Path:
+def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes ``report.html`` and its figures.
 
     The page is a single file: pictures are embedded, nothing is loaded from
@@ -61,8 +59,6 @@ def write_report(
     Args:
       workdir: folder of a finished run, with ``results.json`` and, where written,
         ``metrics.jsonl``, ``confusion.npz`` and ``config.json``.
-      results: what ``results.json`` will hold, while the run is not marked as
-        finished; None to read it.
 
     Returns:
       Path of the page.
@@ -71,8 +67,7 @@ def write_report(
       UserError: if the folder holds no results.
     """
     folder = Path(workdir)
-    results = read_results(folder) if results is None else results
-    page = render("report.html.j2", _content(folder, results))
+    page = render("report.html.j2", _content(folder, read_results(folder)))
     path = folder / REPORT
     files.write_text(path, page)
     return path

@@ -7,6 +7,7 @@ follow Okabe and Ito's palette for colour vision deficiencies (Wong, Nature Meth
 2011).
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -129,6 +130,10 @@ def line_styles(student_order: StudentOrder, theme: Theme) -> dict[str, Look]:
     return result
 
 
+# Settings of matplotlib are the process's, and reports may be drawn beside a training.
+_SETTINGS = threading.Lock()
+
+
 @contextmanager
 def canvas(
     path: Path, size: tuple[float, float], theme: Theme, layout: Any = None
@@ -138,7 +143,7 @@ def canvas(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_settings(theme)):
+    with _SETTINGS, matplotlib.rc_context(_settings(theme)):
         figure = Figure(figsize=size, dpi=DPI, layout=layout)
         FigureCanvasAgg(figure)
         yield figure

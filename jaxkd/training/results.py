@@ -14,7 +14,7 @@ from jaxkd.core import files, provenance, records
 from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import PerSeed
 from jaxkd.core.study import Group
-from jaxkd.core.writers import plain, read_metrics
+from jaxkd.core.writers import read_metrics
 from jaxkd.evaluators.base import EvaluationReport
 from jaxkd.report import page
 from jaxkd.report.statistics import estimate
@@ -133,7 +133,12 @@ def write_results(
     end: TrainingEnd,
     workdir: Path,
 ) -> dict[str, Any]:
-    """Writes results, confusion counts and the report; returns the results."""
+    """Writes confusion counts and results, which mark the run as finished.
+
+    Returns:
+      The results. Those of an earlier, shorter run have lost their report: ``draw``
+      has to follow.
+    """
     chosen = options.resolved(run.config)
     results = {
         "finished": True,
@@ -165,8 +170,7 @@ def write_results(
         confusions: dict[str, Any] = _confusions(run, end)
         with files.replacing(workdir / page.CONFUSION) as path:
             np.savez_compressed(path, **confusions)
-        # The results mark the run as finished, so that they come last.
-        page.write_report(workdir, plain(results))
+        (workdir / page.REPORT).unlink(missing_ok=True)
         records.write_results(workdir, results)
     return results
 
@@ -176,8 +180,8 @@ def is_whole(workdir: Path) -> bool:
     return (workdir / page.REPORT).is_file()
 
 
-def redraw(workdir: Path) -> None:
-    """Draws the report of a finished run that has lost it (process 0)."""
+def draw(workdir: Path) -> None:
+    """Draws the report of a finished run that has none yet (process 0)."""
     if jax.process_index() == 0 and not is_whole(workdir):
         page.write_report(workdir)
 
