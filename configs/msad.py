@@ -2,10 +2,10 @@
 
     python -m jaxkd.main --config=configs/msad.py
 
-A small FCOS learns 2,000 drawn scenes of 1 to 5 digits at 96 pixels, together with
-their halves and the fusion of both. Students see 48 pixels: from scratch (``low``),
-from the teacher's parameters (``low_warm``), and with MSAD, over three seeds. Minutes
-on two CPU cores, no download. See docs/detection.md.
+A small FCOS learns 2,000 drawn scenes of 1 to 5 digits (0, 1 and 2) at 96 pixels,
+together with their halves and the fusion of both. Students see 48 pixels: from scratch
+(``low``), from the teacher's parameters (``low_warm``), and with MSAD, over three
+seeds. Minutes on two CPU cores, no download. See docs/detection.md.
 
     configs/msad.py:quick      few steps: a look at how it works
     configs/msad.py:coco       FCOS with ResNet-50 on data/coco, padded squares of 1,024
@@ -34,7 +34,7 @@ def scenes() -> ConfigDict:
     config = configs.default()
     config.name, config.method = "teacher", "msad"
     config.loss = ConfigDict({"stage": "teacher"})
-    config.data = ConfigDict({"name": "detection_scenes"})
+    config.data = ConfigDict({"name": "detection_scenes", "classes": 3})
     config.view = ConfigDict({"name": "detection", "flip": False, "kernel": "area"})
     model = {"name": "fcos_small", "levels": 2}
     config.model = ConfigDict({**model, "fusion": True})

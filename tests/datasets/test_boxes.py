@@ -100,3 +100,12 @@ def test_drawn_scenes_have_tight_boxes():
             assert inside > 10  # ink on the background
     again = detection_scenes.load(side=64, train=9, test=2, most=3).train(0).arrays
     np.testing.assert_array_equal(again["image"][:6], arrays["image"])
+
+
+def test_drawn_scenes_of_fewer_classes():
+    data = detection_scenes.load(side=64, classes=2, train=20, test=1)
+    found = data.train(0).arrays["classes"]
+    assert data.info.class_names == ("0", "1") and data.info.num_classes == 2
+    assert set(found[found >= 0]) == {0, 1}
+    with pytest.raises(UserError, match="classes=11"):
+        detection_scenes.load(classes=11)
