@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.frozen import any_per_seed, of_seed
 from jaxkd.core.study import Group
 from jaxkd.core.types import Batch, Targets
@@ -22,7 +23,7 @@ def collect_targets(groups: Sequence[Group]) -> dict[str, Target]:
     """Merges the targets of all students, so that each is evaluated once a batch.
 
     Raises:
-      ValueError: if two students mean different functions by one name.
+      UserError: if two students mean different functions by one name.
     """
     merged: dict[str, Target] = {}
     for group in groups:
@@ -30,9 +31,12 @@ def collect_targets(groups: Sequence[Group]) -> dict[str, Target]:
             for name, function in student.method.targets.items():
                 known = merged.get(name, Target(function, 0))
                 if known.function is not function:
-                    raise ValueError(
-                        f"Student {student.name!r} defines the target {name!r} "
-                        "differently from another student of the study."
+                    raise UserError(
+                        f"Student {student.name!r} computes {name!r} from the needed "
+                        "runs with other options than a student before it, expected "
+                        "one set of options in a study. Give both the same, or train "
+                        "them in studies of their own from one needed run "
+                        "(config.needs.NAME.init_from)."
                     )
                 merged[name] = Target(function, max(known.until, student.steps))
     return merged

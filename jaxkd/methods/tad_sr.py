@@ -101,7 +101,7 @@ def make(
     def loss(inputs: LossInputs) -> Loss:
         return system.generator_loss(inputs, weights)
 
-    method = teachers.finish(spec, functions, loss, _targets(system, spec.input_key))
+    method = teachers.finish(spec, functions, loss, _targets(teacher, spec.input_key))
     return method._replace(
         trainable=_labels,
         update=_update(system, functions.forward, loss, bool(adversarial_weight)),
@@ -217,10 +217,10 @@ class _System:
 
 
 @functools.cache
-def _targets(system: _System, input_key: str) -> Mapping[str, Callable]:
+def _targets(process: teachers.Process, input_key: str) -> Mapping[str, Callable]:
     def teacher(variables: Any, batch: Batch, key: jax.Array) -> dict[str, Any]:
         del key
-        image = teachers.sampled(system.teacher, variables["teacher"], batch[input_key])
+        image = teachers.sampled(process, variables["teacher"], batch[input_key])
         found = {"image": image, "variables": variables["teacher"]}
         return jax.lax.stop_gradient(found)
 

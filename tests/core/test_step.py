@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxkd import losses
+from jaxkd.core.errors import UserError
 from jaxkd.core.step import collect_targets, make_evaluation, make_train_call
 from jaxkd.core.study import init_group, make_groups
 from jaxkd.core.types import Loss, LossInputs
@@ -366,7 +367,7 @@ def test_two_functions_of_one_target_name_are_refused(frozen):
     groups = make_groups(
         [student, student._replace(name="odd", method=other)], (1,), True
     )
-    with pytest.raises(ValueError, match="'odd' defines the target 'teacher'"):
+    with pytest.raises(UserError, match="'odd' computes 'teacher'"):
         collect_targets(groups)
 
 

@@ -183,3 +183,8 @@ def test_what_does_not_fit():
         tad_sr.make(spec(), **OPTIONS | {"schedule": {"steps": 3}})
     with pytest.raises(UserError, match="at least 2 steps"):
         teachers.make(spec(), schedule={"num_steps": 1})
+
+
+def test_discriminators_of_two_sizes_share_the_teacher():
+    one, other = (tad_sr.make(spec(), **OPTIONS | {"width": n}) for n in (4, 8))
+    assert one.targets["teacher"] is other.targets["teacher"]
