@@ -61,7 +61,29 @@ def notes(results: Results) -> list[str]:
                 f"Extended at step {one['step']:,}: up to there "
                 f"{'; '.join(one['differs'])}, unlike in a run of this length."
             )
-    return [*lines, *_chance_notes(results), *_frozen_notes(results)]
+    return [
+        *lines,
+        *_seed_notes(results),
+        *_chance_notes(results),
+        *_frozen_notes(results),
+    ]
+
+
+def _seed_notes(results: Results) -> list[str]:
+    """Returns which students are one and the same for all seeds."""
+    same = [
+        name
+        for name, student in results["students"].items()
+        if len(losses := student.get("train", {}).get("loss", ())) > 1
+        and len(set(losses)) == 1
+    ]
+    if not same:
+        return []
+    return [
+        f"All seeds of {', '.join(same)} are one: they start alike and see the same "
+        "batches, or nothing is trained, so that ± says nothing of them. "
+        'config.batches = "per_seed" gives each seed batches of its own.'
+    ]
 
 
 def _chance_notes(results: Results) -> list[str]:

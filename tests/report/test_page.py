@@ -173,6 +173,16 @@ def test_table_of_several_seeds():
     assert "chosen on the test set" in notes and "last − kd" in notes
 
 
+def test_seeds_that_are_one_are_named():
+    results = study_results()
+    for name, student in results["students"].items():
+        student["train"] = {"loss": [0.5, 0.5, 0.6 if name == "ce" else 0.5]}
+    text = study_table.format_table(results)
+    assert "All seeds of kd, <b> are one" in text
+    results["students"]["kd"]["train"] = results["students"]["<b>"]["train"] = {}
+    assert "All seeds" not in study_table.format_table(results)
+
+
 def test_students_near_chance_are_named():
     results = study_results()
     assert "Near chance" not in study_table.format_table(results)
