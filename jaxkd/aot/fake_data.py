@@ -10,6 +10,7 @@ from jaxkd.datasets import (
     av_clips,
     boxes,
     ct,
+    face_forgery,
     folder,
     image_pairs,
     mask_images,
@@ -24,6 +25,7 @@ _COCO = (118_287, 5_000)
 _TEXTZOOM = (17_367, 4_373)
 _DIV2K = (800, 100)
 _CLIPS = (15_000, 4_000)
+_FACES = (100_000, 20_000)
 _CHARACTERS = 40  # that the published recognisers tell apart
 
 
@@ -44,9 +46,10 @@ def make(name: str, **options: Any) -> Dataset | None:
     """Returns what a data set is like, or None where only its files tell.
 
     Args:
-      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images", "ct" or
-        "av_clips", of which as many are assumed as a large set has; "boxes",
-        "text_lines" or "image_pairs", which are taken for COCO, TextZoom and DIV2K.
+      name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images", "ct",
+        "face_forgery" or "av_clips", of which as many are assumed as a large set has;
+        "boxes", "text_lines" or "image_pairs", which are taken for COCO, TextZoom and
+        DIV2K.
       **options: as for loading it.
     """
     if name == "cifar":
@@ -77,6 +80,10 @@ def _of_photographs(name: str, options: dict[str, Any]) -> Dataset | None:
         keys = ("size", "scale", "low")
         sizes = {key: options[key] for key in keys if key in options}
         described, counts = image_pairs.describe_examples(name, **sizes), _DIV2K
+    elif name == "face_forgery":
+        sizes = {key: options[key] for key in ("size", "mean", "std") if key in options}
+        graph = face_forgery.GRAPHS[options.get("graph", "ffsc")]()
+        described, counts = face_forgery.describe_examples(name, graph, **sizes), _FACES
     else:
         return None
     (info, fields), (train, test) = described, (_Unread(count) for count in counts)

@@ -233,15 +233,8 @@ def load(
     sources = {
         split: FaceFiles(rows, names, trained, films) for split, rows in found.items()
     }
-    shape = (size, size, 3)
     title = Path(root or train).expanduser().absolute().name
-    info = Info(title, len(labels.nodes), shape, tuple(mean), tuple(std), labels.nodes)
-    fields = {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "label": jax.ShapeDtypeStruct((), np.int32),
-        "code": jax.ShapeDtypeStruct((len(labels.nodes),), np.int8),
-        "manipulation": jax.ShapeDtypeStruct((), np.int32),
-    }
+    info, fields = describe_examples(title, labels, size, mean, std)
 
     def prepare(example: Example, rng: np.random.Generator | None = None) -> Example:
         del rng
@@ -250,6 +243,33 @@ def load(
     return Dataset(
         info, lambda seed: sources["train"], sources["test"], prepare, prepare, fields
     )
+
+
+def describe_examples(
+    name: str,
+    labels: LabelGraph,
+    size: int = 299,
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    std: tuple[float, ...] = (0.5, 0.5, 0.5),
+) -> tuple[Info, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns what is known of such a data set before its files are.
+
+    Args:
+      name: of the data set.
+      labels: graph of the labels.
+      size: side of the images, in pixels.
+      mean: per channel of images from 0 to 1.
+      std: likewise.
+    """
+    shape, nodes = (size, size, 3), labels.nodes
+    info = Info(name, len(nodes), shape, tuple(mean), tuple(std), nodes)
+    fields = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+        "code": jax.ShapeDtypeStruct((len(nodes),), np.int8),
+        "manipulation": jax.ShapeDtypeStruct((), np.int32),
+    }
+    return info, fields
 
 
 def read(

@@ -37,6 +37,9 @@ def test_outlines_are_like_the_data():
     assert (len(imagenet.train(0)), len(imagenet.test)) == (1_281_167, 50_000)
     with pytest.raises(UserError, match="only outlined"):
         imagenet.test[0]
+    faces = fake_data.make("face_forgery", root="nowhere", size=64, graph="ffpp")
+    assert faces.info.image_shape == (64, 64, 3)
+    assert faces.fields["code"].shape == (10,)
     assert fake_data.make("npz", path="nowhere") is None
 
 
