@@ -43,7 +43,7 @@ def test_the_view_joins_noise_condition_and_time(seen):
     np.testing.assert_allclose(small, seen["low"], atol=0.6)
     noise = seen["noisy"][..., :3] - np.cos(np.pi / 8) * seen["image"]
     np.testing.assert_allclose(noise.std() / np.sin(np.pi / 8), 1, 0.05)
-    with pytest.raises(UserError, match=r"\(0, 1\]"):
+    with pytest.raises(UserError, match="> 0 and <= 1"):
         views.build("noisy", INFO, base=LOW, time=0.0)
 
 
