@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxkd.core.ranges import Range
+from jaxkd.core.ranges import Items, Range
 from jaxkd.models import layers
 from jaxkd.models.ct import attention as attention3d
 from jaxkd.models.ct import conv as conv3d
@@ -64,7 +64,7 @@ class NLRAN(nn.Module):
     stem: int
     widths: Sequence[int]
     strides: Sequence[int]
-    levels: Annotated[Sequence[int], Range()]
+    levels: Annotated[Sequence[int], Range(), Items(least=0)]
     stem_size: int = 7
     stem_stride: tuple[int, int, int] = (2, 2, 2)
     pool: bool = True
