@@ -270,6 +270,25 @@ def test_the_imagenet_recipe():
     assert run.dataset.info.image_shape == (224, 224, 3)
 
 
+def test_points_of_the_curve_differ_in_the_teacher_alone():
+    points = {n: MODULES["rld"].get_config(f"curve,{n}") for n in (0, 4, 8, 12)}
+    flat = [configs.resolved(config) for config in points.values()]
+    for one in flat[1:]:
+        differing = set(configs.changes(flat[0], one)) - {"name"}
+        assert all(key.startswith("needs.teacher.data.") for key in differing)
+    for n, config in points.items():
+        options = configs.resolved(config.needs.teacher.data)
+        assert options.pop("name") == "glyph100"
+        dataset = glyph100.load(**options | {"train": 200, "test": 100})
+        labels = np.array([dataset.train(0)[i]["label"] for i in range(200)])
+        assert (labels != np.arange(200) % 100).sum() == 2 * n
+    last, before = points[12], MODULES["rld"].get_config("wrong_teacher")
+    for name in set(last.students) - {"ce"}:
+        assert last.students[name] == before.students[name]
+    with pytest.raises(UserError, match="wrong classes"):
+        MODULES["rld"].get_config("curve,5")
+
+
 def test_students_of_a_laptop_study_differ_in_what_their_names_say():
     students = MODULES["rld"].get_config().students
     assert {name: row.method for name, row in students.items()} == {

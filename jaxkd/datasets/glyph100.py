@@ -18,7 +18,7 @@ from jaxkd.drawing.glyphs import CLASSES, LAWS, draw_images
 
 POOL, TEST, FEW, VALIDATION = range(4)  # folded into the key, so never renumber
 POOL_SIZE = 8_000
-SHIFTED = 12  # classes whose labels labels="shifted" moves
+SHIFTED = 12  # classes whose labels labels="shifted" moves if nothing is said
 # Of the pool's pixels in [0, 1]: equal for the three colours up to sampling error.
 STATISTICS = {16: (0.499, 0.306), 32: (0.496, 0.316)}
 
@@ -29,6 +29,7 @@ def load(
     test: int = 5_000,
     per_class: int | None = None,
     labels: str = "clean",
+    shifted: int = SHIFTED,
     evaluate_on: str = "test",
     seed: int = 0,
 ) -> Dataset:
@@ -43,9 +44,10 @@ def load(
       test: images to evaluate on, a multiple of 100.
       per_class: if given, training seed ``s`` has its own ``100 * per_class`` images,
         independent of the pool and of the other seeds, instead of the pool.
-      labels: ``"clean"``, or ``"shifted"``: training labels of classes 0 to 11 are
-        moved on, ``k -> (k + 1) mod 12``, which makes a teacher that is confidently
-        wrong about them. Test labels stay clean.
+      labels: ``"clean"``, or ``"shifted"``: training labels of the first ``shifted``
+        classes are moved on, ``k -> (k + 1) mod shifted``, which makes a teacher that
+        is confidently wrong about them. Test labels stay clean.
+      shifted: see ``labels``, 2 to 100; of no effect on clean labels.
       evaluate_on: ``"test"``, or ``"validation"`` to choose settings.
       seed: of the pool, test and validation images, and part of the students' seeds.
 
@@ -55,14 +57,19 @@ def load(
     lookup.choose(size, LAWS, what="size")
     splits = {"test": TEST, "validation": VALIDATION}
     held_out = lookup.choose(evaluate_on, splits, what="evaluate_on")
-    shifted = lookup.choose(labels, {"clean": False, "shifted": True}, what="labels")
+    moved = lookup.choose(labels, {"clean": False, "shifted": True}, what="labels")
     _check_counts(train, test, per_class, labels)
+    if not 2 <= shifted <= len(CLASSES):
+        raise UserError(
+            f"shifted is {shifted}, expected 2 to {len(CLASSES)} classes; for none, "
+            "leave labels at 'clean'."
+        )
 
     def training_images(training_seed: int) -> Source:
         if per_class is not None:
             return ArraySource(_draw(size, 100 * per_class, seed, FEW, training_seed))
         arrays = _draw(size, train or POOL_SIZE, seed, POOL, 0)
-        label = shift_labels(arrays["label"]) if shifted else arrays["label"]
+        label = shift_labels(arrays["label"], shifted) if moved else arrays["label"]
         return ArraySource(arrays | {"label": label})
 
     mean, std = STATISTICS[size]
@@ -72,9 +79,9 @@ def load(
     return Dataset(info, training_images, examples)
 
 
-def shift_labels(labels: np.ndarray) -> np.ndarray:
-    """Moves labels 0 to 11 on, ``k -> (k + 1) mod 12``; others stay."""
-    return np.where(labels < SHIFTED, (labels + 1) % SHIFTED, labels).astype(np.int32)
+def shift_labels(labels: np.ndarray, classes: int = SHIFTED) -> np.ndarray:
+    """Moves the labels below ``classes`` on, ``k -> (k + 1) mod classes``."""
+    return np.where(labels < classes, (labels + 1) % classes, labels).astype(np.int32)
 
 
 def _check_counts(train, test, per_class, labels) -> None:

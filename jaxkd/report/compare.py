@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
-from jaxkd.report import figures, page, study_table
+from jaxkd.report import by_teacher, figures, page, study_table
 from jaxkd.report.statistics import (
     Curve,
     Results,
@@ -63,12 +63,15 @@ def write_comparison(
         raise UserError(f"--output is {str(output)!r}, expected a file such as c.html.")
     runs = read_runs(workdirs)
     table, notes = compare_scores(runs), _notes(runs)
+    sweep = by_teacher.collect({run.label: run.results for run in runs})
     with tempfile.TemporaryDirectory() as folder:
         content = {
             "title": " / ".join(run.label for run in runs),
             "table": table,
             "notes": notes,
-            "pictures": _draw(runs, Path(folder)),
+            "pictures": _draw(runs, Path(folder))
+            | _draw_by_teacher(runs, sweep, Path(folder)),
+            "by_teacher": sweep,
             "settings": [(run.label, study_table.setting(run.results)) for run in runs],
             "differences": compare_configs(runs),
             "label": study_table.score_label(runs[0].results),
@@ -76,7 +79,10 @@ def write_comparison(
         text = page.render("compare.html.j2", content)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, text)
-    return "\n".join([*study_table.aligned(table), "", *notes, "", f"Page: {path}"])
+    lines = [*study_table.aligned(table), "", *notes, ""]
+    if sweep is not None:
+        lines += ["By the teacher's score", "", *study_table.aligned(sweep.table), ""]
+    return "\n".join([*lines, f"Page: {path}"])
 
 
 def read_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
@@ -183,7 +189,30 @@ def compare_configs(runs: Sequence[ComparedRun]) -> list[list[str]]:
     return lines
 
 
-def _draw(runs: Sequence[ComparedRun], folder: Path) -> Mapping[str, page.Picture]:
+def _draw_by_teacher(
+    runs: Sequence[ComparedRun], sweep: by_teacher.ByTeacher | None, folder: Path
+) -> dict[str, page.Picture]:
+    """Draws the students' scores against their teacher's, if there is such a sweep."""
+    if sweep is None:
+        return {}
+    by = score(runs[0].results)
+    students = runs[0].results["students"]
+    methods = {curve.name: students[curve.name]["method"] for curve in sweep.curves}
+    label = study_table.score_label(runs[0].results)
+    job = partial(
+        figures.curves,
+        data=sweep.curves,
+        ylabel=f"students: {label}",
+        xlabel=f"teacher: {label}",
+        number=".1f" if by.percent else ".3g",
+        band=True,
+        student_order=order_students(methods, None),
+        levels={},
+    )
+    return {"by_teacher": page.picture(folder, "by_teacher", job)}
+
+
+def _draw(runs: Sequence[ComparedRun], folder: Path) -> dict[str, page.Picture]:
     """Draws test scores and training losses of all students of all runs."""
     by = score(runs[0].results)
     scale = 100 if by.percent else 1

@@ -32,6 +32,7 @@ def curves(
     ylabel: str,
     number: str,
     band: bool,
+    xlabel: str = "step",
 ) -> None:
     """Draws a metric against the training step, one labelled line per student.
 
@@ -47,6 +48,7 @@ def curves(
       ylabel: what the values are.
       number: format of the last values, such as ``".1f"``.
       band: whether to shade one standard error over seeds around each line.
+      xlabel: what the curves' steps are, if they are no steps.
     """
     styles = line_styles(student_order, theme)
     lines = [_line(curve) for curve in data]
@@ -68,7 +70,7 @@ def curves(
         for value in levels.values():
             axes.axhline(value, color=theme.muted, dashes=(6, 4), linewidth=1.2)
         _scale(axes, np.concatenate([line.mean for line in lines]))
-        axes.set(xlabel="step", ylabel=ylabel)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         first, last = min(c.steps[0] for c in data), max(c.steps[-1] for c in data)
         axes.set_xlim(first, last if last > first else first + 1)
         _label_ends(axes, sorted(ends, key=lambda end: end.value))

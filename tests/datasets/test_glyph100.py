@@ -55,12 +55,14 @@ def test_every_training_seed_has_its_own_few_images():
     np.testing.assert_array_equal(arrays(again)[0], arrays(draws[1])[0])
 
 
-def test_shifted_labels_move_twelve_classes_of_the_pool_only():
-    dataset, clean = load(labels="shifted"), load()
+@pytest.mark.parametrize("classes", [12, 4])
+def test_shifted_labels_move_that_many_classes_of_the_pool_only(classes):
+    chosen = {} if classes == 12 else {"shifted": classes}
+    dataset, clean = load(labels="shifted", **chosen), load()
     images, labels = arrays(dataset.train(0))
     clean_images, clean_labels = arrays(clean.train(0))
     np.testing.assert_array_equal(images, clean_images)
-    wanted = [(k + 1) % 12 if k < 12 else k for k in clean_labels]
+    wanted = [(k + 1) % classes if k < classes else k for k in clean_labels]
     np.testing.assert_array_equal(labels, wanted)
     np.testing.assert_array_equal(arrays(dataset.test)[1], arrays(clean.test)[1])
 
@@ -93,6 +95,7 @@ def test_arrays_are_shared_so_they_cannot_be_written():
         ({"train": 150}, "train is 150, expected a positive multiple of 100"),
         ({"test": 0}, "test is 0, expected a positive multiple"),
         ({"labels": "biased"}, "labels is 'biased', expected one of clean, shifted"),
+        ({"labels": "shifted", "shifted": 1}, "shifted is 1, expected 2 to 100"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
         ({"per_class": 0}, "per_class is 0, expected at least 1"),
         ({"per_class": 5}, "per_class=5 replaces the pool"),

@@ -1,24 +1,27 @@
 """Runs side by side: scores with their errors, and the keys that differ."""
 
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxkd
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import Writer, write_json
-from jaxkd.report import compare
+from jaxkd.report import by_teacher, compare
 from jaxkd.report.statistics import estimate, format_estimate
 from tests.report.test_page import study_results
 
 TOP1 = {"name": "top1", "label": "top-1 accuracy", "percent": True, "lower": False}
 
 
-def write_run(folder, *, lr=0.1, better=0.0):
+def write_run(folder, *, lr=0.1, better=0.0, teacher=0.899):
     folder.mkdir(parents=True)
     results = study_results() | {"score": TOP1}
+    results["frozen"]["teacher"]["top1"] = teacher
     for student in results["students"].values():
         student["last"]["top1"] = [v + better for v in student["last"]["top1"]]
     write_json(folder / "results.json", results)
@@ -56,6 +59,40 @@ def test_differences_of_equal_configurations_are_none(folders):
     assert compare.compare_configs(runs)[1:] == [["optim.lr", "0.1", "0.3"]]
     same = [runs[0], runs[0]._replace(label="again")]
     assert compare.compare_configs(same) == [["", "a/run", "again"]]
+
+
+def test_runs_of_different_teachers_are_drawn_against_the_teacher(folders, tmp_path):
+    text = compare.write_comparison(folders, tmp_path / "same.html")
+    assert "By the teacher" not in text  # two equal teachers make no axis
+    write_run(tmp_path / "wrong/run", better=-0.2, teacher=0.7)
+    shutil.move(tmp_path / "wrong/run", tmp_path / "wrong12")
+    inputs = [tmp_path / "wrong12", folders[0]]
+    text = compare.write_comparison(inputs, tmp_path / "c.html")
+    table = text.partition("By the teacher's score")[2].split("\n")
+    good, bad = table[3].split(), table[4].split()
+    assert good[:2] == ["run", "89.9"] and bad[:2] == ["wrong12", "70.0"]
+    assert "62.0" in good and "42.0" in bad  # kd
+    assert (tmp_path / "c.html").read_text().count("data:image/png") == 6
+    runs = {run.label: run.results for run in compare.read_runs(inputs)}
+    runs["run"]["students"]["own"] = runs["run"]["students"]["kd"]
+    sweep = by_teacher.collect(runs)
+    kd = next(curve for curve in sweep.curves if curve.name == "kd")
+    np.testing.assert_allclose(kd.steps, [70.0, 89.9])
+    np.testing.assert_allclose(kd.values, [[40, 42, 44], [60, 62, 64]])
+    assert sweep.left_out == ["own"]
+
+
+def test_teachers_without_a_score_make_no_curve():
+    first, second = study_results(), study_results()
+    for results in (first, second):
+        results["score"] = TOP1
+    second["frozen"]["teacher"] |= {"top1": None}
+    assert by_teacher.collect({"a": first, "b": second}) is None
+    second["frozen"]["teacher"] |= {"by_seed": {"top1": [0.5, 0.7]}}
+    assert by_teacher.teacher_score(second, "top1").values == (0.5, 0.7)
+    assert by_teacher.collect({"a": first, "b": second}).table[2][1].startswith("60.0")
+    second["frozen"] = {"assistant": {}, "other": {}}
+    assert by_teacher.teacher_score(second, "top1") is None
 
 
 def test_mistakes(folders, tmp_path):
