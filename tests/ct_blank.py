@@ -11,11 +11,13 @@ from jaxkd.readers.ct.cases import Case
 def replace(monkeypatch):
     """Replaces phantoms and scans by empty ones; options are checked by real code."""
 
-    def cached(folder, split, count, per_patient, seed):
-        scans = np.broadcast_to(np.int16(0), (count, *phantoms.SHAPE))
+    def cached(folder, law, split, count, per_patient, seed):
+        scans = np.broadcast_to(np.int16(0), (count, *phantoms.LAWS[law].shape))
         masks = np.broadcast_to(np.uint8(0), scans.shape)
         numbers = np.broadcast_to(np.int32(0), (count,))
         fields = {"image": scans, "lesion": masks, "lungs": masks}
+        if law == "weak_contrast":
+            fields["distractors"] = masks
         return fields | {"label": numbers, "patient": numbers}
 
     def list_cases(root, classes):

@@ -166,7 +166,7 @@ def _classifier(restored: Restored):
         )
     spacing = data.get("spacing", None)
     if data.name == "phantoms":
-        spacing = phantoms.SPACING
+        spacing = phantoms.LAWS[data.get("law", phantoms.DISEASES)].spacing
 
     @jax.jit
     def forward(scan: jax.Array):

@@ -9,7 +9,7 @@ from jaxkd.readers.ct.volumes import apply_window, window_of
 from jaxkd.views.ops import View, check_shift, warp
 
 # Fields that tell where lesions are. Networks do not see them in training.
-MASKS = ("lesion", "lungs")
+MASKS = ("lesion", "lungs", "distractors")
 
 
 def ct(
@@ -27,8 +27,8 @@ def ct(
     """Maps Hounsfield units to [0, 1] and moves training scans a little.
 
     ``image`` int16 ``[b, depth, height, width]`` becomes float32 with one channel;
-    masks of lesions and lungs are dropped from training batches, and kept as they are
-    for evaluation.
+    masks of lesions, lungs and distractors are dropped from training batches, and kept
+    as they are for evaluation.
 
     Args:
       info: of the data set.

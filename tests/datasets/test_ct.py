@@ -13,6 +13,7 @@ from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.datasets import ct, phantoms
+from jaxkd.drawing.ct import parts
 from jaxkd.readers.ct import cases as ct_cases
 from jaxkd.readers.ct import lungs, volumes
 from jaxkd.readers.ct.cases import Case, assign_splits
@@ -356,7 +357,8 @@ def test_view_changes_brightness_and_adds_noise():
 
 def test_phantoms_are_as_described():
     scans = [phantoms.draw(i % 3, (3, i), (4, i)) for i in range(9)]
-    for index, (image, lesion, chest) in enumerate(scans):
+    for index, (image, lesion, chest, distractors) in enumerate(scans):
+        assert distractors is None
         assert image.dtype == np.int16 and -1024 <= image.min() < -900
         assert image.max() > 350 and 0.1 < chest.mean() < 0.25
         sick = phantoms.CLASSES[index % 3] != "Normal"
@@ -371,7 +373,7 @@ def test_lesions_of_both_kinds_are_alike_in_size_and_differ_in_place():
     sizes, radii = {0: [], 1: []}, {0: [], 1: []}
     for index in range(24):
         scan = phantoms.draw(index % 2, (5, index), (6, index))
-        _, body = phantoms._body(np.random.default_rng((5, index)))
+        _, body = parts.body(np.random.default_rng((5, index)), phantoms.SHAPE)
         sizes[index % 2].append(scan.lesion.sum())
         radii[index % 2].append(body.radius[scan.lesion > 0].mean())
     assert np.mean(radii[0]) > np.mean(radii[1]) + 0.1
@@ -414,6 +416,7 @@ def test_a_damaged_cache_is_drawn_again(tmp_path):
         ({"train": 10}, "train is 10, expected a positive multiple of 6"),
         ({"crop": (24, 64, 40)}, "crop is"),
         ({"evaluate_on": "train"}, "evaluate_on is 'train'"),
+        ({"law": "distributed"}, "law is 'distributed'"),
     ],
 )
 def test_wrong_options_of_phantoms(tmp_path, options, match):

@@ -13,11 +13,14 @@ from ml_collections import ConfigDict
 from jaxkd import models
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
+from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.core.types import Spec
 from jaxkd.datasets import phantoms
+from jaxkd.evaluators import ct as evaluator
 from jaxkd.evaluators.ct import baselines, corruptions
 from jaxkd.methods import nlran
 from tests.fields import loss_of
+from tests.test_configs import MODULES
 
 # One stage, because compiling takes long.
 TINY = {"stem": 2, "widths": (2,), "strides": (2,), "levels": (1,), "non_local": 1}
@@ -102,6 +105,102 @@ def test_features_of_the_baselines():
     blocks = baselines.blocks(volume)
     assert blocks[1] == pytest.approx(volume[:4, :4, 4:8].mean(), rel=1e-5)
     assert baselines.blocks(volume[:7]).shape == (2 * 3 * 4,)
+
+
+def test_relations_of_lesions_by_hand():
+    lungs = np.zeros((8, 8, 8), np.uint8)
+    lungs[1:7, 1:7, 1:7] = 1
+    lesion = np.zeros_like(lungs)
+    lesion[1, 1, 1] = lesion[6, 6, 6] = 1  # in the first and the last octant
+    lesion[3, 3, 3] = 1
+    found = baselines.relations(lesion, lungs)
+    there, pairs, depths = found[:8], found[8:36], found[36:]
+    assert there.tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
+    assert np.flatnonzero(pairs).tolist() == [6]  # (0, 7) of (0, 1), (0, 2) ...
+    np.testing.assert_allclose(depths, [2 / 3, 0, 1 / 3, 0, 0, 0, 0, 0])
+    assert not baselines.relations(0 * lesion, lungs).any()
+
+
+def lesions_in_two_octants(count, masks=True):
+    """Scans of which only the pair of lesions tells the class."""
+    rng = np.random.default_rng(count)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    lesion = np.zeros((count, 8, 8, 8), np.uint8)
+    first = rng.integers(0, 2, count)
+    for index, (one, label) in enumerate(zip(first, labels, strict=True)):
+        lesion[index, 2, 2, 2 + 4 * one] = 1
+        lesion[index, 2, 6, 2 + 4 * (one ^ label)] = 1
+    fields = {"image": rng.integers(-900, 0, lesion.shape).astype(np.int16)}
+    fields |= {"lesion": lesion, "lungs": np.ones_like(lesion)} if masks else {}
+    return ArraySource(fields | {"label": labels})
+
+
+def test_oracles_read_masks_and_only_their_relations_tell():
+    info = Info("two", 2, (8, 8, 8), (0.0,), (1.0,), ("apart", "together"))
+    train, test = lesions_in_two_octants(80), lesions_in_two_octants(40)
+    found = baselines.oracles(Dataset(info, lambda seed: train, test))
+    right = {
+        name: (p.argmax(1) == test.arrays["label"]).mean() for name, p in found.items()
+    }
+    assert right.pop("oracle (relations of lesion masks) + LR") == 1
+    assert right.pop("lesion masks + LR") < 0.8 and not right
+    blind = lesions_in_two_octants(4, masks=False)
+    assert baselines.oracles(Dataset(info, lambda seed: blind, blind)) == {}
+
+
+def test_heat_maps_among_distractors_are_scored_by_what_brightness_does_not_tell():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 10, (3, 6, 8, 8))  # 0 a lesion, 1 and 2 distractors
+    lesion, distractors = kinds == 0, (kinds == 1) | (kinds == 2)
+    bright = np.where(lesion | distractors, 0.8, 0.2) + 0.1 * rng.random(kinds.shape)
+    fields = {
+        evaluator.INTENSITY: bright.astype(np.float32),
+        "lesion": lesion.astype(np.uint8),
+        evaluator.LUNGS: np.ones(kinds.shape, np.uint8),
+    }
+    perfect = evaluator._Said(np.zeros((1, 3, 2)), {"cam": lesion[None].astype(float)})
+    assert evaluator._heat_scores({"one": perfect}, fields, evaluator.MATCHED) == {}
+    fields[evaluator.MATCHED] = (lesion | distractors).astype(np.uint8)
+    found = {
+        where: evaluator._heat_scores({"one": perfect}, fields, where)
+        for where in (evaluator.LUNGS, evaluator.MATCHED)
+    }
+    lungs, matched = found.values()
+    assert lungs[""][evaluator.INTENSITY][0]["auc"] > 0.85
+    assert matched[""][evaluator.INTENSITY][0]["auc"] == pytest.approx(0.5, abs=0.1)
+    for scores in (lungs, matched):
+        assert scores["one"]["cam"][0]["auc"] == 1
+    titles = [table.title for table in evaluator._heat_tables(found)]
+    assert len(titles) == 2 and "distractors" in titles[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "students"),
+    [("distribution", ("resnet", "+NL")), ("weak_contrast", ("+A",))],
+)
+def test_two_steps_of_the_regimes(variant, students, tmp_path):
+    from jaxkd.train import train
+
+    config = MODULES["nlran"].get_config(variant)
+    config.data.update({"train": 8, "test": 8, "cache": str(tmp_path / "cache")})
+    config.students = configs.students({n: config.students[n] for n in students})
+    config.reference = None if len(students) == 1 else students[0]
+    config.seeds, config.eval_batch_size, config.duration = (1,), 8, 2
+    config.eval_every = config.checkpoint_every = 2
+    config.optim.warmup = 1
+    results = train(config, tmp_path / "run")
+    assert set(results["students"]) == set(students)
+    last = results["students"][students[-1]]["last"]
+    assert 0 <= last["auc"][0] <= 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "oracle (relations of lesion masks)" in page
+    matched = variant == "weak_contrast"
+    assert ("distractors of the same brightness" in page) == matched
+    assert ("attention_matched_auc" in last) == matched
+    assert results["data"]["class_names"] == list(
+        phantoms.LAWS[config.data.law].classes
+    )
 
 
 @pytest.fixture(scope="module")

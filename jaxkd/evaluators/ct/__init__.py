@@ -1,8 +1,10 @@
 """What is found out about CT classifiers after training, on the host.
 
-Scores of the test scans beside those of two classifiers of plain intensities; heat maps
-beside the plain intensity of a voxel, where lesions are known; and how far the scores
-fall when scans are disturbed.
+Scores of the test scans beside those of two classifiers of plain intensities and, where
+lesions are known, of two that read the lesions' true masks; heat maps beside the plain
+intensity of a voxel, in the whole lungs and, where the data have them, against
+distractors of the same brightness; and how far the scores fall when scans are
+disturbed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,9 @@ from jaxkd.report.statistics import format_mean
 
 SCORES = ("auc", "accuracy", "precision", "recall", "f1", "ece")
 HEAT = ("auc", "auc_either", "pointing", "share", "iou", "sharpness")
-INTENSITY = "intensity"
+INTENSITY, BLURRED = "intensity", "intensity, blurred"
+BLUR = 1.5  # voxels, standard deviation
+LUNGS, MATCHED = "lungs", "matched"  # where heat maps are scored
 
 
 class _Said(NamedTuple):
@@ -37,15 +41,18 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     fields = _fields(trained)
     said = {name: _ask(trained, name) for name in trained.by_student()}
     baselines = nlran_baselines.probabilities(trained.dataset)
+    oracles = nlran_baselines.oracles(trained.dataset)
     robust = {name: _disturbed(trained, name) for name in said}
-    heat = _heat_scores(said, fields)
+    heat = {where: _heat_scores(said, fields, where) for where in (LUNGS, MATCHED)}
     return EvaluationReport(
         scores={
-            name: _member_scores(one, fields["label"], heat.get(name, {}))
+            name: _member_scores(one, fields["label"])
+            | _heat_columns(heat[LUNGS].get(name, {}), "")
+            | _heat_columns(heat[MATCHED].get(name, {}), f"_{MATCHED}")
             for name, one in said.items()
         },
         tables=[
-            _score_table(said, baselines, fields),
+            _score_table(said, baselines, oracles, fields),
             *_heat_tables(heat),
             _robust_table(robust),
         ],
@@ -55,7 +62,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
 
 def _fields(trained: TrainedStudy) -> dict[str, np.ndarray]:
     """Collects labels, patients and, where there are, masks of the test scans."""
-    wanted = ("label", "patient", "lesion", "lungs")
+    wanted = ("label", "patient", "lesion", "lungs", "distractors")
     batches = list(trained.batches())
     found = {
         name: np.concatenate(
@@ -64,14 +71,16 @@ def _fields(trained: TrainedStudy) -> dict[str, np.ndarray]:
         for name in wanted
         if name in batches[0]
     }
-    masked = {"lesion", "lungs"} <= set(found)
-    if masked:
+    if {"lesion", "lungs"} <= set(found):
         # Only those scans are kept whose heat maps can be scored.
         image = [np.asarray(b["image"])[np.asarray(b["mask"])] for b in batches]
         sick = np.flatnonzero(found["lesion"].any((1, 2, 3)))
         found[INTENSITY] = np.concatenate(image)[sick][..., 0]
-        found |= {"sick": sick, "lesion": found["lesion"][sick]}
-        found["lungs"] = found["lungs"][sick]
+        found["sick"] = sick
+        for name in {"lesion", "lungs", "distractors"} & set(found):
+            found[name] = found[name][sick]
+        if "distractors" in found:
+            found[MATCHED] = found["lesion"] | found["distractors"]
     return found
 
 
@@ -127,7 +136,7 @@ def _disturbed(trained: TrainedStudy, student: str) -> dict[str, list[float]]:
     return found
 
 
-def _member_scores(said: _Said, labels, heat: Mapping[str, Any]):
+def _member_scores(said: _Said, labels) -> dict[str, list[float]]:
     rows = [classification.summary(p, labels) for p in said.probabilities]
     scores = {
         name: [row[name] for row in rows] for name in SCORES if name != "accuracy"
@@ -137,33 +146,56 @@ def _member_scores(said: _Said, labels, heat: Mapping[str, Any]):
             classification.sensitivity_specificity(p, labels)[index]
             for p in said.probabilities
         ]
-    for name, seeds in heat.items():
-        scores |= {
-            f"{name}_{key}": [s[key] for s in seeds] for key in ("auc", "pointing")
-        }
     return scores
 
 
-def _heat_scores(said: Mapping[str, _Said], fields) -> dict[str, dict[str, list]]:
-    """Returns student -> map -> for each seed the mean of each score."""
-    if INTENSITY not in fields:
+def _heat_columns(
+    heat: Mapping[str, Sequence[Mapping[str, float]]], where: str
+) -> dict[str, list[float]]:
+    """Returns the scores of a student's maps that join its others, by seed."""
+    return {
+        f"{name}{where}_{key}": [one[key] for one in seeds]
+        for name, seeds in heat.items()
+        for key in ("auc", "pointing")
+    }
+
+
+def _heat_scores(
+    said: Mapping[str, _Said], fields, where: str
+) -> dict[str, dict[str, list]]:
+    """Returns student -> map -> for each seed the mean of each score.
+
+    Args:
+      said: the students' maps.
+      fields: see ``_fields``.
+      where: the mask in which maps are scored; without it there are no scores.
+    """
+    if INTENSITY not in fields or where not in fields:
         return {}
-    plain = {INTENSITY: fields[INTENSITY][None]}
+    plain = {INTENSITY: fields[INTENSITY][None], BLURRED: _blurred(fields)[None]}
     everyone = {"": plain} | {name: one.maps for name, one in said.items()}
     return {
         student: {
-            name: [_mean_scores(seed, fields) for seed in maps[name]] for name in maps
+            name: [_mean_scores(seed, fields, where) for seed in maps[name]]
+            for name in maps
         }
         for student, maps in everyone.items()
     }
 
 
-def _mean_scores(maps: np.ndarray, fields) -> dict[str, float]:
+def _blurred(fields) -> np.ndarray:
+    """Returns the intensity as a map as coarse as a network's."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(fields[INTENSITY], (0, BLUR, BLUR, BLUR))
+
+
+def _mean_scores(maps: np.ndarray, fields, where: str) -> dict[str, float]:
     """Averages the scores of one seed's maps over the scans with lesions."""
     each = [
-        heatmaps.scores(heat, lesion, lungs)
-        for heat, lesion, lungs in zip(
-            maps, fields["lesion"], fields["lungs"], strict=True
+        heatmaps.scores(heat, lesion, region)
+        for heat, lesion, region in zip(
+            maps, fields["lesion"], fields[where], strict=True
         )
     ]
     table = np.array([one for one in each if one is not None])
@@ -172,9 +204,9 @@ def _mean_scores(maps: np.ndarray, fields) -> dict[str, float]:
     return result
 
 
-def _score_table(said, baselines, fields) -> Table:
+def _score_table(said, baselines, oracles, fields) -> Table:
     labels, groups = fields["label"], fields.get("patient")
-    everyone = {name: p[None] for name, p in baselines.items()}
+    everyone = {name: p[None] for name, p in (baselines | oracles).items()}
     everyone |= {name: one.probabilities for name, one in said.items()}
     heading = ["", "AUC", "95 %", "accuracy", "precision", "recall", "F1", "ECE"]
     rows = [heading]
@@ -189,7 +221,13 @@ def _score_table(said, baselines, fields) -> Table:
         "AUC, precision, recall and F1: mean over classes, each against the rest. ±: "
         "standard error over seeds. 95 %: percentile bootstrap of the seeds' mean "
         f"AUC over {'patients' if groups is not None else 'scans'}. The first rows are "
-        "logistic regressions on plain intensities. "
+        "logistic regressions on plain intensities"
+        + (
+            "; those of masks read where the lesions truly are, which no network is "
+            "told: they tell what there is to find. "
+            if oracles
+            else ". "
+        )
         + _verdict(said, baselines, labels)
     )
     return Table("Test scans", rows, note)
@@ -233,9 +271,18 @@ def _gap(values: Sequence[float], floor: float) -> str:
     return f"{np.mean(values) - floor:.3f}"
 
 
-def _heat_tables(heat: Mapping[str, Mapping[str, list]]) -> list[Table]:
-    if not heat:
-        return []
+def _heat_tables(heat: Mapping[str, Mapping[str, Mapping[str, list]]]) -> list[Table]:
+    tables = []
+    if heat[LUNGS]:
+        rows = _heat_rows(heat[LUNGS])
+        tables.append(Table("Heat maps against lesions", rows, _HEAT_NOTE))
+    if heat[MATCHED]:
+        title = "Heat maps: lesions among distractors of the same brightness"
+        tables.append(Table(title, _heat_rows(heat[MATCHED]), _MATCHED_NOTE))
+    return tables
+
+
+def _heat_rows(heat: Mapping[str, Mapping[str, list]]) -> list[list[str]]:
     heading = [
         "",
         "map",
@@ -256,17 +303,25 @@ def _heat_tables(heat: Mapping[str, Mapping[str, list]]) -> list[Table]:
             flat = sum(one["constant"] for one in seeds) / len(seeds)
             label = f"{name} ({100 * flat:.0f} % constant)" if flat else name
             rows.append([student or "plain voxels", label, *cells])
-    note = (
-        "Mean over the scans with lesions, in the lungs. AUC: how often a voxel of a "
-        "lesion is hotter than another; 0.5 is chance. The larger of it and 1 − AUC is "
-        "taken for each scan, so that even chance lies above 0.5. Pointing: the "
-        "hottest voxel is in a lesion. Share: of the heat. IoU: of the lesions with as "
-        "many of the hottest voxels. Sharpness depends on the grid and does not tell "
-        "whether it is right. Attention does not depend on the class and may mark "
-        "lesions by low values. A map that does not beat the plain intensity of the "
-        "voxels shows nothing that the scan does not."
-    )
-    return [Table("Heat maps against lesions", rows, note)]
+    return rows
+
+
+_HEAT_NOTE = (
+    "Mean over the scans with lesions, in the lungs. AUC: how often a voxel of a "
+    "lesion is hotter than another; 0.5 is chance. The larger of it and 1 − AUC is "
+    "taken for each scan, so that even chance lies above 0.5. Pointing: the "
+    "hottest voxel is in a lesion. Share: of the heat. IoU: of the lesions with as "
+    "many of the hottest voxels. Sharpness depends on the grid and does not tell "
+    "whether it is right. Attention does not depend on the class and may mark "
+    "lesions by low values. A map that does not beat the plain intensity of the "
+    "voxels shows nothing that the scan does not."
+)
+_MATCHED_NOTE = (
+    "As above, but of all voxels only those of lesions and of distractors count, which "
+    "are equally bright: by its brightness no voxel tells what it belongs to. Blurred: "
+    "the intensity smoothed as much as a network's map is coarse, which tells compact "
+    "things from thin ones; what a map adds is what it has beyond that row."
+)
 
 
 def _robust_table(robust: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:

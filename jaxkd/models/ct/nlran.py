@@ -10,6 +10,9 @@ half of its channels and with bottlenecks of a quarter of them.
 - ``nlran56``: for about 64x128x128 voxels; 14.6 M parameters.
 - ``nlran_tiny``: for about 24x48x48 voxels on a CPU.
 - ``nlran_micro``: the same with less work: a stage less, and as coarse as ``nlran56``.
+- ``nlran_local``: one stage of bottlenecks, so that a place of the plain network
+  ``resnet3d_local`` sees 15 voxels along each axis; one of ``resnet3d_micro`` sees 87
+  (``receptive_field.py``). Only the two additions relate places further apart.
 
 Each part can be left out: ``attention="none"`` takes the masks away
 and keeps the trunk, ``non_local=0`` the non-local block; without both it is a plain
@@ -184,12 +187,25 @@ _MICRO: dict[str, Any] = {
     "strides": (2, 2),
     "non_local": 2,
 }
+_LOCAL: dict[str, Any] = {
+    **_MICRO,
+    "widths": (32,),
+    "strides": (2,),
+    "levels": (1,),
+    "non_local": 1,
+    "unit": BottleneckUnit,
+}
 _PLAIN: dict[str, Any] = {"attention": "none", "non_local": 0}
 _CBAM: dict[str, Any] = {"attention": "cbam3d", "non_local": 0}
 
 VARIANTS = {
     f"{name}{suffix}": (NLRAN, {**size, **parts})
-    for suffix, size in {"56": _OFFICIAL, "_tiny": _TINY, "_micro": _MICRO}.items()
+    for suffix, size in {
+        "56": _OFFICIAL,
+        "_tiny": _TINY,
+        "_micro": _MICRO,
+        "_local": _LOCAL,
+    }.items()
     for name, parts in {
         "nlran": {},
         "resnet3d": _PLAIN,
