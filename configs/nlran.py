@@ -54,8 +54,8 @@ Bright voxels have the same places in both classes. Expected:
 
 1. "oracle" above 0.98, "averaged voxels + LR" and "histogram + LR" 0.4 to 0.6.
 2. +A is above resnet by at least 0.02 in mean AUC and in four of five seeds: the mask
-   can weaken the vessels, which the paper says is its use. NL helps less than A, since
-   a lesion is known from its surroundings.
+   can weaken the vessels, which the paper it comes from (arXiv:1704.06904) says is its
+   use. NL helps less than A, since a lesion is known from its surroundings.
 3. Among lesions and vessels alone the brightness of a voxel has an AUC of 0.45 to 0.55
    as a heat map, blurred brightness 0.3 to 0.55. The attention map of +A and of +A+NL
    is above 0.6, or below 0.4 if it marks lesions by low values, alike in all seeds.

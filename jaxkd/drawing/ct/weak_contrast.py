@@ -90,10 +90,11 @@ def _place(
 def _object(centre, depth, taken, length, count, rng) -> tuple[np.ndarray, ...]:
     """Returns the ``count`` free voxels nearest to a place.
 
-    Distance is measured across the lung's border, by the voxels' depth below it, and
-    along the border, where it is stretched in one direction as much as it is shrunk in
-    the other. Objects of one size so follow the border and reach as far across it,
-    whatever their shape; bright voxels would else lie deeper in one class.
+    Distance is measured across the lung's border, straight or by the voxels' depth
+    below it, whichever is more, and along the border, where it is stretched in one
+    direction as much as it is shrunk in the other. Objects of one size so reach as far
+    across the border, whatever their shape; bright voxels would else lie deeper in one
+    class.
     """
     low = np.maximum(centre - _HALF, 0)
     box = tuple(slice(a, c + _HALF + 1) for a, c in zip(low, centre, strict=True))
@@ -104,10 +105,10 @@ def _object(centre, depth, taken, length, count, rng) -> tuple[np.ndarray, ...]:
     free = (np.abs(across) <= _LEVEL) & (depth[box] >= 1.5) & ~taken[box]
     places = np.argwhere(free) + low
     way = places - centre - rng.uniform(-0.5, 0.5, 3)
-    way -= np.outer(way @ inwards, inwards)
-    along = way @ axis
-    beside = (way**2).sum(1) - along**2
-    distance = across[free] ** 2 + length * beside + along**2 / length
+    along, inward = way @ axis, way @ inwards
+    beside = (way**2).sum(1) - along**2 - inward**2
+    thick = np.maximum(across[free] ** 2, inward**2)
+    distance = thick + length * beside + along**2 / length
     chosen = places[np.argsort(distance, kind="stable")[:count]]
     return tuple(chosen.T)
 
