@@ -185,7 +185,7 @@ def test_two_steps_of_the_regimes(variant, students, tmp_path):
     config = MODULES["nlran"].get_config(variant)
     config.data.update({"train": 8, "test": 8, "cache": str(tmp_path / "cache")})
     config.students = configs.students({n: config.students[n] for n in students})
-    config.reference = None if len(students) == 1 else students[0]
+    config.reference = "" if len(students) == 1 else students[0]
     config.seeds, config.eval_batch_size, config.duration = (1,), 8, 2
     config.eval_every = config.checkpoint_every = 2
     config.optim.warmup = 1
