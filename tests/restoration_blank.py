@@ -21,7 +21,8 @@ class Unread:
     folder = "blank"
 
 
-def _scenes(side, most, count, *_):
+def _scenes(side, most, classes, count, *_):
+    del classes
     return {
         "image": np.broadcast_to(np.uint8(0), (count, side, side, 3)),
         "boxes": np.broadcast_to(np.float32(0), (count, most, 4)),
