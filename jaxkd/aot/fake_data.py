@@ -66,22 +66,21 @@ def make(name: str, **options: Any) -> Dataset | None:
 
 
 def _of_photographs(name: str, options: dict[str, Any]) -> Dataset | None:
-    keys: tuple[str, ...]
+    def given(*keys: str) -> dict[str, Any]:
+        return {key: options[key] for key in keys if key in options}
+
     if name == "boxes":
-        keys = ("size", "most")
-        sizes = {key: options[key] for key in keys if key in options}
         classes = [str(number) for number in range(80)]
-        described, counts = boxes.describe_examples(name, classes, **sizes), _COCO
+        described = boxes.describe_examples(name, classes, **given("size", "most"))
+        counts = _COCO
     elif name == "text_lines":
-        keys = ("height", "width", "slots", "alphabet", "factor")
-        sizes = {key: options[key] for key in keys if key in options}
+        sizes = given("height", "width", "slots", "alphabet", "factor")
         described, counts = text_lines.describe_examples(name, **sizes), _TEXTZOOM
     elif name == "image_pairs":
-        keys = ("size", "scale", "low")
-        sizes = {key: options[key] for key in keys if key in options}
+        sizes = given("size", "scale", "low")
         described, counts = image_pairs.describe_examples(name, **sizes), _DIV2K
     elif name == "face_forgery":
-        sizes = {key: options[key] for key in ("size", "mean", "std") if key in options}
+        sizes = given("size", "mean", "std")
         graph = face_forgery.GRAPHS[options.get("graph", "ffsc")]()
         described, counts = face_forgery.describe_examples(name, graph, **sizes), _FACES
     else:

@@ -6,6 +6,7 @@ and refined logit distillation (RLD), which keeps a teacher's mistakes out of bo
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -98,13 +99,41 @@ def target_class_kd(
     Raises:
       ValueError: if shapes do not fit.
     """
+    return _binary_kd(
+        student_logits,
+        teacher_logits,
+        labels,
+        temperature,
+        where,
+        lambda teacher, labels: labels,
+    )
+
+
+def _binary_kd(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    labels: jax.Array,
+    temperature: Scalar,
+    where: jax.Array | None,
+    teachers_class: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Compares one class against all others: a class of the teacher's, and the label.
+
+    Args:
+      student_logits: ``[..., classes]``.
+      teacher_logits: ``[..., classes]``.
+      labels: integers ``[...]``, the student's class.
+      temperature: positive.
+      where: ``[...]``, False for rows to leave out.
+      teachers_class: of the teacher's logits and the labels, the teacher's class.
+    """
     check_shapes(student_logits, teacher_logits, labels, where)
     student = student_side(student_logits, where) / temperature
     teacher = teacher_side(teacher_logits, where) / temperature
     labels, classes = label_side(labels, where), student.shape[-1]
-    label = one_hot(labels, classes)
     divergence = kl_divergence(
-        binary_split(teacher, label), binary_split(student, label)
+        binary_split(teacher, one_hot(teachers_class(teacher, labels), classes)),
+        binary_split(student, one_hot(labels, classes)),
     )
     divergence = reject_labels(divergence, labels, classes)
     return temperature**2 * drop_rows(divergence, where)
@@ -235,17 +264,14 @@ def sample_confidence(
     Raises:
       ValueError: if shapes do not fit.
     """
-    check_shapes(student_logits, teacher_logits, labels, where)
-    student = student_side(student_logits, where) / temperature
-    teacher = teacher_side(teacher_logits, where) / temperature
-    labels, classes = label_side(labels, where), student.shape[-1]
-    top = one_hot(jnp.argmax(teacher, axis=-1), classes)
-    divergence = kl_divergence(
-        binary_split(teacher, top),
-        binary_split(student, one_hot(labels, classes)),
+    return _binary_kd(
+        student_logits,
+        teacher_logits,
+        labels,
+        temperature,
+        where,
+        lambda teacher, labels: jnp.argmax(teacher, axis=-1),
     )
-    divergence = reject_labels(divergence, labels, classes)
-    return temperature**2 * drop_rows(divergence, where)
 
 
 def masked_correlation(

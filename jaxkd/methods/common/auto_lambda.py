@@ -55,9 +55,9 @@ def update(
     def hyper_loss(inputs: UpdateInputs, weights: Any, given: LossInputs) -> Loss:
         """A function of the weights with the gradient that Auto-lambda gives them."""
         size = len(given.batch["label"]) // 2
-        rows = {"label", "code", "manipulation", *given.batch} - {"train_labels"}
+        rows = {k: v for k, v in given.batch.items() if k != "train_labels"}
         halves = [
-            {name: given.batch[name][part] for name in rows if name in given.batch}
+            {name: values[part] for name, values in rows.items()}
             for part in (slice(size), slice(size, 2 * size))
         ]
 
