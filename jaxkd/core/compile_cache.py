@@ -1,9 +1,8 @@
 """Keeps compiled programs on disk, so that running again starts at once."""
 
-import os
-from pathlib import Path
-
 import jax
+
+from jaxkd.core import files
 
 
 def enable() -> None:
@@ -13,7 +12,6 @@ def enable() -> None:
     it, chooses the folder, which may be in a bucket.
     """
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxkd"))
+        jax.config.update("jax_compilation_cache_dir", str(files.user_cache()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

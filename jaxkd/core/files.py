@@ -67,6 +67,16 @@ def write_tensors(
         temporary.chmod(mode)
 
 
+def user_cache(*parts: str) -> Path:
+    """Returns a folder of the user's cache; it is not made.
+
+    Args:
+      *parts: of its path below the library's own folder there.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).joinpath("jaxkd", *parts)
+
+
 def sweep(*folders: Path) -> None:
     """Deletes what killed processes were writing into folders, not below them.
 

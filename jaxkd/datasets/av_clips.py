@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.datasets.talking_heads import CLASSES
@@ -69,7 +70,9 @@ class Reader:
         self, options: clips.Preprocessing, posteriors: bool, cache: str | None
     ):
         self.options, self.posteriors = options, posteriors
-        self.folder = Path(cache).expanduser() if cache else _cache_folder()
+        self.folder = (
+            Path(cache).expanduser() if cache else files.user_cache("av_clips")
+        )
 
     def __call__(self, row: Row) -> Example:
         """Returns ``video`` and ``mfcc``, and posteriors where there are.
@@ -335,8 +338,3 @@ def _balance(rows: Sequence[Row]) -> list[Row]:
     parts = [[row for row in rows if row.fake == fake] for fake in (0, 1)]
     most = max(map(len, parts))
     return [row for part in parts for row in (part * -(-most // len(part)))[:most]]
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "jaxkd" / "av_clips"

@@ -7,7 +7,6 @@ in the cache folder.
 """
 
 import hashlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -81,8 +80,7 @@ class FilmFrames:
 
     def __init__(self, size: int, cache: str = "", face_model: str = ""):
         self.size, self.face_model = size, face_model
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        own = Path(base) / "jaxkd" / "face_frames"
+        own = files.user_cache("face_frames")
         self.folder = Path(cache).expanduser() if cache else own
 
     def __call__(self, row: FaceRow) -> np.ndarray:
@@ -94,9 +92,7 @@ class FilmFrames:
         path = self._place(row)
         try:
             kept = np.load(path, mmap_mode="r")
-        except FileNotFoundError:
-            kept = self._decode(row, path)
-        except (ValueError, EOFError):  # a damaged file is made again
+        except (FileNotFoundError, ValueError, EOFError):  # a damaged one is made again
             kept = self._decode(row, path)
         # There may be fewer than the film claims: it is damaged, or faces are missing.
         return np.array(kept[row.frame * len(kept) // row.frames])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.core import lookup
+from jaxkd.core import files, lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.drawing.ct import LAWS, Scan
@@ -70,7 +70,7 @@ def load(
                 f"{name} is {count}, expected a positive multiple of {unit}: as many "
                 f"scans of every class, {scans_per_patient} of each patient."
             )
-    folder = Path(cache).expanduser() if cache else _cache_folder()
+    folder = Path(cache).expanduser() if cache else files.user_cache("phantoms")
 
     def source(split: int, count: int) -> ArraySource:
         arrays = _cached(folder, law, split, count, scans_per_patient, seed)
@@ -155,11 +155,6 @@ def _cropped(arrays: dict[str, np.ndarray], crop) -> dict[str, np.ndarray]:
         else array
         for name, array in arrays.items()
     }
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "jaxkd" / "phantoms"
 
 
 def _cached(

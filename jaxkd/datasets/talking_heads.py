@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import Items, Range
 from jaxkd.core.source import ArraySource, Dataset, Info
@@ -79,7 +80,7 @@ def load(
             f"train is {chosen}, test {test}, frames {frames} and size {size}, "
             "expected whole numbers above 0."
         )
-    folder = Path(cache).expanduser() if cache else _cache_folder()
+    folder = Path(cache).expanduser() if cache else files.user_cache("talking_heads")
     noise = Noise(sound_noise, pixel_noise)
     counts = {TRAIN: chosen, TEST: dict.fromkeys(test_kinds, test)}
     sources = {
@@ -126,11 +127,6 @@ def draw_many(
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     return {name: np.stack(values) for name, values in rows.items()}
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "jaxkd" / "talking_heads"
 
 
 def _cached(folder: Path, seed, counts, frames, size, noise, artefact):

@@ -6,7 +6,6 @@ by every benchmark that asks for the same configuration.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core import files
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
 from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion
@@ -49,10 +49,9 @@ def folder(need: ConfigDict) -> Path:
     """Returns the folder of the run: ``init_from``, or one in the user's cache."""
     if path := choice.parse(need.init_from).path:
         return Path(path)
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     content = json.dumps(configs.resolved(configs.standalone(need)), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-    return base / "jaxkd" / f"scenes-{digest}"
+    return files.user_cache(f"scenes-{digest}")
 
 
 def load(

@@ -51,3 +51,12 @@ def test_tensors_have_the_permissions_of_other_files(tmp_path):
     files.write_tensors(path, {"a": wanted.T}, {"format": "pt"})
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     np.testing.assert_array_equal(load_file(path)["a"], wanted.T)
+
+
+def test_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.user_cache("ct") == tmp_path / "jaxkd" / "ct"
+    # Empty is unset, says the specification of these folders.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert files.user_cache() == tmp_path / ".cache" / "jaxkd"

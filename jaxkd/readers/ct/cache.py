@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.core.files import user_cache
 from jaxkd.readers import listing
 
 # Raised whenever a reader makes another array of the same files.
@@ -19,9 +20,8 @@ class Cache:
     """Keeps arrays by the files they were made of, and by how they were made."""
 
     def __init__(self, folder: str | None, made: Any):
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        default = Path(base) / "jaxkd" / "ct"
-        self.folder = Path(folder).expanduser() if folder else default
+        own = user_cache("ct")
+        self.folder = Path(folder).expanduser() if folder else own
         self.made = f"{VERSION}|{made!r}"
 
     def __call__(self, make: Callable[[], np.ndarray], *paths: Path) -> np.ndarray:
