@@ -12,6 +12,8 @@ from jaxkd.datasets import (
     ct,
     face_forgery,
     folder,
+    handwriting,
+    handwriting_prompts,
     image_pairs,
     mask_images,
     text_lines,
@@ -49,7 +51,8 @@ def make(name: str, **options: Any) -> Dataset | None:
       name: "cifar"; "folder", which is taken for ImageNet-1k; "mask_images", "ct",
         "face_forgery" or "av_clips", of which as many are assumed as a large set has;
         "boxes", "text_lines" or "image_pairs", which are taken for COCO, TextZoom and
-        DIV2K.
+        DIV2K; "handwriting" and "handwriting_prompts", in whose place words are drawn,
+        with tokens for whole words.
       **options: as for loading it.
     """
     if name == "cifar":
@@ -62,6 +65,11 @@ def make(name: str, **options: Any) -> Dataset | None:
         return _ct(**options)
     if name == "av_clips":
         return _av_clips(**options)
+    if name == "handwriting":
+        return handwriting.load(**options | {"root": None})
+    if name == "handwriting_prompts":
+        drawn = {"root": None, "tokenizer": "bytes"}
+        return handwriting_prompts.load(**options | drawn)
     return _of_photographs(name, options)
 
 

@@ -4,6 +4,7 @@ A file of this package that defines ``VARIANTS`` (name -> (module class, attribu
 adds its networks to ``build``; nothing else has to be edited.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -17,6 +18,10 @@ import jax.numpy as jnp
 
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+
+# What networks list by stage, if they list it; a prefix names a part, as in
+# ``audio_widths``.
+_PER_STAGE = ("blocks", "halve", "strides", "widths")
 
 
 def variants() -> dict[str, tuple[type[nn.Module], dict[str, Any]]]:
@@ -61,7 +66,9 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
         )
     fixed = ("parent", "name", "num_classes")
     lookup.check(module, options, what=f"Model {name!r}", fixed=fixed)
-    return module(num_classes=num_classes, **options)
+    network = module(num_classes=num_classes, **options)
+    _check_stages(name, network)
+    return network
 
 
 def find(name: str) -> Callable[..., nn.Module]:
@@ -80,6 +87,23 @@ def find(name: str) -> Callable[..., nn.Module]:
         raise ValueError(f"Unknown model {name!r}.{hint} Models: {', '.join(known)}.")
     module, attributes = known[name]
     return functools.partial(module, **attributes)
+
+
+def _check_stages(name: str, network: nn.Module) -> None:
+    """Refuses lists of stages of which some are longer than others."""
+    stages: dict[str, dict[str, int]] = {}
+    for field in dataclasses.fields(network):
+        value = getattr(network, field.name, None)
+        part, _, last = field.name.rpartition("_")
+        if last in _PER_STAGE and isinstance(value, list | tuple):
+            stages.setdefault(part, {})[field.name] = len(value)
+    for counts in stages.values():
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} {field}" for field, count in counts.items())
+            raise UserError(
+                f"Model {name!r} has {found}. Expected as many of each: one value for "
+                "every stage."
+            )
 
 
 def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:

@@ -49,8 +49,8 @@ class Backbone(nn.Module):
     """
 
     stem: int = 64
-    widths: Sequence[int] = (64, 128, 256, 512)
-    blocks: Sequence[int] = (3, 4, 6, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     block: type[nn.Module] = resnet.BottleneckBlock
     width: float = 1.0
     photographs: bool = True
@@ -195,8 +195,8 @@ class FCOS(nn.Module):
 
     num_classes: int
     stem: int = 64
-    widths: Sequence[int] = (64, 128, 256, 512)
-    blocks: Sequence[int] = (3, 4, 6, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     block: type[nn.Module] = resnet.BottleneckBlock
     width: float = 1.0
     photographs: bool = True

@@ -31,8 +31,8 @@ class SRCNN(nn.Module):
 
     num_classes: int = 0
     scale: int = 2
-    widths: Sequence[int] = (64, 32)
-    sizes: Sequence[int] = (9, 1, 5)
+    widths: tuple[int, int] = (64, 32)
+    sizes: tuple[int, int, int] = (9, 1, 5)
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -12,7 +12,6 @@ section 3.1); ``for_half_size`` moves a teacher's parameters there.
   ``parseq_vit_half`` is its student.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +28,7 @@ from jaxkd.models.text_attention import (
 )
 
 Features = dict[str, jax.Array]
+Five = tuple[int, int, int, int, int]
 
 
 class Reader(nn.Module):
@@ -53,8 +53,8 @@ class Reader(nn.Module):
     num_classes: int
     slots: int = 26
     first_stride: int = 2
-    blocks: Sequence[int] = (3, 4, 6, 6, 3)
-    widths: Sequence[int] = (32, 64, 128, 256, 512)
+    blocks: Five = (3, 4, 6, 6, 3)
+    widths: Five = (32, 64, 128, 256, 512)
     depth: int = 3
     heads: int = 8
     hidden: int = 2048

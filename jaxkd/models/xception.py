@@ -101,7 +101,7 @@ class Xception(nn.Module):
     """
 
     num_classes: int
-    stem: Sequence[int] = (32, 64)
+    stem: tuple[int, int] = (32, 64)
     entry: Sequence[int] = (128, 256, 728)
     middle: int = 8
     exit: Sequence[int] = (1024, 1536, 2048)

@@ -221,6 +221,10 @@ SPECIMENS = [
     ("model vgg8", "blocks", ((8,), (0,)), "each of it a whole number > 0"),
     ("model vit_tiny16", "heads", 0, "a whole number > 0"),
     ("model fcos_resnet50", "first_level", 0, "a whole number >= 2 and <= 3"),
+    ("model fcos_resnet50", "widths", (64, 128, 256), "4 values"),
+    ("model abinet_vision", "blocks", (1, 1), "5 values"),
+    ("model defi_net", "modules", (1, 1), "3 values"),
+    ("model srcnn", "sizes", (9, 1), "3 values"),
 ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxkd import models
+from jaxkd.core.errors import UserError
 
 # Trainable parameters as published: 1000 classes for photographs, 100 for others.
 PARAMETERS = {
@@ -128,6 +129,24 @@ def test_options_override_a_variant():
     assert shapes["stem"] == (8, 8, 4)
     assert shapes["stage2"] == (2, 2, 8)
     assert "stage3" not in shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [
+        ("resnet20", {"widths": (8, 16)}, "2 widths, 3 strides"),
+        ("ResNet18", {"blocks": (1, 1, 1)}, "3 blocks, 4 widths, 4 strides"),
+        ("ShuffleV2", {"blocks": (1, 1)}, "3 widths, 2 blocks"),
+        ("waveresnet8", {"halve": (1,)}, "3 widths, 1 halve"),
+        ("nlran_tiny", {"strides": (1,)}, "3 widths, 1 strides"),
+        ("convnext_tiny", {"widths": (8,)}, "4 blocks, 1 widths"),
+        ("speech", {"audio_blocks": (1,)}, "1 audio_blocks, 4 audio_widths"),
+    ],
+)
+def test_stages_have_one_value_of_each_list(name, options, found):
+    with pytest.raises(UserError, match="one value for every stage") as caught:
+        models.build(name, 10, **options)
+    assert f"has {found}" in str(caught.value)
 
 
 def test_mistakes_are_explained():

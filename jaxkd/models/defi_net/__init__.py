@@ -105,8 +105,8 @@ class DefiNet(nn.Module):
     stem_stride: int = 1
     stage1_planes: int = 64
     stage1_blocks: int = 2
-    widths: Sequence[int] = (18, 36, 72, 144)
-    modules: Sequence[int] = (1, 1, 1)
+    widths: tuple[int, int, int, int] = (18, 36, 72, 144)
+    modules: tuple[int, int, int] = (1, 1, 1)
     blocks: int = 2
     pyramid_width: int = 64
     backbone_momentum: float = 0.99
@@ -190,11 +190,6 @@ class DefiNet(nn.Module):
                     f"{name} is {getattr(self, name)!r}, expected one of "
                     f"{', '.join(expected)}."
                 )
-        if len(self.widths) != 4 or len(self.modules) != 3:
-            raise ValueError(
-                f"widths are {self.widths} and modules {self.modules}, expected four "
-                "branches and three stages."
-            )
 
 
 def _reflect(images: jax.Array, multiple: int) -> jax.Array:
