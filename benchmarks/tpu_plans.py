@@ -55,9 +55,9 @@ CASES = (
     Case("face_forgery:official_clip"),
     Case("face_forgery:official_joint"),
     Case("cmdfd:files", batch=16),
-    Case("kd_ltr:textzoom"),
-    Case("msad:coco"),
-    Case("mkd:div2k"),
+    Case("kd_ltr:textzoom", students=("kd_ltr",), seeds=(1,)),
+    Case("msad:coco", students=("msad",)),
+    Case("mkd:div2k", students=("mkd",), seeds=(1,)),
 )
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset
-from jaxkd.training import program, target_cache
+from jaxkd.training import choice, program, target_cache
 from jaxkd.training.build import Run, build
 from jaxkd.training.components import load_data
 
@@ -39,7 +40,8 @@ def plan(config: ConfigDict, topology: str, largest: bool = True) -> dict[str, A
     """Compiles the training step of a configuration for a TPU topology.
 
     The runs it needs are not compiled: each is a configuration of its own. Data whose
-    files are missing is replaced by what is known of it (``jaxkd.aot.fake_data``).
+    files are missing is replaced by what is known of it (``jaxkd.aot.fake_data``), and
+    of weights that are missing the shapes are enough.
 
     Args:
       config: of a run.
@@ -54,6 +56,7 @@ def plan(config: ConfigDict, topology: str, largest: bool = True) -> dict[str, A
         wrong.
     """
     configs.check(config)
+    config, missing = _without_missing(config)
     devices = _devices(topology)
     dataset, assumed = _find_data(config)
     capacity = _capacity(devices[0])
@@ -68,6 +71,7 @@ def plan(config: ConfigDict, topology: str, largest: bool = True) -> dict[str, A
         "batch_size": config.batch_size,
         "members": sum(len(group.members) for group in run.groups),
         "capacity": capacity,
+        "missing_weights": missing,
         **_compile(run),
     }
     if largest:
@@ -100,6 +104,17 @@ def _devices(topology: str) -> Sequence[Any]:
             "KIND:AxB or KIND:AxBxC, such as v5e:2x4, v5p:2x2x1, v4:2x2x2 or v6e:4x4."
         ) from error
     return found.devices
+
+
+def _without_missing(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+    """Returns a configuration that starts from no missing run, and which these are."""
+    config, missing = configs.copied(config), []
+    for part in (config, *config.needs.values()):
+        path = choice.parse(part.init_from).path
+        if path and not Path(path).exists():
+            part.init_from = ""
+            missing.append(path)
+    return config, missing
 
 
 def _find_data(config: ConfigDict) -> tuple[Dataset, bool]:
@@ -184,9 +199,7 @@ def _largest_batch(config, dataset, devices, plan: dict[str, Any]) -> int:
     step = len(devices) * config.accumulate
 
     def attempt(batch: int) -> dict[str, Any]:
-        other = config.copy_and_resolve_references()
-        other.students = config.students
-        other.needs = config.needs
+        other = configs.copied(config)
         other.batch_size = batch
         return _compile(_build(other, dataset, devices))
 
@@ -216,6 +229,10 @@ def format_plan(plan: dict[str, Any]) -> str:
         f"{plan['name']} on {plan['topology']}: {plan['devices']} x {plan['device']}",
         f"  mesh                 {mesh}",
         f"  data                 {plan['data']}",
+        *(
+            f"  weights              {path} (not found)"
+            for path in plan["missing_weights"]
+        ),
         f"  batch                {plan['batch_size']} over all devices, for "
         f"{plan['members']} (student, seed) pairs",
         f"  fits                 {'yes' if plan['fits'] else 'NO'}: "

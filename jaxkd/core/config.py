@@ -143,14 +143,15 @@ def _lock(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _copy(config: ConfigDict) -> ConfigDict:
+def copied(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a run's configuration and of those that it needs."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         # A copy sorts its keys; students keep the order of the table.
         copy.students = students(
             {name: copy.students[name] for name in config.students}
         )
-        copy.needs = ConfigDict({k: _copy(need) for k, need in config.needs.items()})
+        copy.needs = ConfigDict({k: copied(need) for k, need in config.needs.items()})
     return _lock(copy)
 
 
@@ -176,7 +177,7 @@ def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
             "own, which would be taken instead of training it. Fine-tune it as a run "
             "by itself, and give needed(config, init_from=) its folder."
         )
-    config = _copy(config)
+    config = copied(config)
     with config.unlocked():
         config.init_from = init_from
     return _lock(config)
@@ -184,7 +185,7 @@ def needed(config: ConfigDict, init_from: str = "") -> ConfigDict:
 
 def standalone(need: ConfigDict) -> ConfigDict:
     """Returns a needed run's configuration as it would be started by hand."""
-    config = _copy(need)
+    config = copied(need)
     with config.unlocked():
         config.init_from = ""
     return _lock(config)

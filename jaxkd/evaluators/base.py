@@ -109,10 +109,10 @@ class EvaluationReport(NamedTuple):
 
 
 def without(
-    scores: Mapping[str, Mapping[str, Sequence[float]]], name: str
+    scores: Mapping[str, Mapping[str, Sequence[float]]], *names: str
 ) -> dict[str, dict[str, Sequence[float]]]:
-    """Leaves out a score that tables show and the last evaluation has already."""
+    """Leaves out scores that tables show and the last evaluation has already."""
     return {
-        student: {key: values for key, values in found.items() if key != name}
+        student: {key: values for key, values in found.items() if key not in names}
         for student, found in scores.items()
     }

@@ -55,7 +55,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
                 _write_page(trained, student, test, judged)
     tables = [_table(scores), *_compare(right)]
     tables += _features(trained, test, features)
-    return EvaluationReport(without(scores, "accuracy"), (), tables)
+    return EvaluationReport(without(scores, "accuracy", "f1"), (), tables)
 
 
 def _judge(trained: TrainedStudy, member: Member, test: PromptedPairs) -> _Judged:

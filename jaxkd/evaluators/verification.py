@@ -58,7 +58,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     if drawn:
         figures.append(Figure("writers", "Words by writer", drawn))
     tables = [_table(scores, intervals), *_baselines(trains, test, same)]
-    return EvaluationReport(without(scores, "accuracy"), figures, tables)
+    return EvaluationReport(without(scores, "accuracy", "f1"), figures, tables)
 
 
 def _probabilities(trained: TrainedStudy, member: Member) -> np.ndarray:

@@ -8,7 +8,7 @@ levels, with captions left out now and then for classifier-free guidance (arXiv
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -41,18 +41,27 @@ class Evaluation(metrics.Collection):
     loss: metrics.Average.from_output("loss")  # type: ignore[valid-type]
 
 
-def make(spec: Spec, *, dropout: float = 0.1, levels: int = 8) -> Method:
+def make(
+    spec: Spec,
+    *,
+    dropout: float = 0.1,
+    levels: int = 8,
+    weighting: Literal["noise", "velocity"] = "noise",
+) -> Method:
     """Makes a network trained to predict the noise in an image.
 
     ``|eps(sqrt(a) x + sqrt(1 - a) n, t, caption) - n|^2``, averaged over pixels, with t
     uniform; the timesteps of a batch are spread evenly by one random offset.
 
-    The evaluation takes even timesteps and the same noise each time.
+    The evaluation takes even timesteps, all alike, and the same noise each time.
 
     Args:
       spec: the run; its network is such as ``scene_diffusion``.
       dropout: share of the captions that are left out.
       levels: timesteps of the evaluation.
+      weighting: of the timesteps: all alike, or by ``1 / a``, which makes it the error
+        of the velocity (arXiv:2202.00512, appendix D: "SNR + 1"). The first hardly asks
+        for what a caption tells, which matters where the image is nearly all noise.
 
     Raises:
       UserError: for a share outside [0, 1), no levels, or examples without captions.
@@ -88,7 +97,9 @@ def make(spec: Spec, *, dropout: float = 0.1, levels: int = 8) -> Method:
         noise = jax.random.normal(keys[1], clean.shape)
         left_out = jax.random.uniform(keys[2], (count, 1)) < dropout
         tokens = jnp.where(left_out, empty, tokens)
-        return error(params, clean, noise, timesteps, tokens), model_state
+        found = error(params, clean, noise, timesteps, tokens)
+        weights = 1 / alphas[timesteps] if weighting == "velocity" else 1.0
+        return weights * found, model_state
 
     def loss(inputs: LossInputs):
         return Loss(jnp.mean(inputs.outputs), inputs.model_state, {})

@@ -72,16 +72,16 @@ def make(
 
     def scores(params, state, images):
         """Maps ``[batch, views, h, w, c]`` to ``[views, batch, prototypes]``."""
-        count, images = images.shape[1], jnp.swapaxes(images, 0, 1)
         (_, features), own = apply(
             network,
             params["student"],
             state["student"],
-            images.reshape(-1, *images.shape[2:]),
+            self_supervised.join_views(images),
             train=True,
         )
         rows: Any = head.apply({"params": params["projector"]}, features["pooled"])
-        return rows.reshape(count, -1, prototypes), features["pooled"], own
+        rows = self_supervised.split_views(rows, images.shape[1])
+        return rows, features["pooled"], own
 
     def forward(params, model_state, batch, key):
         del key

@@ -29,7 +29,8 @@ def scenes() -> ConfigDict:
     config = configs.default()
     config.name = "scenes"
     config.method = "captions"
-    config.model = ConfigDict({"name": "scene_diffusion"})
+    config.model = ConfigDict({"name": "scene_diffusion", "predicts": "velocity"})
+    config.loss = ConfigDict({"weighting": "velocity"})
     config.data = ConfigDict({"name": "captions"})
     config.view = ConfigDict({"name": "signed"})
     config.unit, config.duration = "steps", 1_200

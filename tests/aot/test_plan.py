@@ -71,6 +71,7 @@ def test_plans_as_text():
         "mesh": {"seed": 2, "data": 2},
         "name": "plan",
         "data": "cifar100",
+        "missing_weights": ["runs/teacher"],
         "batch_size": 64,
         "members": 6,
         "capacity": 16 * 2**30,
@@ -82,6 +83,7 @@ def test_plans_as_text():
     }
     text = aot.format_plan(plan)
     assert "NO: 20.00 GiB of 16.00 GiB" in text and "about 48" in text
+    assert "weights              runs/teacher (not found)" in text
     fitting = {"arguments": 2**30, "temporaries": 2**29}
     sent = {"all-reduce": {"number": 7, "bytes": 2_000_000}}
     text = aot.format_plan(plan | fitting | {"fits": True, "collectives": sent})

@@ -7,6 +7,8 @@ from jaxkd import datasets
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import handwriting
 from jaxkd.metrics import pairs
+from jaxkd.train import train
+from tests.test_configs import MODULES
 
 SMALL = {"size": 16, "writers": 12, "test_writers": 4, "samples": 3}
 
@@ -78,3 +80,12 @@ def test_raw_pixels_are_no_verifier():
     accepted = similarity(test) > threshold
     accuracy = np.mean(accepted == (test.arrays["label"] == 1))
     assert 0.55 < accuracy < 0.72
+
+
+@pytest.mark.slow
+def test_a_small_network_is_a_verifier(tmp_path):
+    """The default difficulty: a small network is above .75 on unseen writers."""
+    config = MODULES["ssl_hv"].verification(labelled=1.0)
+    config.seeds = (0,)
+    (student,) = train(config, tmp_path)["students"].values()
+    assert student["last"]["cosine_accuracy"][0] > 75

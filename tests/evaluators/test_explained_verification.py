@@ -7,6 +7,7 @@ from jaxkd.core.types import EXPLAIN
 from jaxkd.datasets import handwriting_prompts
 from jaxkd.evaluators import explained_verification
 from jaxkd.evaluators.base import Member, TrainedStudy
+from jaxkd.methods import handwriting_pairs
 from jaxkd.report import explanations
 from jaxkd.report.style import StudentOrder
 
@@ -62,6 +63,8 @@ def test_scores_are_those_of_the_verdicts_and_of_the_text(tmp_path):
     trained = study("explain_then_answer", members, tmp_path)
     report = explained_verification.evaluate(trained)
     found = report.scores["oracle"]
+    # What the last evaluation measures is not given a second time.
+    assert not set(found) & set(handwriting_pairs.Evaluation.__annotations__)
     for name in ("auc", "swap_consistency", "feature_accuracy"):
         assert found[name] == [100.0, 100.0]
     assert found["eer"] == [0.0, 0.0]

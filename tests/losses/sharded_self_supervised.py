@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkd import losses
+from jaxkd.aot import hlo
+from jaxkd.methods.common import self_supervised
 
 QUEUE = np.random.default_rng(1).normal(size=(32, 8)).astype(np.float32)
 
@@ -37,8 +39,22 @@ LOSSES = {
 }
 
 
+def _sent_for_views(split):
+    """Returns what devices send each other to compute with all views at once."""
+
+    def means(views):
+        rows = jnp.tanh(self_supervised.join_views(views)).mean((1, 2))
+        return self_supervised.split_views(rows, views.shape[1])
+
+    views = jax.ShapeDtypeStruct((16, 2, 4, 4, 3), jnp.float32, sharding=split)
+    return hlo.collectives(jax.jit(means).lower(views).compile().as_text())
+
+
 def main():
-    """Prints name -> (difference of values, of gradients, number of devices)."""
+    """Prints name -> (difference of values, of gradients, number of devices).
+
+    Of ``views``, the names of what is sent.
+    """
     jax.config.update("jax_num_cpu_devices", 8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -68,6 +84,7 @@ def main():
     shards = zip(a.reshape(8, 2, 8), b.reshape(8, 2, 8), strict=True)
     alone = np.mean([losses.vicreg(*shard) for shard in shards])
     result["control"] = float(abs(alone - losses.vicreg(a, b)))
+    result["views"] = sorted(_sent_for_views(split))
     print("RESULT" + json.dumps(result))
 
 

@@ -206,6 +206,7 @@ def test_eight_devices_equal_one():
     line = next(x for x in run.stdout.splitlines() if x.startswith("RESULT"))
     found = json.loads(line.removeprefix("RESULT"))
     assert found.pop("control") > 1e-3
+    assert found.pop("views") == []  # images stay on their devices
     assert set(found) >= set(CASES)
     for name, (value, slope, devices) in found.items():
         assert devices == 8

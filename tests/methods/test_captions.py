@@ -12,12 +12,12 @@ from jaxkd.models.stable_diffusion.scene_model import SceneDiffusion, fold, unfo
 NETWORK = SceneDiffusion(widths=(16, 24), text_width=16, groups=4)
 
 
-def spec(**fields):
+def spec(network=NETWORK, **fields):
     known = {
         "image": jax.ShapeDtypeStruct((8, 8, 3), jnp.float32),
         "tokens": jax.ShapeDtypeStruct((13,), jnp.int32),
     }
-    return Spec(NETWORK, {}, 0, {**known, **fields}, 1.0)
+    return Spec(network, {}, 0, {**known, **fields}, 1.0)
 
 
 def batch():
@@ -47,6 +47,23 @@ def test_loss_of_a_network_that_predicts_nothing_is_the_noise():
     gradient = jax.jit(jax.grad(loss))(params, jax.random.key(1))
     bias = gradient["student"]["unet"]["conv_out"]["bias"]
     assert np.isfinite(bias).all() and np.abs(bias).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_weighting_by_velocity_is_the_error_of_the_velocity():
+    """Of one that says nothing: ``v = sqrt(a) n - sqrt(1 - a) x`` squared."""
+    network = NETWORK.clone(predicts="velocity")
+    method = captions.make(spec(network=network), weighting="velocity")
+    params, state = jax.jit(method.init)(jax.random.key(0))
+    key, data = jax.random.key(1), batch()
+    found, _ = jax.jit(method.forward)(params, state, data, key)
+    keys = jax.random.split(key, 3)
+    places = (np.arange(4) / 4 + float(jax.random.uniform(keys[0]))) % 1
+    alphas = noise_tables.alphas_cumprod()[(1000 * places).astype(int)]
+    alphas = alphas.astype(np.float64)[:, None, None, None]
+    noise = np.asarray(jax.random.normal(keys[1], data["image"].shape), np.float64)
+    velocity = np.sqrt(alphas) * noise - np.sqrt(1 - alphas) * np.asarray(data["image"])
+    np.testing.assert_allclose(found, (velocity**2).mean((1, 2, 3)), rtol=2e-5)
 
 
 @pytest.mark.slow

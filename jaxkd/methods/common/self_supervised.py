@@ -271,12 +271,8 @@ def joint_embedding(
 
     def forward(params, model_state, batch, key):
         del key
-        images = jnp.swapaxes(batch["views"], 0, 1)
-        count, flat = images.shape[0], images.reshape(-1, *images.shape[2:])
-
-        def split(x):
-            return x.reshape(count, -1, x.shape[-1])
-
+        count, flat = batch["views"].shape[1], join_views(batch["views"])
+        split = functools.partial(split_views, views=count)
         h, z, changed = project(params, model_state, flat)
         model_state = {**model_state, **changed}
         outputs = {"h": split(h), "z": split(z)}
@@ -309,6 +305,20 @@ def joint_embedding(
         logged,
         after_step=None if momentum is None else move_target(momentum),
     )
+
+
+def join_views(views: jax.Array) -> jax.Array:
+    """Joins ``[batch, views, ...]`` to one batch, the views of an image side by side.
+
+    The images stay on their devices so; with one view after the other, each device
+    would be sent all images, and would compute with all of them.
+    """
+    return views.reshape(-1, *views.shape[2:])
+
+
+def split_views(rows: jax.Array, views: int) -> jax.Array:
+    """Splits rows of ``join_views`` into ``[views, batch, dim]``."""
+    return jnp.swapaxes(rows.reshape(-1, views, rows.shape[-1]), 0, 1)
 
 
 def move_target(momentum: Callable[[jax.Array], jax.Array]) -> Callable:

@@ -4,7 +4,7 @@ For checks that need no download: it is trained in minutes on drawn scenes, and 
 same attention can be controlled in it.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,7 @@ class SceneDiffusion(nn.Module):
       patch: side of the square of pixels that the UNet sees as one.
       channels: of the images.
       groups: of the group norms.
+      predicts: what the UNet's output is; see ``UNet``. The result is noise.
       num_classes: not used; for the interface of named networks.
       dtype: of the computation.
     """
@@ -42,6 +43,7 @@ class SceneDiffusion(nn.Module):
     patch: int = 2
     channels: int = 3
     groups: int = 8
+    predicts: Literal["noise", "velocity"] = "noise"
     num_classes: int = 0
     dtype: Any = jnp.float32
 
@@ -68,6 +70,7 @@ class SceneDiffusion(nn.Module):
             heads=(self.heads,) * len(self.widths),
             context_width=self.text_width,
             groups=self.groups,
+            predicts=self.predicts,
             dtype=self.dtype,
         )
 
