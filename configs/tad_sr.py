@@ -5,7 +5,7 @@
 A ResShift of 8 steps learns to enlarge drawn characters of 8 pixels to 32. Measured
 beside it on three seeds: the teacher in all its steps (``all_steps``), the teacher cut
 to one (``one_step``), a student of the mean squared error alone (``mse``), and TAD-SR.
-Minutes on two CPU cores, no download.
+Half an hour of CPU time, no download; results: docs/restoration.md.
 
     configs/tad_sr.py:quick     few steps: a look at how it works
 """
