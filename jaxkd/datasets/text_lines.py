@@ -33,9 +33,11 @@ class TableFolder:
         """Reads the table.
 
         Raises:
-          UserError: if a row is no pair, or names a missing file.
+          UserError: if a row is no pair, names a missing file, or contradicts one
+            before it.
         """
         self.folder, self.rows = folder, []
+        texts: dict[str, str] = {}
         remedy = "Expected file,text in each line."
         rows = parsing.read_rows(folder / TABLE, "CSV", remedy)
         for number, row in enumerate(rows, start=1):
@@ -48,6 +50,11 @@ class TableFolder:
                 raise UserError(
                     f"{folder / TABLE}, line {number} names {row[0]!r}, which does "
                     f"not exist in {folder}."
+                )
+            if texts.setdefault(row[0], row[1]) != row[1]:
+                raise UserError(
+                    f"{folder / TABLE}, line {number}: {row[0]!r} is {row[1]!r}, and "
+                    f"in a line before {texts[row[0]]!r}. Expected one text per image."
                 )
             self.rows.append((row[0], row[1]))
 

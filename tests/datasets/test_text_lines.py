@@ -120,6 +120,9 @@ def test_what_is_no_data_set(tmp_path):
     table(tmp_path / "train", ["b.png,x"])
     with pytest.raises(UserError, match=r"names 'b\.png', which does not exist"):
         text_lines.load(str(tmp_path))
+    table(tmp_path / "train", ["a.png,x", "a.png,x", "a.png,y"])
+    with pytest.raises(UserError, match=r"line 3: 'a\.png' is 'y', and in a line"):
+        text_lines.load(str(tmp_path))
     table(tmp_path / "train", [])
     with pytest.raises(UserError, match="has no lines"):
         text_lines.load(str(tmp_path))
