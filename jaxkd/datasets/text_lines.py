@@ -67,12 +67,16 @@ class TableFolder:
 
 
 class LineSource:
-    """The lines of several folders, one after another, as examples."""
+    """The lines of several folders, one after another, as examples.
+
+    ``groups`` are the folders' names, in the order of the field ``group``.
+    """
 
     def __init__(self, parts: Sequence, alphabet: str, slots: int, unknown: str):
         self.parts, self.alphabet, self.slots = parts, alphabet, slots
         self.unknown = unknown
         self.ends = np.cumsum([len(part) for part in parts])
+        self.groups = tuple(Path(part.folder).name for part in parts)
 
     def __len__(self) -> int:
         return int(self.ends[-1])

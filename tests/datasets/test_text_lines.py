@@ -61,6 +61,7 @@ def test_lmdb_folders_are_joined_and_encoded(textzoom):
     assert train[2]["group"] == 1 and train[2]["tokens"].tolist() == [14, 14, 0, 0]
     np.testing.assert_array_equal(train[0]["image"], png(1, (12, 40, 3))[0])
     assert [int(data.test[i]["group"]) for i in range(3)] == [0, 1, 1]
+    assert data.test.groups == ("easy", "hard")
     assert set(data.fields) == set(first)
 
 
