@@ -100,6 +100,8 @@ def coco(width: int) -> ConfigDict:
         )
     teacher.model = ConfigDict({**model, "fusion": True})
     config.model = ConfigDict({**model, "input": "low"})
-    config.students.msad.loss = ConfigDict({"official": True})
+    config.students.msad.loss = ConfigDict()
+    for part in (teacher, *config.students.values()):  # all by one loss
+        part.loss = ConfigDict({**part.get("loss", {}), "official": True})
     config.seeds = (1,)
     return config

@@ -6,7 +6,8 @@ the bottom. Fields: ``image`` uint8, ``boxes`` float32 ``[most, 4]`` (left, top,
 bottom, in pixels of the square), ``classes`` int32 ``[most]``, -1 for padding.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def read(path: Path, names: list[str] | None = None):
       Images, image id -> list of (corners, class), and the class names.
 
     Raises:
-      UserError: if the file is no such file, has no image, or an annotation has an
-        unknown image or class, or a box that is empty or outside of its image.
+      UserError: if the file is no such file, has no image or no class or one of them
+        twice, or an annotation has an unknown image or class, or a box that is empty or
+        outside of its image.
     """
     what = "a COCO annotation file"
     remedy = "Expected JSON with images, annotations and categories."
@@ -79,8 +81,16 @@ def read(path: Path, names: list[str] | None = None):
         schema.check(content, _COCO, "the file")
         images, annotations = content["images"], content["annotations"]
         categories = sorted(content["categories"], key=lambda one: one["id"])
-    if not images:
-        raise UserError(f"{path} names no image, expected at least one.")
+        sizes = {
+            one["id"]: (float(one["width"]), float(one["height"])) for one in images
+        }
+        for one in annotations:
+            one["bbox"] = [float(x) for x in one.get("bbox", ())]
+    for what, rows in (("image", images), ("class", categories)):
+        if not rows:
+            raise UserError(f"{path} names no {what}, expected at least one.")
+        _check_unique(path, f"{what} id", [one["id"] for one in rows])
+    _check_unique(path, "class name", [str(one["name"]) for one in categories])
     found = [str(one["name"]) for one in categories]
     names = found if names is None else names
     unknown = sorted(set(found) - set(names))
@@ -90,7 +100,6 @@ def read(path: Path, names: list[str] | None = None):
             f"annotations lack. Expected some of {', '.join(names)}."
         )
     places = {one["id"]: names.index(str(one["name"])) for one in categories}
-    sizes = {one["id"]: (one["width"], one["height"]) for one in images}
     boxes: dict[int, list] = {}
     for number, one in enumerate(annotations):
         if one.get("iscrowd"):
@@ -101,6 +110,15 @@ def read(path: Path, names: list[str] | None = None):
             (corners, places[one["category_id"]])
         )
     return images, boxes, names
+
+
+def _check_unique(path: Path, what: str, values: list) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path} has the {what} {twice[0]!r} more than once, expected each once: "
+            "annotations could be of either. Give every one its own."
+        )
 
 
 def _check(one: Mapping[str, Any], where: str, sizes, places) -> list[float]:
@@ -116,7 +134,7 @@ def _check(one: Mapping[str, Any], where: str, sizes, places) -> list[float]:
             f"{', '.join(map(str, places))}."
         )
     width, height = sizes[one["image_id"]]
-    box = list(one.get("bbox", ()))
+    box = one["bbox"]
     if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
         raise UserError(
             f"{where} has the box {box}, expected [left, top, width, height] with a "
@@ -126,9 +144,9 @@ def _check(one: Mapping[str, Any], where: str, sizes, places) -> list[float]:
     outside = max(-left, -top, right - width, bottom - height)
     if outside > TOLERANCE:
         raise UserError(
-            f"{where} has the box {box}, which leaves its image of {width} x {height} "
-            f"pixels by {outside:g}. Boxes are [left, top, width, height]; is this one "
-            "given by its corners?"
+            f"{where} has the box {box}, which leaves its image of {width:g} x "
+            f"{height:g} pixels by {outside:g}. Boxes are [left, top, width, height]; "
+            "is this one given by its corners?"
         )
     clipped = np.clip([left, top, right, bottom], 0, [width, height] * 2)
     return [float(x) for x in clipped]
@@ -155,7 +173,7 @@ def load(
       most: objects of an image; an image of more is refused.
 
     Raises:
-      UserError: see ``read``; or a folder is missing.
+      UserError: see ``read``; or a folder or an image is missing.
     """
     top = Path(root).expanduser()
     training, names = _source(top / train, top / train_images, None, most)
@@ -185,6 +203,13 @@ def _source(path: Path, folder: Path, names, most: int):
     images, boxes, names = read(path, names)
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} does not exist. Set config.data.root.")
+    files = [folder / one["file_name"] for one in images]
+    missing = [file for file in files if not parsing.is_file(file)]
+    if missing:
+        raise UserError(
+            f"{path} lists {len(missing)} of {len(files)} images that do not exist, "
+            f"such as {missing[0]}. Copy them, or take them out of the annotations."
+        )
     crowded = {key: len(rows) for key, rows in boxes.items() if len(rows) > most}
     if crowded:
         raise UserError(
@@ -194,14 +219,28 @@ def _source(path: Path, folder: Path, names, most: int):
     return BoxSource(folder, images, boxes), names
 
 
+def fitted(shape: Sequence[int], size: int) -> tuple[int, int]:
+    """Returns height and width of an image in its square, whole pixels.
+
+    Args:
+      shape: height and width of the image.
+      size: side of the square.
+
+    >>> fitted((21, 40), 20)
+    (10, 20)
+    """
+    factor = size / max(shape[:2])
+    height, width = (min(max(round(side * factor), 1), size) for side in shape[:2])
+    return height, width
+
+
 def fit(example: Example, size: int, most: int) -> Example:
     """Fits an image and its boxes into a padded square."""
     image = example["image"]
-    factor = size / max(image.shape[:2])
-    shape = tuple(min(max(round(side * factor), 1), size) for side in image.shape[:2])
+    shape = fitted(image.shape, size)
     fill = np.round(255 * np.asarray(IMAGENET_MEAN)).astype(np.uint8)
     square = np.broadcast_to(fill, (size, size, 3)).copy()
-    square[: shape[0], : shape[1]] = resize(image, (shape[0], shape[1]))
+    square[: shape[0], : shape[1]] = resize(image, shape)
     scale = np.array([shape[1] / image.shape[1], shape[0] / image.shape[0]] * 2)
     boxes = np.zeros((most, 4), np.float32)
     classes = np.full(most, -1, np.int32)

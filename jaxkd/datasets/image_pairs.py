@@ -22,18 +22,24 @@ TEST_FOLDERS = ("test", "valid", "val")
 class PairSource:
     """Images, and their small versions where there are any, decoded when asked for."""
 
-    def __init__(self, paths: list[Path], low: list[Path], scale: int):
-        self.paths, self.low, self.scale = paths, low, scale
+    def __init__(self, paths: list[Path], low: list[Path], size: int, scale: int):
+        self.paths, self.low = paths, low
+        self.size, self.scale = size, scale
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         example = {"image": decode(self.paths[index])}
+        height, width = example["image"].shape[:2]
+        if min(height, width) < self.size:
+            raise UserError(
+                f"{self.paths[index]} has {height} x {width} pixels, expected at least "
+                f"{self.size} a side. Lower config.data.size, or leave the image out."
+            )
         if not self.low:
             return example
         small = decode(self.low[index])
-        height, width = example["image"].shape[:2]
         expected = height // self.scale, width // self.scale
         if small.shape[:2] != expected:
             raise UserError(
@@ -73,7 +79,7 @@ def load(root: str, size: int = 96, scale: int = 2, low: bool = False) -> Datase
             f"{'a' if training else 'no'} folder train, expected train "
             f"and one of {', '.join(TEST_FOLDERS)}. Set config.data.root."
         )
-    train, test = (_list(top / name, scale, low) for name in ("train", found[0]))
+    train, test = (_list(top / name, size, scale, low) for name in ("train", found[0]))
     info, fields = describe_examples(top.absolute().name, size, scale, low)
     crop, middle = _random_crop(size, scale), _middle_crop(size, scale)
     return Dataset(info, lambda seed: train, test, crop, middle, fields)
@@ -93,12 +99,12 @@ def describe_examples(name: str, size: int = 96, scale: int = 2, low: bool = Fal
     return Info(name, 0, shape, IMAGENET_MEAN, IMAGENET_STD, ()), fields
 
 
-def _list(folder: Path, scale: int, low: bool) -> PairSource:
+def _list(folder: Path, size: int, scale: int, low: bool) -> PairSource:
     paths = listing.named(folder, SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no images, expected {', '.join(SUFFIXES)}.")
     if not low:
-        return PairSource(paths, [], scale)
+        return PairSource(paths, [], size, scale)
     small = [
         folder.with_name(f"{folder.name}_low") / p.relative_to(folder) for p in paths
     ]
@@ -108,16 +114,11 @@ def _list(folder: Path, scale: int, low: bool) -> PairSource:
             f"{missing[0]} does not exist ({len(missing)} of {len(paths)} missing), "
             "expected a small image for each large one, under the same name."
         )
-    return PairSource(paths, small, scale)
+    return PairSource(paths, small, size, scale)
 
 
 def _cut(example: Example, size: int, scale: int, place: Callable) -> Example:
     height, width = example["image"].shape[:2]
-    if min(height, width) < size:
-        raise UserError(
-            f"An image has {height} x {width} pixels, expected at least {size} a side. "
-            "Lower config.data.size, or leave the image out."
-        )
     top, left = (scale * place((side - size) // scale) for side in (height, width))
     cut = {"image": example["image"][top : top + size, left : left + size]}
     if "low" in example:

@@ -33,9 +33,11 @@ class TableFolder:
         """Reads the table.
 
         Raises:
-          UserError: if a row is no pair, or names a missing file.
+          UserError: if a row is no pair, names a missing file, or contradicts one
+            before it.
         """
         self.folder, self.rows = folder, []
+        texts: dict[str, str] = {}
         remedy = "Expected file,text in each line."
         rows = parsing.read_rows(folder / TABLE, "CSV", remedy)
         for number, row in enumerate(rows, start=1):
@@ -49,6 +51,11 @@ class TableFolder:
                     f"{folder / TABLE}, line {number} names {row[0]!r}, which does "
                     f"not exist in {folder}."
                 )
+            if texts.setdefault(row[0], row[1]) != row[1]:
+                raise UserError(
+                    f"{folder / TABLE}, line {number}: {row[0]!r} is {row[1]!r}, and "
+                    f"in a line before {texts[row[0]]!r}. Expected one text per image."
+                )
             self.rows.append((row[0], row[1]))
 
     def __len__(self) -> int:
@@ -60,12 +67,16 @@ class TableFolder:
 
 
 class LineSource:
-    """The lines of several folders, one after another, as examples."""
+    """The lines of several folders, one after another, as examples.
+
+    ``groups`` are the folders' names, in the order of the field ``group``.
+    """
 
     def __init__(self, parts: Sequence, alphabet: str, slots: int, unknown: str):
         self.parts, self.alphabet, self.slots = parts, alphabet, slots
         self.unknown = unknown
         self.ends = np.cumsum([len(part) for part in parts])
+        self.groups = tuple(Path(part.folder).name for part in parts)
 
     def __len__(self) -> int:
         return int(self.ends[-1])

@@ -136,7 +136,8 @@ def pair_distances(
         near = np.concatenate(
             [agreement[:, : shifts + 1], agreement[:, angles - shifts :]], axis=1
         )
-        apart = (1 - near.max(axis=1) / size) / 2
+        # Whole numbers, lest rounding part pairs that are equally far apart.
+        apart = np.rint((size - near.max(axis=1)) / 2) / size
         same = identities[i + 1 :] == identities[i]
         genuine.append(apart[same])
         impostor.append(apart[~same])

@@ -9,11 +9,17 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets.boxes import fit
+from jaxkd.datasets.boxes import fit, fitted
 from jaxkd.evaluators.detection import draw
 from jaxkd.metrics.detection import ImageBoxes
 from jaxkd.models import fcos
-from jaxkd.predictors.inputs import attempt, summary, write_status, write_table
+from jaxkd.predictors.inputs import (
+    attempt,
+    output_names,
+    summary,
+    write_status,
+    write_table,
+)
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 
@@ -31,7 +37,8 @@ def predict(
 ) -> str:
     """Detects objects and writes ``boxes.csv`` and a picture of each image.
 
-    ``files.csv`` has a row for each image with its status.
+    ``files.csv`` has a row for each image with its status. Pictures are called as their
+    images; where two have one name, the second is numbered (``a.png``, ``a-2.png``).
     Images are fitted into the square that the run was trained on, and boxes are brought
     back to their pixels. Columns: ``file``, ``class``, ``score``, ``left``, ``top``,
     ``right``, ``bottom``.
@@ -50,17 +57,10 @@ def predict(
       What was done, for the terminal.
 
     Raises:
-      UserError: if an input is missing or no image, two have one name, or the run is
-        unknown or no detector.
+      UserError: if an input is missing or no image, or the run is unknown or no
+        detector.
     """
-    files = list(images.find(inputs, output))
-    names = [f"{file.stem}.png" for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(
-            f"Several inputs would be written to {output / twice[0]}. Predict their "
-            "folders one by one."
-        )
+    files = output_names(list(images.find(inputs, output)))
     restored = restore(workdir, student, seed, use)
     if not hasattr(restored.network, "first_level"):
         raise UserError(
@@ -71,7 +71,7 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     rows: list[tuple] = []
     errors: dict[Path, str] = {}
-    for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
+    for name, file in tqdm(files.items(), unit="image", disable=None):
         image = attempt(images.decode, file, errors)
         if image is None:
             continue
@@ -81,10 +81,10 @@ def predict(
             title = restored.info.class_names[int(label)]
             corners = (f"{value:.1f}" for value in box)
             rows.append((file, title, f"{score:.4f}", *corners))
-        draw(image, found, restored.info.class_names, 0.0).save(output / name)
+        draw(image, found, restored.info.class_names, 0.0).save(output / f"{name}.png")
     header = ("file", "class", "score", "left", "top", "right", "bottom")
     write_table(output / "boxes.csv", header, rows)
-    write_status(output / "files.csv", files, errors)
+    write_status(output / "files.csv", list(files.values()), errors)
     return (
         f"{len(rows)} objects of score {threshold} and more in "
         f"{len(files) - len(errors)} images, by {restored.name}, in "
@@ -131,7 +131,8 @@ def to_image(
       threshold: score from which boxes are kept.
     """
     kept = np.asarray((found.classes >= 0) & (found.scores >= threshold))
-    scale = max(shape[:2]) / side
+    height, width = fitted(shape, side)
+    scale = np.array([shape[1] / width, shape[0] / height] * 2)
     limits = np.array([shape[1], shape[0]] * 2)
     boxes = np.clip(np.asarray(found.boxes)[kept] * scale, 0, limits)
     classes, scores = np.asarray(found.classes), np.asarray(found.scores)

@@ -1,5 +1,6 @@
 """Enlarges people's own images with a trained network, in tiles, at any size."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.diffusion import resshift as diffusion
 from jaxkd.methods import resshift
 from jaxkd.models.super_resolution import enlarged
-from jaxkd.predictors.inputs import attempt, summary, write_status
+from jaxkd.predictors.inputs import attempt, output_names, summary, write_status
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 from jaxkd.report.statistics import plural
@@ -31,7 +32,8 @@ def predict(
 ) -> str:
     """Enlarges image files and writes PNG files of the same names.
 
-    ``files.csv`` has a row for each image with its status.
+    Where two inputs have one name, the second is numbered (``a.png``, ``a-2.png``).
+    ``files.csv`` has a row for each image with its status, in the order of the names.
 
     Images are cut into overlapping tiles of one size, so that the network is compiled
     once and any size fits into memory; where tiles overlap, they fade into each other.
@@ -50,17 +52,10 @@ def predict(
       What was done, for the terminal.
 
     Raises:
-      UserError: if an input is missing or no image, two have one name, the run is
-        unknown or does not enlarge, or the tiles are too small.
+      UserError: if an input is missing or no image, the run is unknown or does not
+        enlarge, or its network cannot read tiles of that size.
     """
-    files = list(images.find(inputs, output))
-    names = [f"{file.stem}.png" for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(
-            f"Several inputs would be written to {output / twice[0]}. Predict their "
-            "folders one by one."
-        )
+    files = output_names(list(images.find(inputs, output)))
     restored = restore(workdir, student, seed, use)
     scale, run = _enlarger(restored)
     if not scale:
@@ -72,26 +67,40 @@ def predict(
     def enlarge(patch: np.ndarray) -> np.ndarray:
         return np.asarray(run(patch[None]))[0]
 
-    grey = restored.info.image_shape[2] == 1
+    channels = restored.info.image_shape[2]
+    check_tiles(tile, overlap)
+    _check_network(run, tile, channels)
+    decode = functools.partial(images.decode, channels=channels)
     output.mkdir(parents=True, exist_ok=True)
     from PIL import Image
 
     errors: dict[Path, str] = {}
-    for file, name in zip(tqdm(files, unit="image", disable=None), names, strict=True):
-        image = attempt(images.decode, file, errors)
+    for name, file in tqdm(files.items(), unit="image", disable=None):
+        image = attempt(decode, file, errors)
         if image is None:
             continue
         pixels = image.astype(np.float32) / 127.5 - 1
-        if grey:
-            pixels = pixels.mean(axis=-1, keepdims=True)
         large = in_tiles(enlarge, pixels, scale=scale, tile=tile, overlap=overlap)
         levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
-        Image.fromarray(levels[..., 0] if grey else levels).save(output / name)
-    write_status(output / "files.csv", files, errors)
+        picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
+        picture.save(output / f"{name}.png")
+    write_status(output / "files.csv", list(files.values()), errors)
     return (
         f"{plural(len(files) - len(errors), 'image')} enlarged {scale} times by "
         f"{restored.name}, in {output}{summary(errors)}"
     )
+
+
+def _check_network(run: Callable, tile: int, channels: int) -> None:
+    """Raises UserError if a network cannot read tiles of that size."""
+    try:
+        jax.eval_shape(run, jax.ShapeDtypeStruct((1, tile, tile, channels), np.float32))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"The network does not read tiles of {tile} pixels: {error} Choose another "
+            "size by --option=tile=SIDE, such as that of the small images that it was "
+            "trained on."
+        ) from error
 
 
 def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:
@@ -120,6 +129,15 @@ def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:
     return scale, jax.jit(run_diffusion)
 
 
+def check_tiles(tile: int, overlap: int) -> None:
+    """Raises UserError if tiles do not go on by at least half of themselves."""
+    if tile < 1 or not 0 <= overlap <= tile // 2:
+        raise UserError(
+            f"tile is {tile} and overlap {overlap}, expected an overlap from 0 to half "
+            "of the tile."
+        )
+
+
 def in_tiles(
     enlarge: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
@@ -144,11 +162,7 @@ def in_tiles(
     Raises:
       UserError: if tiles do not go on by at least half of themselves.
     """
-    if tile < 1 or not 0 <= overlap <= tile // 2:
-        raise UserError(
-            f"tile is {tile} and overlap {overlap}, expected an overlap from 0 to half "
-            "of the tile."
-        )
+    check_tiles(tile, overlap)
     height, width = image.shape[:2]
     pad = [(0, max(tile - side, 0)) for side in (height, width)]
     padded = np.pad(image, [*pad, (0, 0)], mode="symmetric")

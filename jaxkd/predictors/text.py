@@ -1,5 +1,6 @@
 """Reads people's own images of text lines with a trained student."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def predict(
 
     Raises:
       UserError: if an input is missing or no image, the run is unknown or no reader, or
-        a label is of no image among the inputs.
+        a label is of no image among the inputs, of several, or not the only one.
     """
     files = list(images.find(inputs, output))
     truths = {} if labels is None else _read_labels(labels, files)
@@ -142,11 +143,19 @@ def _read(restored: Restored, files: Sequence[Path], errors: dict[Path, str]):
 def _read_labels(path: Path, files: Sequence[Path]) -> dict[str, str]:
     path = Path(path)
     rows = parsing.read_rows(path, "CSV", "labels: expected file,text in each line.")
-    names = {each.name for each in files}
+    names = Counter(each.name for each in files)
+    truths: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or row[0] not in names:
             raise UserError(
                 f"{path}, line {number}: {','.join(row)!r}, expected file,text with "
                 "the name of one of the inputs."
             )
-    return dict(rows)
+        name, text = row
+        if names[name] > 1 or truths.setdefault(name, text) != text:
+            raise UserError(
+                f"{path}, line {number}: {names[name]} inputs are called {name!r}, and "
+                f"it has the text {truths.get(name, text)!r} or {text!r}, expected one "
+                "input and one text. Predict folders one by one, or mend the table."
+            )
+    return truths

@@ -80,10 +80,28 @@ def test_bad_files(tmp_path):
     (tmp_path / "annotations/instances_train2017.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read as a COCO annotation file"):
         boxes.load(root)
+    gone = [*IMAGES, IMAGES[0] | {"id": 8, "file_name": "gone.png"}]
+    with pytest.raises(UserError, match=r"1 of 2 images .* such as .*gone\.png"):
+        boxes.load(write(tmp_path, [], images=gone))
     wrong = [IMAGES[0] | {"width": 41}]
     data = boxes.load(write(tmp_path, [], images=wrong))
     with pytest.raises(UserError, match="Boxes would be misplaced"):
         data.test[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": IMAGES * 2}, "has the image id 7 more than once"),
+        ({"categories": CATEGORIES * 2}, "has the class id 3 more than once"),
+        ({"categories": [CATEGORIES[0], CATEGORIES[0] | {"id": 4}]}, "name 'dog' more"),
+        ({"categories": []}, "names no class"),
+        ({"annotations": [annotation((0, 0, 10**400, 1))]}, "too large"),
+    ],
+)
+def test_files_that_could_be_read_in_two_ways(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        boxes.load(write(tmp_path, **{"annotations": []} | content))
 
 
 def test_drawn_scenes_have_tight_boxes():

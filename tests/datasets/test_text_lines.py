@@ -61,6 +61,7 @@ def test_lmdb_folders_are_joined_and_encoded(textzoom):
     assert train[2]["group"] == 1 and train[2]["tokens"].tolist() == [14, 14, 0, 0]
     np.testing.assert_array_equal(train[0]["image"], png(1, (12, 40, 3))[0])
     assert [int(data.test[i]["group"]) for i in range(3)] == [0, 1, 1]
+    assert data.test.groups == ("easy", "hard")
     assert set(data.fields) == set(first)
 
 
@@ -119,6 +120,9 @@ def test_what_is_no_data_set(tmp_path):
         text_lines.load(str(tmp_path))
     table(tmp_path / "train", ["b.png,x"])
     with pytest.raises(UserError, match=r"names 'b\.png', which does not exist"):
+        text_lines.load(str(tmp_path))
+    table(tmp_path / "train", ["a.png,x", "a.png,x", "a.png,y"])
+    with pytest.raises(UserError, match=r"line 3: 'a\.png' is 'y', and in a line"):
         text_lines.load(str(tmp_path))
     table(tmp_path / "train", [])
     with pytest.raises(UserError, match="has no lines"):

@@ -57,9 +57,9 @@ def test_distances_of_all_pairs():
         for j in range(i + 1, 5):
             same = bool(identities[i] == identities[j])
             expected[same].append(iris.distance(codes[i], codes[j], shifts=6))
-    np.testing.assert_allclose(genuine, expected[True], atol=1e-9)
-    np.testing.assert_allclose(impostor, expected[False], atol=1e-9)
-    assert genuine.min() < 1e-9  # the rotated code
+    np.testing.assert_array_equal(genuine, expected[True])
+    np.testing.assert_array_equal(impostor, expected[False])
+    assert genuine.min() == 0  # the rotated code
     assert iris.distance(codes[0], codes[3], shifts=4) > 0.2
 
 

@@ -25,6 +25,7 @@ from jaxkd.core.types import (
     Score,
     Spec,
 )
+from jaxkd.evaluators import text
 from jaxkd.losses.text import character_cross_entropy
 from jaxkd.methods.common.networks import NetworkFunctions, init_student
 
@@ -98,6 +99,7 @@ def reader(
         loss=loss,
         evaluate=evaluate,
         score=SCORE,
+        evaluator=text.find,
         **functions._asdict(),
     )
 
