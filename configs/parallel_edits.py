@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def embedded() -> ConfigDict:
-    """Three seeds, 24 scenes for each number of edits."""
+    """Three seeds, 8 scenes for each number of edits."""
     config = parallel_edits.default()
     config.needs.scenes = configs.needed(diffusion.scenes())
     return config

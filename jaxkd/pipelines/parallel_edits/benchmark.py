@@ -33,7 +33,7 @@ def default() -> ConfigDict:
     config.name = "parallel-edits"
     config.seeds = (0, 1, 2)
     config.needs = ConfigDict()  # scenes: configs.needed(configs/scenes.py)
-    config.scenes = 24  # for each seed and number of edits
+    config.scenes = 8  # for each seed and number of edits
     config.edits = (1, 2, 3)  # at once
     config.methods = scene_edits.METHODS
     # How aspects are typed: by attention, or as the scenes are known to need.
