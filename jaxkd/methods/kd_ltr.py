@@ -137,14 +137,25 @@ def make(
     if semantic_weight:
         method = adapters.with_variables(method, spec, NAME, adapter)
     if warm:
-        method = method._replace(warm_start=from_teacher("teacher"))
+        method = method._replace(warm_start=from_run(spec, "teacher"))
     return method
+
+
+def from_run(spec: Spec, name: str):
+    """Returns ``from_teacher`` of a needed run, whose patches are its network's."""
+    network = spec.frozen[name].network if name in spec.frozen else None
+    return from_teacher(name, tuple(getattr(network, "patch", (4, 8))))
 
 
 # Cached, so that students that start alike hold one function.
 @functools.cache
-def from_teacher(name: str):
-    """Returns a ``warm_start`` with the parameters of a reader of twice the size."""
+def from_teacher(name: str, patch: tuple[int, int]):
+    """Returns a ``warm_start`` with the parameters of a reader of twice the size.
+
+    Args:
+      name: of the needed run.
+      patch: of its network, see ``for_half_size``.
+    """
 
     def start(
         params: Params, model_state: ModelState, frozen: Any
@@ -157,7 +168,10 @@ def from_teacher(name: str):
         theirs = dict(frozen[name])
         own = {"params": params["student"], **model_state["student"]}
         try:
-            moved = {key: for_half_size(theirs[key], tree) for key, tree in own.items()}
+            moved = {
+                key: for_half_size(theirs[key], tree, patch=patch)
+                for key, tree in own.items()
+            }
         except (ValueError, KeyError) as error:
             raise UserError(f"The student cannot begin as {name!r}: {error}") from error
         return (

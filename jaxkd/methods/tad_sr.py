@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd import losses
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
     MAIN,
@@ -47,7 +48,7 @@ def make(
     schedule: Mapping[str, Any] | None = None,
     hsd_weight: float = 1.0,
     adversarial_weight: float = 0.02,
-    taps: Sequence[str] = ("encoder1", "encoder2", "encoder3", "middle"),
+    taps: Sequence[str] = (),
     width: int = 64,
     groups: int = 8,
     hsd_steps: int = 3,
@@ -65,7 +66,8 @@ def make(
       hsd_weight: of ``losses.score_distillation``; 0 leaves it out.
       adversarial_weight: of the student's part against the discriminator; 0 leaves
         both out.
-      taps: the teacher's features that the discriminator sees.
+      taps: the teacher's features that the discriminator sees; empty for all, which are
+        every level of the encoder and the middle.
       width: of the discriminator's heads, divisible by 4.
       groups: of its normalisations, which divide the features' channels.
       hsd_steps: the score's step is uniform on the first ``hsd_steps``.
@@ -81,6 +83,7 @@ def make(
     frozen = distillation.require(spec, "teacher", "tad_sr")
     own = teachers.process(spec.network, schedule)
     teacher = teachers.process(frozen.network, schedule)
+    taps = _taps(spec, taps)
     most = own.schedule().num_steps
     if not 1 <= hsd_steps <= most or most < 3:
         raise UserError(
@@ -94,7 +97,7 @@ def make(
         float(most - 1),
         zero_start,
     )
-    system = _System(own, teacher, judge, tuple(taps), hsd_steps, official)
+    system = _System(own, teacher, judge, taps, hsd_steps, official)
     functions = _functions(system, spec.image_shape, spec.input_key)
     weights = {"hsd": hsd_weight, "adversarial": adversarial_weight}
 
@@ -107,6 +110,18 @@ def make(
         update=_update(system, functions.forward, loss, bool(adversarial_weight)),
         warm_start=_begin,
     )
+
+
+def _taps(spec: Spec, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the chosen features of the network, or the names of all."""
+    (_, features), _ = jax.eval_shape(
+        spec.network.init_with_output,
+        jax.random.key(0),
+        spec.batch_shapes(1)[spec.input_key],
+    )
+    for name in names:
+        lookup.choose(name, features, what="taps of method 'tad_sr'")
+    return tuple(names) or tuple(sorted(features))
 
 
 def _labels(params: Params) -> Any:

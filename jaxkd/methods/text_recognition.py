@@ -4,7 +4,7 @@ from jaxkd.core.types import LossInputs, Method, Spec
 from jaxkd.methods.common import text, warm_start
 from jaxkd.methods.common.terms import Term, add_up
 from jaxkd.methods.common.untrained import untrained
-from jaxkd.methods.kd_ltr import from_teacher
+from jaxkd.methods.kd_ltr import from_run
 
 PREDICTOR = "text"
 
@@ -32,8 +32,12 @@ def make(
 
     method = text.reader(spec, loss)
     if start_from:
-        begin = from_teacher if half else warm_start.from_needed_run
-        method = method._replace(warm_start=begin(start_from))
+        start = (
+            from_run(spec, start_from)
+            if half
+            else warm_start.from_needed_run(start_from)
+        )
+        method = method._replace(warm_start=start)
     if frozen:
         method = untrained(method)
     return method

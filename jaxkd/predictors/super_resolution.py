@@ -114,8 +114,7 @@ def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:
         return network.scale, jax.jit(run)
     if not hasattr(network, "step_scale"):
         return 0, jax.jit(lambda batch: batch)
-    loss, low = restored.config.loss, restored.config.view.base
-    scale = restored.info.image_shape[0] // low.side
+    loss, scale = restored.config.loss, _diffusion_scale(restored)
     process = resshift.process(network, loss.get("schedule", {}))
     s = process.schedule()
     once = restored.config.method == "tad_sr" or loss.get("one_step", False)
@@ -127,6 +126,14 @@ def _enlarger(restored: Restored) -> tuple[int, Callable[[Any], jax.Array]]:
         return sample(process.denoiser(variables, y), s, y, noise)
 
     return scale, jax.jit(run_diffusion)
+
+
+def _diffusion_scale(restored: Restored) -> int:
+    """Returns the ratio of sides: the view's, or that of small images on disk."""
+    low = restored.config.view.base
+    if "side" in low:
+        return restored.info.image_shape[0] // low.side
+    return restored.config.data.get("scale", 2)
 
 
 def check_tiles(tile: int, overlap: int) -> None:

@@ -59,7 +59,8 @@ def low(
         degraded further, or enlarged.
 
     Raises:
-      UserError: if an option is out of its range, or noise or JPEG lack ``levels``.
+      UserError: if an option is out of its range, or noise or JPEG lack ``levels``; or,
+        of the view, if a batch has the field already.
     """
     options = dict(base)
     other = views.build(str(options.pop("name", "")), info, **options)
@@ -84,6 +85,13 @@ def low(
 
     def add(key: jax.Array, batch: Batch) -> Batch:
         lookup.choose(source, batch, what="source of view 'low'")
+        if field in batch:
+            raise UserError(
+                f"View 'low' would replace the field {field!r}, which the data or a "
+                "view below already have. Use the view below alone to keep it (it must "
+                "scale that field, as 'signed_dihedral' does), load the data without "
+                "it (config.data.low = False), or set another field."
+            )
         return batch | {field: degrade.degrade(key, batch[source], how)}
 
     def train(key: jax.Array, batch: Batch) -> Batch:

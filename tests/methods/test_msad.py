@@ -185,6 +185,18 @@ def test_teacher_and_student():
     assert predicted["boxes"].shape == (2, 20, 4)
 
 
+@pytest.mark.parametrize(("most", "expected"), [(5, 20), (9, 36), (100, 100)])
+def test_crowded_images_keep_as_many_boxes_as_coco_counts(most, expected):
+    shapes = {"boxes": (most, 4), "classes": (most,)}
+    fields = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in shapes.items()}
+    run = spec(fields=spec().fields | fields)
+    method = baseline.make(run)
+    params, state = jax.eval_shape(method.init, jax.random.key(0))
+    batch = {"low": jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)}
+    found = jax.eval_shape(method.predict, params, state, batch)
+    assert found["boxes"].shape == (1, expected, 4)
+
+
 def test_what_does_not_fit():
     run = spec()
     with pytest.raises(UserError, match="The teacher has no gate"):

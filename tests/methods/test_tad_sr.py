@@ -11,6 +11,7 @@ from jaxkd.core.types import FrozenNetwork, LossInputs, Spec, UpdateInputs
 from jaxkd.diffusion import resshift
 from jaxkd.methods import resshift as teachers
 from jaxkd.methods import tad_sr
+from jaxkd.models import swin_unet
 
 SCHEDULE = {"num_steps": 4, "kappa": 1.0, "least": 0.2}
 
@@ -177,12 +178,30 @@ def test_the_public_codes_noise_is_not_gaussian(made):
 def test_what_does_not_fit():
     with pytest.raises(UserError, match="expected 'packed' of"):
         tad_sr.make(spec(input_key="image"), **OPTIONS)
+    with pytest.raises(UserError, match="is 'encoder9', expected one of encoder1"):
+        tad_sr.make(spec(), **OPTIONS | {"taps": ("encoder9",)})
     with pytest.raises(UserError, match="expected 1 to as many"):
         tad_sr.make(spec(), **OPTIONS, hsd_steps=5)
     with pytest.raises(UserError, match="has no option 'steps'"):
         tad_sr.make(spec(), **OPTIONS | {"schedule": {"steps": 3}})
     with pytest.raises(UserError, match="at least 2 steps"):
         teachers.make(spec(), schedule={"num_steps": 1})
+
+
+def test_the_discriminator_sees_all_levels_by_default():
+    network = swin_unet.SwinUNet(
+        width=4, multipliers=(1, 1, 1, 1), blocks=1, attention=(), groups=2
+    )
+    fields = {"image": (8, 8, 1), "low": (2, 2, 1), "packed": (8, 8, 3)}
+    run = spec(
+        network=network,
+        frozen={"teacher": FrozenNetwork(network, "packed")},
+        fields={k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in fields.items()},
+    )
+    method = tad_sr.make(run, schedule=SCHEDULE, width=4, groups=2)
+    params, _ = jax.eval_shape(method.init, jax.random.key(0))
+    heads = {name.split("_")[0] for name in params["discriminator"]}
+    assert heads == {"encoder1", "encoder2", "encoder3", "encoder4", "middle"}
 
 
 def test_discriminators_of_two_sizes_share_the_teacher():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jaxkd.core.errors import UserError
@@ -85,3 +86,12 @@ def test_images_of_any_kind_for_a_network_of_grey_ones(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found.pop(name), np.full(shape, level))
     assert not found
     assert "c.png,unreadable," in (output / "files.csv").read_text()
+
+
+def test_the_scale_of_a_diffusion_is_the_views_or_the_datas():
+    info = SimpleNamespace(image_shape=(32, 32, 3))
+    made = {"view": {"base": {"name": "low", "side": 8}}, "data": {}}
+    read = {"view": {"base": {"name": "signed_dihedral"}}, "data": {"scale": 3}}
+    for config, expected in ((made, 4), (read, 3)):
+        restored = SimpleNamespace(config=ConfigDict(config), info=info)
+        assert super_resolution._diffusion_scale(restored) == expected

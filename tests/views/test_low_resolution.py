@@ -93,3 +93,6 @@ def test_errors(batch):
     view = views.build("low", INFO, base=BASE, side=4, source="mid")
     with pytest.raises(UserError, match="source"):
         view.evaluate(batch)
+    view = views.build("low", INFO, base=BASE, side=4)
+    with pytest.raises(UserError, match="would replace the field 'low'"):
+        view.evaluate(batch | {"low": batch["image"][:, ::2, ::2]})

@@ -234,18 +234,19 @@ def detector(
     spec: Spec,
     loss: Callable[[LossInputs], Loss],
     targets: Mapping[str, Callable] | None = None,
-    *,
-    num_boxes: int = 20,
 ) -> Method:
     """Makes a detector's method from its loss.
+
+    Four detections are kept for every object that an image may have, at least 20 and,
+    as in COCO's evaluation, at most 100.
 
     Args:
       spec: of the run.
       loss: as in ``Method``; ``inputs.outputs`` has ``head`` and ``features``.
       targets: likewise.
-      num_boxes: most detections of an image.
     """
     where = layout(spec)
+    num_boxes = max(20, min(4 * spec.fields["boxes"].shape[0], 100))
     functions = _network(
         spec.network, spec.image_shape, spec.input_key, where, num_boxes
     )
@@ -285,7 +286,7 @@ def _network(network, image_shape, input_key: str, where: Layout, num_boxes: int
             head,
             where.size,
             strides=where.strides,
-            candidates=200,
+            candidates=10 * num_boxes,
             num_boxes=num_boxes,
         )
         return found._asdict()

@@ -28,16 +28,17 @@ def untrained(method: Method) -> Method:
     """Returns a method whose network stays as it begins.
 
     Beside the network stands one number, which nothing depends on: a run has to train
-    something. The loss is measured in evaluation mode, and batch statistics stay.
+    something. A step costs nothing: the network is applied in evaluation alone, and the
+    training loss, which would move nothing, is not computed but recorded as 0.
 
     Args:
-      method: of one loss and one optimiser, whose loss looks at what ``predict``
-        returns.
+      method: of one loss and one optimiser.
     """
     return method._replace(
+        targets={},
         init=_with_number(method.init),
-        forward=_evaluation_mode(method.predict),
-        loss=_without_gradient(method.loss),
+        forward=_forward,
+        loss=_loss,
         trainable=_labels,
     )
 
@@ -54,18 +55,10 @@ def _with_number(init: Callable) -> Callable:
     return both
 
 
-def _evaluation_mode(predict: Callable) -> Callable:
-    def forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
-        del key
-        return predict(params, model_state, batch), model_state
-
-    return forward
+def _forward(params: Params, model_state: ModelState, batch: Batch, key: jax.Array):
+    del params, batch, key
+    return {}, model_state
 
 
-def _without_gradient(loss: Callable[[LossInputs], Loss]) -> Callable:
-    def measured(inputs: LossInputs) -> Loss:
-        found = loss(inputs)
-        idle = 0.0 * inputs.params[NAME]
-        return found._replace(value=found.value + idle, model_state=inputs.model_state)
-
-    return measured
+def _loss(inputs: LossInputs) -> Loss:
+    return Loss(0.0 * inputs.params[NAME], inputs.model_state, {})
