@@ -38,7 +38,8 @@ METHODS = (
     "parallel, no grouping",
 )
 _SDEDIT_STRENGTH = 0.6
-_WHOLE = scenes.BACKGROUND_NAMES
+# Where the words are in "a red circle left of a blue square on white background".
+_COLOUR, _RIGHT, _SHAPE, _GROUND = 1, slice(3, 8), 7, 9
 
 
 class Task(NamedTuple):
@@ -79,6 +80,34 @@ def draw_tasks(rng: np.random.Generator, count: int, edits: int) -> Task:
         colour=colour, shape=shape, background=ground, present=present
     )
     return Task(before, after, tasks)
+
+
+def asked(task: Task) -> list[list[aspects.Aspect]]:
+    """Returns the edits of each scene as aspects of its caption.
+
+    They are told by their places: the two captions alone do not tell which of two
+    objects is left out where words of both are the same.
+    """
+
+    def swap(place: int, name: str, whole: bool = False) -> aspects.Aspect:
+        return aspects.Aspect(
+            aspects.SWAP, place, (words[place],), (name,), whole=whole
+        )
+
+    found = []
+    texts, after = scenes.captions(task.before), task.after
+    for i, row in enumerate(task.tasks):
+        words = tuple(texts[i].split())
+        known = {
+            "colour": swap(_COLOUR, scenes.COLOUR_NAMES[after.colour[i, 0]]),
+            "shape": swap(_SHAPE, scenes.SHAPES[after.shape[i, 1]]),
+            "background": swap(
+                _GROUND, scenes.BACKGROUND_NAMES[after.background[i]], whole=True
+            ),
+            "delete": aspects.Aspect(aspects.DELETE, _RIGHT.start, words[_RIGHT], ()),
+        }
+        found.append(sorted((known[name] for name in row), key=lambda e: e.position))
+    return found
 
 
 def measure(task: Task, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -151,18 +180,20 @@ def run_method(
     if method == "copy source":
         return source, 0.0
     latents = text_to_image.to_signed(source)
-    texts = scenes.captions(task.before), scenes.captions(task.after)
     if method in ("regeneration", "SDEdit"):
         strength = 1.0 if method == "regeneration" else _SDEDIT_STRENGTH
-        images, calls = _redraw(backbone, latents, texts[1], key, settings, strength)
+        texts = scenes.captions(task.after)
+        images, calls = _redraw(backbone, latents, texts, key, settings, strength)
         return text_to_image.to_unit(images), calls
     if method == "sequential":
-        return _sequential(backbone, task, latents, key, settings, types, batch)
+        return _sequential(backbone, task, latents, key, settings, batch)
     if method not in METHODS:
         raise UserError(f"There is no method {method!r}: {', '.join(METHODS)}.")
     plans = [
-        _plan(backbone, method, latents[i], texts[0][i], texts[1][i], i, key, types)
-        for i in range(len(task.before))
+        _plan(backbone, method, latents[i], text, edits, i, key, types)
+        for i, (text, edits) in enumerate(
+            zip(scenes.captions(task.before), asked(task), strict=True)
+        )
     ]
     images, calls = _edit_all(backbone, plans, latents, key, settings, batch)
     if types == "attention" and method != "single branch":
@@ -170,8 +201,7 @@ def run_method(
     return images, calls
 
 
-def _plan(backbone, method, latents, source, target, number, key, types):
-    edits = aspects.between(source, target, _WHOLE)
+def _plan(backbone, method, latents, source, edits, number, key, types):
     if method == "single branch":
         everything = tuple(range(len(edits)))
         # InfEdit has one branch, which may change shapes.
@@ -229,19 +259,17 @@ def _edit_all(backbone, plans, latents, key, settings, batch):
     return images, float(calls.mean())
 
 
-def _sequential(backbone, task, latents, key, settings, types, batch):
+def _sequential(backbone, task, latents, key, settings, batch):
     """Edits one aspect after the other, each from the image before it."""
-    total, texts = 0.0, list(scenes.captions(task.before))
-    targets = scenes.captions(task.after)
-    steps = max(len(row) for row in task.tasks)
-    for number in range(steps):
-        plans = []
-        for i, target in enumerate(targets):
-            edits = aspects.between(texts[i], target, _WHOLE)[:1]
-            kind = _kind(edits[0])
-            made = plan.of_groups(backbone, texts[i], edits, [Group(kind, (0,))])
-            plans.append(made)
-            texts[i] = made.prompts[-1].text
+    total, texts = 0.0, scenes.captions(task.before)
+    # From the last word to the first, so that places of words stay what they are.
+    backwards = [sorted(edits, key=lambda e: -e.position) for edits in asked(task)]
+    for number, step in enumerate(zip(*backwards, strict=True)):
+        plans = [
+            plan.of_groups(backbone, text, [one], [Group(_kind(one), (0,))])
+            for text, one in zip(texts, step, strict=True)
+        ]
+        texts = [made.prompts[-1].text for made in plans]
         own = jax.random.fold_in(key, 1000 + number)
         images, calls = _edit_all(backbone, plans, latents, own, settings, batch)
         latents, total = text_to_image.to_signed(images), total + calls

@@ -3,7 +3,7 @@ import pytest
 
 from jaxkd.core.errors import UserError
 from jaxkd.drawing import scenes
-from jaxkd.pipelines.parallel_edits import scene_edits
+from jaxkd.pipelines.parallel_edits import aspects, scene_edits
 
 
 def tasks(edits, count=12):
@@ -56,3 +56,34 @@ def test_every_edit_changes_its_attribute_alone():
     assert (before.colour[:, 1] == after.colour[:, 1]).all()
     with pytest.raises(UserError, match="4 edits; expected one of 1, 2, 3"):
         tasks(4)
+
+
+@pytest.mark.parametrize("edits", [1, 2, 3])
+def test_the_edits_that_are_asked_make_the_captions_of_the_result(edits):
+    task = tasks(edits, count=60)
+    texts = scenes.captions(task.before), scenes.captions(task.after)
+    for source, target, asked in zip(*texts, scene_edits.asked(task), strict=True):
+        assert len(asked) == edits
+        assert aspects.apply(source, asked, range(edits)).text == target
+        # From the last to the first, one after the other.
+        for one in reversed(asked):
+            source = aspects.apply(source, [one], [0]).text
+        assert source == target
+
+
+def test_the_right_object_is_left_out_though_words_are_the_same():
+    """To "a green circle" from "a red circle left of a green circle": two edits."""
+    task = tasks(2, count=300)
+    rows = [
+        i
+        for i, row in enumerate(task.tasks)
+        if row == ("colour", "delete")
+        and task.after.colour[i, 0] == task.before.colour[i, 1]
+        and task.before.shape[i, 0] == task.before.shape[i, 1]
+    ]
+    assert rows
+    texts = scenes.captions(task.before), scenes.captions(task.after)
+    for i in rows:
+        assert len(aspects.between(texts[0][i], texts[1][i])) == 1
+        colour, gone = scene_edits.asked(task)[i]
+        assert (colour.position, gone.position, gone.action) == (1, 3, aspects.DELETE)
