@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def embedded() -> ConfigDict:
-    """Three seeds, 24 pairs each."""
+    """Three seeds, 12 pairs each."""
     config = dtiil.default()
     config.needs.scenes = configs.needed(diffusion.scenes())
     return config

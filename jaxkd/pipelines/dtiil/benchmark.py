@@ -36,15 +36,15 @@ def default() -> ConfigDict:
     config.name = "dtiil"
     config.seeds = (0, 1, 2)
     config.needs = ConfigDict()  # scenes: configs.needed(configs/scenes.py)
-    config.pairs = 24  # for each seed, half of them with one wrong word
-    config.validation = 12  # other pairs, by which thresholds are chosen
+    config.pairs = 12  # for each seed, half of them with one wrong word
+    config.validation = 6  # other pairs, by which thresholds are chosen
     config.controls = CONTROLS
     config.settings = ConfigDict(Settings()._asdict())
     config.settings.update(
         {
-            "align_steps": 80,
+            "align_steps": 60,
             "align_lr": 0.01,
-            "align_batch": 8,
+            "align_batch": 4,
             "edit_steps": 20,
             "single_words": True,
         }
