@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,26 @@ def _images(info, train: Words, test: Words, attributes: bool, extra) -> Dataset
         return found
 
     # Pictures without a writer are not labelled; nor, then, are the others.
-    whole = arrays(train) if extra is None else {"image": extra}
+    whole = arrays(train) if extra is None else {"image": _unseen(extra, test)}
     return Dataset(info, lambda seed: ArraySource(whole), ArraySource(arrays(test)))
+
+
+def _unseen(extra: np.ndarray, test: Words) -> np.ndarray:
+    """Leaves out pictures of the test, which a copy of all words would train on."""
+    tested = {reading.digest(image) for image in test.image}
+    kept = extra[[reading.digest(image) not in tested for image in extra]]
+    if not len(kept):
+        raise UserError(
+            f"All {len(extra)} pictures of {reading.UNLABELLED} are also in the test, "
+            "so that none is left to train on. Add others, or remove the folder."
+        )
+    if len(kept) < len(extra):
+        warnings.warn(
+            f"{len(extra) - len(kept)} of {len(extra)} pictures of "
+            f"{reading.UNLABELLED} are also in the test and are left out of training.",
+            stacklevel=2,
+        )
+    return kept
 
 
 def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Dataset:
@@ -133,7 +152,8 @@ def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Datase
         names = np.unique(train.writer)
         if order == "permuted":
             names = np.random.default_rng([seed, training_seed]).permutation(names)
-        chosen = names[: max(math.ceil(labelled * len(names)), 2)]
+        # Rounded first: 0.07 * 100 is a little above 7.
+        chosen = names[: max(math.ceil(round(labelled * len(names), 6)), 2)]
         places = np.flatnonzero(np.isin(train.writer, chosen))
         words = train.rows(places)
         table = reading.make_pairs(
@@ -148,7 +168,9 @@ def _pairs(info, train: Words, test: Words, options, count: int, seed) -> Datase
         np.sort(rng.permutation(np.flatnonzero(table.same == same))[:half])
         for same in (True, False)
     ]
-    some = reading.PairTable(*(x[np.concatenate(places)] for x in table))
+    # Mixed, so that the first of them, whose explanations are read, are of both kinds.
+    mixed = rng.permutation(np.concatenate(places))
+    some = reading.PairTable(*(x[mixed] for x in table))
     return Dataset(info, labelled_pairs, PairedWords(test, some))
 
 

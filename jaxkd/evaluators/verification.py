@@ -86,10 +86,18 @@ def _cosines(features: np.ndarray, test: PairedWords, same) -> dict[str, float]:
     """Compares cosines of the centred features, without a head."""
     from sklearn.metrics import roc_auc_score
 
-    gap = pairs.cosine_gap(features, test.words.writer)
-    centred = features - features.mean(axis=0)
+    gap = pairs.cosine_gap(_directions(features), test.words.writer)
+    centred = _directions(features - features.mean(axis=0))
     cosine = verification.cosine_scores(centred, test.table.first, test.table.second)
     return gap | {"cosine_auc": float(roc_auc_score(same, cosine))}
+
+
+def _directions(rows: np.ndarray) -> np.ndarray:
+    """Gives rows of zeros one direction of their own, at right angles to all others.
+
+    A dead encoder then has the figures of chance, and does not end the evaluation.
+    """
+    return np.column_stack([rows, ~rows.any(axis=1)])
 
 
 def _cosine_accuracy(
@@ -98,7 +106,9 @@ def _cosine_accuracy(
     """Decides by a threshold of the cosine that is best on the training pairs."""
     centre = seen.mean(axis=0)
     fitted, tested = (
-        verification.cosine_scores(rows - centre, one.table.first, one.table.second)
+        verification.cosine_scores(
+            _directions(rows - centre), one.table.first, one.table.second
+        )
         for rows, one in ((seen, train), (features, test))
     )
     threshold = pairs.best_threshold(fitted, train.arrays["label"] == 1)
@@ -115,9 +125,10 @@ def _table(scores, intervals) -> Table:
     note = (
         "Mean ± standard error over seeds. Positive: one hand. cosine_accuracy, "
         "cosine_auc: of the encoder's centred features, without a head, the threshold "
-        "the best one of the training pairs; intra, inter: their mean cosines "
-        "of one hand and of two. The last column: accuracy of the first seed, writers "
-        "drawn with replacement."
+        "the best one of the training pairs, whose mean is the centre (for the AUC, "
+        "that of the test words); intra, inter: mean cosines of one hand and of two, "
+        "of the features as they are. The last column: accuracy of the first seed, "
+        "writers drawn with replacement."
     )
     return Table("Verification of writers", rows, note)
 
@@ -184,14 +195,15 @@ def _draw_tsne(trained: TrainedStudy, features, words: Words) -> str:
     student = max(features, key=lambda name: list(features).index(name))
     shown = np.unique(words.writer)[:TSNE_WRITERS]
     rows = np.flatnonzero(np.isin(words.writer, shown))
-    if len(rows) < 8:
+    chosen = features[student][rows]
+    if len(rows) < 8 or np.all(chosen == chosen[0]):  # nothing to lay out
         return ""
     layout = TSNE(
         perplexity=min(30.0, (len(rows) - 1) / 3),
         learning_rate=200.0,
         init="pca",
         random_state=0,
-    ).fit_transform(features[student][rows])
+    ).fit_transform(chosen)
     for path, theme in themes(trained.folder / "writers"):
         with canvas(path, (WIDTH, 4.5), theme, layout="constrained") as figure:
             axes = figure.subplots()

@@ -77,12 +77,16 @@ def scores(
 
 
 def agreement(first: Sequence, second: Sequence) -> float:
-    """Returns the share of pairs that got the same verdict twice, e.g. when swapped."""
+    """Returns the share of pairs that got the same verdict twice, e.g. when swapped.
+
+    None is no verdict: a pair without one either time counts as no agreement.
+    """
     if len(first) != len(second) or not len(first):
         raise ValueError(
             f"Got {len(first)} and {len(second)} verdicts, expected as many of both."
         )
-    return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
+    both = zip(first, second, strict=True)
+    return float(np.mean([a is not None and a == b for a, b in both]))
 
 
 def mcnemar(

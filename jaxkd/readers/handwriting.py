@@ -25,6 +25,7 @@ LAYOUTS = (
     "Expected root/<writer>/*.png, or root/{train,test}/<writer>/*.png (also below "
     "root/supervised), or files named like 0001a_num2.png."
 )
+UNLABELLED = "unsupervised"  # folder of pictures without a writer
 _REMEDY = "Write it again with write_pairs."
 
 
@@ -118,7 +119,7 @@ def read_folder(root: Path, side: int) -> tuple[Words, Words | None]:
 
 def read_unlabelled(root: Path, side: int) -> np.ndarray | None:
     """Reads the pictures of ``root/unsupervised``, if there is such a folder."""
-    folder = root / "unsupervised"
+    folder = root / UNLABELLED
     if not folder.is_dir():
         return None
     paths = listing.named(folder, SUFFIXES)
@@ -143,10 +144,10 @@ def picture(path: Path, side: int) -> np.ndarray:
 
 def _list(top: Path) -> list[tuple[str, Path]]:
     """Lists (writer, file) of a folder of writers, or of a flat folder."""
-    inside = [top / name for name in listing.entries(top)]
+    inside = [top / n for n in listing.entries(top) if n != UNLABELLED]
     folders = [path for path in inside if path.is_dir()]
     loose = [path for path in inside if not path.is_dir()]
-    if loose and any(f.name != "unsupervised" for f in folders):
+    if loose and folders:
         raise UserError(
             f"{top} has folders and also files such as {loose[0].name}. {LAYOUTS}"
         )
@@ -194,9 +195,9 @@ def check_leakage(train: Words, test: Words) -> None:
     Raises:
       UserError: if they do.
     """
-    known = {_hash(image): i for i, image in enumerate(train.image)}
+    known = {digest(image): i for i, image in enumerate(train.image)}
     for place, image in enumerate(test.image):
-        twin = known.get(_hash(image))
+        twin = known.get(digest(image))
         if twin is not None:
             names = [
                 words.files[i] if words.files else f"picture {i}"
@@ -208,7 +209,8 @@ def check_leakage(train: Words, test: Words) -> None:
             )
 
 
-def _hash(image: np.ndarray) -> bytes:
+def digest(image: np.ndarray) -> bytes:
+    """Returns what equal pictures share, whatever they are called."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest()
 
 
@@ -358,7 +360,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
     """Reads pairs as ``write_pairs`` writes them.
 
     Raises:
-      UserError: if it cannot be read, has other columns, or names an unknown file.
+      UserError: if it cannot be read, has no pair, or other columns or unknown files.
     """
     if path.suffix == ".parquet":
         parquet = _load("pyarrow.parquet")
@@ -374,6 +376,8 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairTable:
                 f"{path} has columns {', '.join(header)}, expected "
                 f"{', '.join(COLUMNS)}."
             )
+    if not rows:
+        raise UserError(f"{path} has no pair, expected one on each line. {_REMEDY}")
     places = {tables.cell(name): place for place, name in enumerate(files)}
     places |= {name: place for place, name in enumerate(files)}
     for line, row in enumerate(rows, start=2):

@@ -43,8 +43,13 @@ def test_every_seed_labels_writers_of_its_own():
     assert len(set(chosen)) > 1
     ordered = load(task="pairs", labelled=0.25, order="sorted").train(1)
     assert set(ordered.arrays["writers"].ravel()) == {0, 1, 2}
-    # As many of both kinds in the test.
-    assert data.test.arrays["label"].mean() == 0.5
+    # As many of both kinds in the test, and mixed.
+    label = data.test.arrays["label"]
+    assert label.mean() == 0.5
+    assert 0 < label[: len(label) // 2].mean() < 1
+    # A share of 0.55 of 100 is 55.00000000000001.
+    many = load(task="pairs", labelled=0.55, writers=100, samples=2, size=4)
+    assert len(np.unique(many.train(0).arrays["writers"])) == 55
 
 
 def test_the_cache_gives_the_same_words(tmp_path):

@@ -22,6 +22,7 @@ def _study(tmp_path, networks):
             ink = np.asarray(batch["pair"], float)
             rows = ink.reshape(len(ink), 2, -1)
             logits = answer(batch, rows)
+            rows = 0 * rows if answer is dead else rows
             features = {"pooled": rows}
             return {"logits": np.stack([0 * logits, logits], 1), "features": features}
 
@@ -44,6 +45,22 @@ def _study(tmp_path, networks):
         tmp_path / "figures",
         order,
     )
+
+
+def dead(batch, rows):
+    """An encoder without an output, and a head that accepts everything."""
+    return np.ones(len(rows))
+
+
+def test_a_dead_encoder_is_chance_and_ends_nothing(tmp_path):
+    pytest.importorskip("skimage")
+    report = verification.evaluate(_study(tmp_path, {"dead": dead}))
+    found = report.scores["dead"]
+    for name in ("auc", "eer", "cosine_auc", "cosine_accuracy"):
+        assert found[name] == [50, 50]
+    assert found["gap"] == [0, 0]
+    # No words can be laid out by features that are all the same.
+    assert [figure.name for figure in report.figures] == ["verification"]
 
 
 def _by_threshold(dataset):

@@ -40,4 +40,4 @@ def test_features_that_are_not_told_are_wrong():
     got = verdicts.feature_accuracy(told, gold)
     assert got == {"size": 0.75, "tilt": 0.0}
     assert verdicts.majority_accuracy(gold, gold) == {"size": 0.75, "tilt": 1.0}
-    assert verdicts.agreement([True, None, False], [True, None, True]) == 2 / 3
+    assert verdicts.agreement([True, None, False], [True, None, True]) == 1 / 3

@@ -47,6 +47,27 @@ def test_supervised_tree_and_unlabelled_files(tmp_path):
     assert len(data.train(0)) == 12 and list(data.train(0).arrays) == ["image"]
 
 
+def test_pictures_without_writers_are_no_writer_and_never_of_the_test(tmp_path):
+    for writer in ("anna", "bela", "cleo"):
+        for sample in range(2):
+            save(tmp_path / writer / f"{sample}.png", (8, 8))
+    save(tmp_path / "unsupervised" / "0.png", (8, 8))
+    words, _ = reading.read_folder(tmp_path, 8)
+    assert words.names == ("anna", "bela", "cleo") and len(words.image) == 6
+    options = {"root": str(tmp_path), "size": 8, "test_share": 0.34}
+    data = datasets.load("handwriting", **options)
+    test = data.test.arrays["image"]
+    # A copy of all words is beside them, under other names.
+    for number, image in enumerate(words.image):
+        path = tmp_path / "unsupervised" / f"copy{number}.png"
+        Image.fromarray(image[..., 0]).save(path)
+    with pytest.warns(UserWarning, match="2 of 7 pictures of unsupervised are also in"):
+        data = datasets.load("handwriting", **options)
+    train = {image.tobytes() for image in data.train(0).arrays["image"]}
+    assert len(train) == 5
+    assert not train & {image.tobytes() for image in test}
+
+
 def test_wide_words_are_padded_with_paper(tmp_path):
     path = save(tmp_path / "x.png", (10, 20))
     found = reading.picture(path, 20)
@@ -151,5 +172,9 @@ def test_pair_files(tmp_path, suffix):
         assert "\n=" not in path.read_text() and "'=w/0.png" in path.read_text()
     with pytest.raises(UserError, match="two known files"):
         reading.read_pairs(path, files[:3])
+    columns = table._replace(**{k: v[:0] for k, v in table._asdict().items()})
+    reading.write_pairs(path, columns, files)
+    with pytest.raises(UserError, match="has no pair"):
+        reading.read_pairs(path, files)
     with pytest.raises(UserError, match=r"expected \.csv or \.parquet"):
         reading.write_pairs(tmp_path / "pairs.txt", table, files)

@@ -50,7 +50,10 @@ def parse(text: Any) -> Verdict:
     raw = text if isinstance(text, str) else ""
     cut = raw[-LONGEST:]
     for fields in _objects(cut):
-        given = next((name for name in FIELDS if name in fields), None)
+        given = _given(fields)
+        if given is not None and isinstance(fields[given], dict):
+            fields = fields[given]  # {"verdict": {"same_writer": ...}}
+            given = _given(fields)
         if given is not None:
             decision = _as_decision(fields[given])
             return Verdict(decision, _confidence(fields), "json", raw)
@@ -72,8 +75,8 @@ def parse_features(
     """Reads the values of features that a comparison gives to its two samples.
 
     Args:
-      text: lines such as ``slantness | normal | very right | no``, in free text or in
-        JSON strings.
+      text: lines such as ``slantness | normal | very right | no``, in free text, as
+        rows of a table in Markdown, or in JSON strings.
       features: name -> its possible values.
 
     Returns:
@@ -84,8 +87,8 @@ def parse_features(
     found: dict[str, tuple[str, str]] = {}
     # A list of JSON strings has its lines between quotes.
     for line in re.split(r"\\n|[\n\"]", raw[-LONGEST:]):
-        name, *cells = (cell.strip(" *-`'_").lower() for cell in line.split("|"))
-        key = re.sub(r"^\d+[.)]?\s*", "", name).replace(" ", "_")
+        name, *cells = map(_bare, line.strip().strip("|").split("|"))
+        key = _bare(re.sub(r"^\d+[.)]?\s*", "", name)).replace(" ", "_")
         if key in found or key not in features or len(cells) < 2:
             continue
         values = {value.lower(): value for value in features[key]}
@@ -94,9 +97,26 @@ def parse_features(
     return found
 
 
+def _bare(cell: str) -> str:
+    """Returns a cell in small letters, without marks of lists and of emphasis."""
+    return cell.strip(" *-`'_.").lower()
+
+
+def _given(fields: Mapping[str, Any]) -> str | None:
+    return next((name for name in FIELDS if name in fields), None)
+
+
 _DECISIONS = {"same": True, "different": False, "unknown": None, "conflict": None}
 _PEOPLE = r"(?:writers?|persons?|people|authors?|hands?|individuals?|scribes?)"
-_NOT = r"(?:\bnot\b|n't\b|\bnever\b|\bunlikely\b|\bneither\b)"
+_NOT = (
+    r"(?:\bnot\b|n't\b|\bnever\b|\bunlikely\b|\bneither\b"
+    r"|\bno (?:\w+ )?(?:evidence|indications?|signs?|reason)\b)"
+)
+# Behind what it denies: "the same writer did not ...", "two writers are unlikely".
+_DENIED = (
+    r" (?:(?:is|was|did|does|do|can|could|would|has|have|are|were)(?: not\b|n't\b)"
+    r"|(?:(?:is|was|are|were) )?(?:\w+ )?(?:unlikely|improbable)\b)"
+)
 _UNKNOWN = re.compile(
     r"\bunknown\b|\binconclusive\b|\bundetermined\b|\bunsure\b"
     r"|(?:\bcannot\b|\bcan not\b|n't\b|\b(?:unable|impossible|not possible) to\b)"
@@ -108,6 +128,8 @@ _DIFFERENT = (
 )
 _WORDS = (
     # (pattern, what it means); each match is taken out before the next is looked for.
+    (re.compile(_DIFFERENT + _DENIED), "same"),
+    (re.compile(_SAME + _DENIED), "different"),
     (re.compile(rf"{_NOT}[^.,;]{{0,40}}?{_DIFFERENT}"), "same"),
     (
         re.compile(rf"{_NOT}[^.,;]{{0,40}}?(?:{_SAME}|\bthe same\b|\bsame$)"),
@@ -115,8 +137,19 @@ _WORDS = (
     ),
     (re.compile(_DIFFERENT), "different"),
     (re.compile(_SAME), "same"),
+    (re.compile(rf"\b{_PEOPLE} (?:is|are|was|were) (?:the same|identical)\b"), "same"),
+    (
+        re.compile(
+            rf"\b{_PEOPLE} (?:(?:is|are|was|were) (?:different|distinct)|differs?)\b"
+        ),
+        "different",
+    ),
     (re.compile(r"^\W*(?:yes|same|true|genuine|match)\b"), "same"),
-    (re.compile(r"^\W*(?:no|different|false|forged|mismatch)\b"), "different"),
+    (
+        re.compile(r"^\W*no\b(?! (?:\w+ )?(?:difference|disagree|discrepan|doubt))"),
+        "different",
+    ),
+    (re.compile(r"^\W*(?:different|false|forged|mismatch)\b"), "different"),
 )
 _TAG = re.compile(
     r"(?:decision|verdict|conclusion|final answer|answer|same_writer|same writer)"

@@ -42,6 +42,17 @@ SAME, DIFFERENT, NEITHER = True, False, None
         ("I cannot determine whether one writer wrote both.", None, None, "words"),
         ("Could be the same writer or different writers.", None, None, "conflict"),
         ("Decision: same writer, or different writers", None, None, "conflict"),
+        ('{"verdict": {"same_writer": true, "confidence": 0.6}}', SAME, 0.6, "json"),
+        ('{"verdict": {"other": 1}}\nDecision: no', DIFFERENT, None, "tagged"),
+        ("The same writer did not write both.", DIFFERENT, None, "words"),
+        ("One writer couldn't have written both.", DIFFERENT, None, "words"),
+        ("Different writers are very unlikely.", SAME, None, "words"),
+        ("There is no clear evidence of different writers.", SAME, None, "words"),
+        ("By the same writer and not by two.", SAME, None, "words"),
+        ("The writers are different.", DIFFERENT, None, "words"),
+        ("The writer is the same.", SAME, None, "words"),
+        ("The writer is not the same.", DIFFERENT, None, "words"),
+        ("No clear differences; same writer.", SAME, None, "words"),
         ("The weather is fine.", NEITHER, None, "none"),
         ("", NEITHER, None, "none"),
         (None, NEITHER, None, "none"),
@@ -77,6 +88,8 @@ def test_features_are_read_line_by_line():
     }
     quoted = '{"reasons": ["slantness | normal | normal | yes", "x"]}'
     assert parse_features(quoted, FEATURES) == {"slantness": ("normal", "normal")}
+    table = "| 1. **Slantness** | normal | Very right. | no |\n| --- | --- | --- |"
+    assert parse_features(table, FEATURES) == {"slantness": ("normal", "very right")}
     assert parse_features("slantness | upright | normal | no", FEATURES) == {}
     assert parse_features(None, FEATURES) == {}
 
