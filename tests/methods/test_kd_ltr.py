@@ -149,4 +149,4 @@ def test_what_does_not_fit():
         fields = {k: v for k, v in run.fields.items() if k != "tokens"}
         text_recognition.make(run._replace(fields=fields))
     with pytest.raises(UserError, match="should begin as 'other'"):
-        kd_ltr.from_teacher("other")({"student": {}}, {"student": {}}, {})
+        kd_ltr.from_teacher("other", (4, 8))({"student": {}}, {"student": {}}, {})
