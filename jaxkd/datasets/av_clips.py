@@ -10,6 +10,7 @@ padded to one length, with a mask; of longer ones training takes a random window
 
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.datasets.talking_heads import CLASSES
 from jaxkd.readers import clips
-from jaxkd.readers.audio import CEPSTRA, ROWS_PER_FRAME
+from jaxkd.readers.audio import CEPSTRA, FPS, ROWS_PER_FRAME
 from jaxkd.readers.clips import lists as clip_lists
 from jaxkd.readers.clips.lists import REAL, Row
 
-VERSION = 1  # of the preprocessing; part of the cached files' names
+VERSION = 2  # of the preprocessing; part of the cached files' names
 POSTERIORS = ("audio_posteriors", "video_posteriors")
 
 
@@ -81,8 +82,10 @@ class Reader:
           UserError: if the clip cannot be used.
         """
         example = self._features(row)
+        first, total = example.pop("span").tolist()
         if self.posteriors:
-            example |= read_posteriors(row.video, len(example["video"]))
+            frames = len(example["video"])
+            example |= read_posteriors(row.video, frames, first, total)
         return example
 
     def _features(self, row: Row) -> Example:
@@ -101,6 +104,8 @@ class Reader:
                 "Take it off the list, or set config.data.skip_bad = True."
             )
         made = clips.features(clip, "video", "mfcc")
+        # Which frames of the film these are, and how many it has.
+        made["span"] = np.array([clip.skipped, round(clip.seconds * FPS)])
         self.folder.mkdir(parents=True, exist_ok=True)
         # Complete or not there: several threads and processes may make it.
         part = path.with_name(f"{path.stem}.{os.getpid()}.{id(made)}.part")
@@ -112,7 +117,9 @@ class Reader:
     def _place(self, row: Row) -> Path:
         """Names the kept file by all that its content depends on."""
         parts: list[object] = [VERSION, self.options]
-        for path in (row.video, row.audio):
+        # Sound that lies beside a film may be taken, too.
+        others = [row.audio] if row.audio else clips.sounds_beside(row.video)
+        for path in (row.video, *others):
             if path is not None and path.exists():
                 stat = path.stat()
                 parts += [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -122,6 +129,7 @@ class Reader:
 
 def load(
     root: str,
+    base: str = "",
     frames: int = 150,
     size: int = 112,
     balanced: bool = True,
@@ -145,6 +153,7 @@ def load(
 
     Args:
       root: see ``clip_lists.read``.
+      base: folder that relative paths of csv files begin at; that of the file if empty.
       frames: length that clips are padded or cut to, at 25 a second.
       size: of the pictures.
       balanced: whether training sees as many real clips as fakes; the rarer ones are
@@ -165,7 +174,7 @@ def load(
       seed: of the split.
 
     Raises:
-      UserError: if the list, a split or an option is wrong.
+      UserError: if the list, a split or an option is wrong, or a file is not there.
     """
     options = clips.Preprocessing(
         crop=crop,
@@ -176,21 +185,25 @@ def load(
         trim_leading_silence=trim_leading_silence,
     )
     reader = Reader(options, posteriors, cache)
-    rows = clip_lists.read(Path(root))
+    rows = clip_lists.read(Path(root), Path(base).expanduser() if base else None)
     if skip_bad:
         rows = _usable(rows, reader)
+    else:
+        _check_files(rows, root)
     rows = _split(rows, test_share, seed)
     fakes = sorted({row.kind for row in rows} - {REAL})
     names = (REAL, *fakes)
     train, test = (
         [row for row in rows if row.split == split] for split in ("train", evaluate_on)
     )
-    for split, own in (("train", train), (evaluate_on, test)):
-        if len({row.fake for row in own}) < 2:
+    # Of a test with one class the evaluator says what is not defined.
+    for split, own, least in (("train", train, 2), (evaluate_on, test, 1)):
+        if len({row.fake for row in own}) < least:
             raise UserError(
                 f"{root}: split {split!r} has {sum(r.fake for r in own)} fakes of "
                 f"{len(own)} clips, expected real and forged ones."
             )
+    _warn_of_shared(train, test)
     if balanced:
         train = _balance(train)
     sources = [ClipFiles(own, names, reader) for own in (train, test)]
@@ -233,12 +246,18 @@ def fit(
     return result
 
 
-def read_posteriors(path: Path, frames: int) -> Example:
+def read_posteriors(
+    path: Path, frames: int, first: int = 0, total: int | None = None
+) -> Example:
     """Reads the posteriors of two recognisers that lie beside a clip.
 
     Args:
       path: of the film; ``<stem>.posteriors.npz`` is read.
-      frames: of the film; posteriors up to three frames shorter repeat their last.
+      frames: that are used; posteriors up to three shorter repeat their last row.
+      first: of these frames, where leading silence was cut; posteriors are of the whole
+        film.
+      total: frames of the film, which posteriors of lips may exceed by three; None does
+        not check.
 
     Raises:
       UserError: if they are missing, of other lengths or no probabilities.
@@ -260,12 +279,13 @@ def read_posteriors(path: Path, frames: int) -> Example:
             f"{beside} holds audio {one} and video {other}, expected probabilities "
             "[time, classes] of the same classes, which add up to 1."
         )
-    if min(one[0], other[0]) < frames - 3:
+    needed = first + frames
+    if min(one[0], other[0]) < needed - 3 or (total and other[0] > total + 3):
         raise UserError(
-            f"{beside} has {one[0]} and {other[0]} rows, expected {frames}: one for "
-            "each frame at 25 a second."
+            f"{beside} has {one[0]} and {other[0]} rows, expected {total or needed}: "
+            "one for each frame at 25 a second."
         )
-    index = np.arange(frames)
+    index = first + np.arange(frames)
     return {
         name: array[np.minimum(index, len(array) - 1)]
         for name, array in zip(POSTERIORS, found, strict=True)
@@ -302,8 +322,6 @@ def describe_examples(
 
 
 def _usable(rows: Sequence[Row], reader: Reader) -> list[Row]:
-    import sys
-
     good = []
     for row in rows:
         try:
@@ -314,6 +332,28 @@ def _usable(rows: Sequence[Row], reader: Reader) -> list[Row]:
     if not good:
         raise UserError(f"None of the {len(rows)} clips can be used.")
     return good
+
+
+def _check_files(rows: Sequence[Row], root: str) -> None:
+    named = [path for row in rows for path in (row.video, row.audio) if path]
+    missing = [path for path in named if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{root} names {len(missing)} files that are not there, such as "
+            f"{missing[0]}. Set config.data.base to the folder that relative paths "
+            "begin at, or config.data.skip_bad = True to leave these clips out."
+        )
+
+
+def _warn_of_shared(train: Sequence[Row], test: Sequence[Row]) -> None:
+    own = {(row.video, row.audio) for row in train}
+    both = [row for row in test if (row.video, row.audio) in own]
+    if both:
+        print(
+            f"jaxkd: warning: {len(both)} clips are for training and for testing, "
+            f"such as {both[0].video}.",
+            file=sys.stderr,
+        )
 
 
 def _split(rows: Sequence[Row], share: float, seed: int) -> list[Row]:

@@ -6,6 +6,7 @@ films among the images, evenly spaced frames are taken; they are decoded once an
 in the cache folder.
 """
 
+import csv
 import hashlib
 import sys
 from collections import Counter
@@ -298,7 +299,7 @@ def read(
     if path.is_dir():
         return reader.read_folder(path, graph, methods)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        start = file.readline().strip()
+        start = file.readline(10_000).strip()
     if start.startswith("{"):
         return reader.read_deepfakebench(
             path,
@@ -309,7 +310,7 @@ def read(
             frames=frames,
             codes={name: code for name, code in methods.items() if name != "Real"},
         )
-    if "path" in start.split(","):
+    if "path" in reader.header(next(csv.reader([start]), [])):
         return reader.read_csv(path, graph, root)
     return reader.read_list(path, graph, root)
 

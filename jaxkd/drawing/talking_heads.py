@@ -280,10 +280,16 @@ def write_demo(
       seed: of the first clip.
 
     Raises:
-      UserError: if PyAV is not installed.
+      UserError: if a number is impossible, or PyAV is not installed.
     """
+    from jaxkd.core.errors import UserError
     from jaxkd.drawing import films
 
+    if min(clips, frames, size) < 1 or size % 2:
+        raise UserError(
+            f"clips is {clips}, frames {frames} and size {size}, expected 1 or more of "
+            "each, and an even size: films halve the resolution of colours."
+        )
     written = []
     for number, kind in enumerate(KINDS):
         below = folder / ("real" if kind == "real" else f"fake/{kind}")

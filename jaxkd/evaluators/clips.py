@@ -156,6 +156,9 @@ def _auc_table(found, groups: Kinds, seen: set[str], members, labels) -> Table:
         "standard error over seeds. *: not among the training clips. 95 %: percentile "
         "bootstrap over test clips of the seeds' mean over unseen kinds."
     )
+    if (labels == 1).all() or not (labels == 1).any():
+        kind = "forged" if labels.any() else "real"
+        note += f" All test clips are {kind}: AUC, EER and HTER are not defined."
     return Table("AUC by kind of forgery", rows, note)
 
 
@@ -221,11 +224,13 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
         cells: dict[str, list[float]] = {}
         for one in own:
             limit = clips.threshold(one.head[tuning], FAR)
-            alarms = one.head[held_out] > limit
+            alarms = one.head[held_out] > limit if len(real) > 1 else np.array([np.nan])
             cells.setdefault("", []).append(float(alarms.mean()))
             for kind, at in groups.items():
                 fakes = at[labels[at] == 1]
-                caught = float((one.head[fakes] > limit).mean())
+                caught = (
+                    float((one.head[fakes] > limit).mean()) if len(real) else np.nan
+                )
                 cells.setdefault(kind, []).append(caught)
         rows.append([student, *(format_mean(v, 2) for v in cells.values())])
     note = (
@@ -266,4 +271,5 @@ def _draw(path, theme, styles: Mapping, found, groups: Kinds, seen: set[str]) ->
         shown = [kind if kind in seen else f"{kind}*" for kind in kinds]
         axes.set_xticks(range(len(kinds)), shown)
         axes.set(ylabel="AUC", ylim=(min(0.2, axes.get_ylim()[0]), 1.03))
-        axes.legend(loc="lower left", fontsize=8, ncols=3)
+        if kinds:
+            axes.legend(loc="lower left", fontsize=8, ncols=3)

@@ -130,8 +130,12 @@ def measure(prediction: Prediction, truth: Truth) -> dict[str, float]:
     for node in truth.levels[0]:
         has = truth.codes[:, node] == 1
         for suffix, rows in (("", has), ("_unseen", has & truth.unseen)):
-            chosen = ~fake | rows
-            found[f"auc_{truth.nodes[node]}{suffix}"] = auc(odds[chosen], fake[chosen])
+            chosen, name = ~fake | rows, f"{truth.nodes[node]}{suffix}"
+            found[f"auc_{name}"] = auc(odds[chosen], fake[chosen])
+            right = (odds >= 0) == fake
+            found[f"accuracy_{name}"] = (
+                float(right[chosen].mean()) if rows.any() else _NAN
+            )
     if truth.keys is not None:
         means, labels = forgery.video_means(probability, fake, truth.keys)
         found["video_auc"] = auc(means, labels)
@@ -174,7 +178,8 @@ def _protocol_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
         lines.append([student, *(format_mean(found[name], 3) for name in columns)])
     note = (
         "Mean ± standard error over seeds. Unseen: methods that no training image was "
-        "made by (protocol 1); mean and worst over these methods."
+        "made by (protocol 1); mean and worst over these methods. The EER is "
+        "interpolated between two thresholds."
     )
     if truth.fake.all() or not truth.fake.any():
         kind = "fake" if truth.fake.all() else "real"
@@ -191,13 +196,15 @@ def _group_table(scores: Mapping[str, Mapping], truth: Truth) -> Table:
         groups |= {name: name, f"{name}_unseen": f"{name}, unseen methods"}
     lines = [["AUC against real images", *scores]]
     for name, title in groups.items():
-        lines.append(
-            [
-                title,
-                *(format_mean(found[f"auc_{name}"], 3) for found in scores.values()),
-            ]
-        )
-    note = "Mean ± standard error over seeds, by method and by altered attribute."
+        cells = [format_mean(found[f"auc_{name}"], 3) for found in scores.values()]
+        lines.append([title, *cells])
+        if name not in methods:
+            own = [found[f"accuracy_{name}"] for found in scores.values()]
+            lines.append([f"{title}: accuracy", *(format_mean(v, 3) for v in own)])
+    note = (
+        "Mean ± standard error over seeds, by method and by altered attribute. "
+        "Accuracy is at a probability of one half, over these fakes and all real ones."
+    )
     return Table("By method and attribute", lines, note)
 
 

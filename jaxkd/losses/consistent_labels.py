@@ -36,8 +36,9 @@ class LabelGraph:
       exclusions: pairs that are never both on, given likewise.
 
     Raises:
-      ValueError: if a node is unknown, in no level or in two, has no parent, or can
-        never be on; if the root is not node 0; if there are too many nodes.
+      ValueError: if a node is unknown, in no level or in two, has no parent, can never
+        be on, or can be on without the root; if the root is not node 0; if there are
+        too many nodes.
 
     >>> graph = LabelGraph(("fake", "eyes", "nose"), (("fake",), ("eyes", "nose")),
     ...                    (("fake", "eyes"), ("fake", "nose")))
@@ -68,6 +69,13 @@ class LabelGraph:
             raise ValueError(
                 f"{never} can never be on: the edges and exclusions forbid it. Remove "
                 "the node or an exclusion."
+            )
+
+        alone = self.states[self.states[:, 0] == 0].any(axis=0)
+        if alone.any():
+            raise ValueError(
+                f"{[nodes[i] for i in np.flatnonzero(alone)]} can be on without the "
+                "root: the edges lead in a circle. Every node comes from the root."
             )
 
     @classmethod

@@ -76,11 +76,17 @@ def threshold(real_scores: np.ndarray, far: float) -> float:
 
     Args:
       real_scores: ``[clips]``, of real clips.
-      far: the fraction of false alarms that is accepted.
+      far: the fraction of false alarms that is accepted, in [0, 1].
+
+    Returns:
+      One of the scores; NaN if there are none.
     """
     ordered = np.sort(np.asarray(real_scores, np.float64))
-    allowed = int(np.floor(far * len(ordered)))
-    return float(ordered[len(ordered) - 1 - allowed])
+    if not len(ordered):
+        return float("nan")
+    # 0.29 * 100 is a little less than 29.
+    allowed = int(np.floor(far * len(ordered) + 1e-9))
+    return float(ordered[max(len(ordered) - 1 - allowed, 0)])
 
 
 def _ratio(part, whole) -> float:

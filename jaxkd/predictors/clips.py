@@ -45,7 +45,7 @@ class Judgement(NamedTuple):
       score: mean difference of the frames' logits, higher for forged; NaN without one.
       probability: of forged, from the mean logits.
       correlation: mean over frames, in [0, 1].
-      lowest: seconds at which sound and lips disagree most.
+      lowest: seconds of the file at which sound and lips disagree most.
       frames: at 25 a second, that were looked at.
       seconds: of the file that could be read.
       fps: of the file.
@@ -73,11 +73,11 @@ def predict(
     student: str | None = None,
     seed: int | None = None,
     use: str = "last",
-    crop: str = "centre",
-    face_model: str = "",
+    crop: str | None = None,
+    face_model: str | None = None,
     min_frames: int = 5,
     allow_silent: bool = False,
-    trim_leading_silence: bool = False,
+    trim_leading_silence: bool | None = None,
     on_missing_audio: str = "skip",
 ) -> str:
     """Judges clips and writes what is found into a folder.
@@ -94,11 +94,11 @@ def predict(
       student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
-      crop: "centre", as the network was trained, or "detect".
-      face_model: YuNet's file, for "detect".
+      crop: "centre" or "detect"; None: as the network's training clips.
+      face_model: YuNet's file, for "detect"; None: the one of the training clips.
       min_frames: below which a clip is too short.
       allow_silent: score silent clips all the same.
-      trim_leading_silence: see ``clips.Preprocessing``.
+      trim_leading_silence: see ``clips.Preprocessing``; None: as the training clips.
       on_missing_audio: "skip" gives a clip without sound a row without a score;
         "error" ends with the first.
 
@@ -114,10 +114,10 @@ def predict(
             f"{', '.join(ON_MISSING_AUDIO)}."
         )
     restored = restore(workdir, student, seed, use)
-    options = clips.Preprocessing(
+    options = _preprocessing(
+        restored,
         crop=crop,
         face_model=face_model,
-        size=restored.info.image_shape[-1],
         min_frames=min_frames,
         allow_silent=allow_silent,
         trim_leading_silence=trim_leading_silence,
@@ -148,6 +148,15 @@ def predict(
         if math.isnan(one.score)
     ]
     return "\n".join(lines)
+
+
+def _preprocessing(restored: Restored, **given: Any) -> clips.Preprocessing:
+    """Returns how clips are read: as given, else as the network's training clips."""
+    trained = restored.config.data
+    names = ("crop", "face_model", "trim_leading_silence")
+    chosen = {name: trained[name] for name in names if name in trained}
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    return clips.Preprocessing(size=restored.info.image_shape[-1], **chosen)
 
 
 def _judge(restored: Restored) -> Judge:
@@ -194,7 +203,7 @@ def _judge(restored: Restored) -> Judge:
 
 def _one(
     name: str, clip: clips.Clip, judge: Judge, output: Path
-) -> tuple[Judgement, dict[str, list[float]]]:
+) -> tuple[Judgement, dict[str, Any]]:
     """Judges a clip, and writes its pictures."""
     common: dict[str, Any] = {
         "seconds": clip.seconds,
@@ -209,7 +218,9 @@ def _one(
     logits, correlation = judge(made["video"], made["mfcc"])
     real, fake = logits.mean(0).astype(float)
     lowest = clips_page.lowest(correlation)
-    clips_page.curve(output / f"{name}-curve.png", correlation, logits, lowest)
+    start = clip.skipped / audio.FPS
+    path = output / f"{name}-curve.png"
+    clips_page.curve(path, correlation, logits, lowest, start)
     clips_page.frames(output / f"{name}-frames.png", clip.video, lowest)
     judgement = Judgement(
         shown(clip.path),
@@ -218,10 +229,11 @@ def _one(
         score=fake - real,
         probability=float(1 / (1 + np.exp(real - fake))),
         correlation=float(correlation.mean()),
-        lowest=tuple(round(float(i) / audio.FPS, 3) for i in lowest),
+        lowest=tuple(round(start + float(i) / audio.FPS, 3) for i in lowest),
         **common,
     )
     return judgement, {
+        "start": start,
         "correlation": [round(float(c), 5) for c in correlation],
         "logit": [round(float(z[1] - z[0]), 5) for z in logits],
     }

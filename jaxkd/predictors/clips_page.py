@@ -34,7 +34,11 @@ def lowest(correlation: np.ndarray) -> np.ndarray:
 
 
 def curve(
-    path: Path, correlation: np.ndarray, logits: np.ndarray, marked: np.ndarray
+    path: Path,
+    correlation: np.ndarray,
+    logits: np.ndarray,
+    marked: np.ndarray,
+    start: float = 0.0,
 ) -> None:
     """Draws the correlation and the logit of forged over time.
 
@@ -43,8 +47,9 @@ def curve(
       correlation: ``[time]``.
       logits: ``[time, 2]``.
       marked: frames to mark.
+      start: seconds of the file at the first frame.
     """
-    seconds = np.arange(len(correlation)) / FPS
+    seconds = start + np.arange(len(correlation)) / FPS
     with canvas(path, (WIDTH, 3.2), LIGHT, "constrained") as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         above.plot(seconds, correlation, color=LIGHT.hues[0])

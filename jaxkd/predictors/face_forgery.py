@@ -127,6 +127,13 @@ def predict(
     if any(map(video_frames.is_film, files)):
         # Here, because a missing library is no fault of the file.
         optional.load("av", extra="av", purpose="Films")
+        if restored.config.data.get("face_model") and not face_model:
+            print(
+                "jaxkd: warning: films of the training showed faces found and aligned "
+                "by a model; these are taken as they are. Give "
+                "--option=face_model=FILE unless they show aligned faces alone.",
+                file=sys.stderr,
+            )
     (output / "faces").mkdir(parents=True, exist_ok=True)
     findings: list[Finding] = []
     for start in tqdm(range(0, len(files), _BATCH), unit="batch", disable=None):

@@ -15,6 +15,8 @@ from jaxkd.core.tables import CsvWriter
 from jaxkd.readers.listing import shown
 
 OK, UNREADABLE = "ok", "unreadable"
+# Bytes of a name, of the 255 that file systems take: numbers and endings are added.
+LONGEST_NAME = 200
 T = TypeVar("T")
 
 
@@ -29,8 +31,12 @@ def attempt(read: Callable[[Path], T], path: Path, errors: dict[Path, str]) -> T
 
 
 def output_name(path: Path) -> str:
-    """Returns a file's name without its ending, as files and pages can have it."""
-    return shown(path.stem).replace("\\", "_")
+    """Returns a file's name without its ending, as files and pages can have it.
+
+    Longer ones are cut: what is written of a file has a longer name than the file.
+    """
+    name = shown(path.stem).replace("\\", "_").encode()
+    return name[:LONGEST_NAME].decode(errors="ignore")
 
 
 def output_names(paths: Sequence[Path]) -> dict[str, Path]:

@@ -197,7 +197,8 @@ def spectrogram(
     Args:
       wave: ``[samples]``; other rates than 16 kHz are changed to it.
       rate: samples per second.
-      fps: of the video; see ``mfcc``.
+      fps: of the video, above 18.75; see ``mfcc``. Windows overlap by 480 samples at
+        25, by more where there are fewer frames.
       rows: length of the result; None keeps all: 97 for a second.
       fill: see ``mfcc``.
 
@@ -205,16 +206,22 @@ def spectrogram(
       float32 ``[rows, 321]``.
 
     Raises:
-      UserError: for an empty signal or an unknown fill.
+      UserError: for an empty signal, too low a frame rate or an unknown fill.
     """
     from scipy.signal import get_window
 
     wave = _checked(wave, rate)
+    # A step of zero or less would read the windows backwards.
+    if not fps > 480 * 25 / FFT:
+        raise UserError(
+            f"fps is {fps:g}, expected more than {480 * 25 / FFT:g}: below, windows of "
+            f"{FFT} samples would overlap whole. Bring the video to {FPS:g}."
+        )
     peak = np.abs(wave).max()
     wave = wave / peak if peak else wave
     rms = np.sqrt(np.mean(wave**2))
     wave = wave / rms if rms else wave
-    step = FFT - round(480 * 25 / fps)
+    step = max(FFT - round(480 * 25 / fps), 1)
     wave = np.pad(wave, (0, max(FFT - len(wave), 0)))
     window = get_window("hamming", FFT)
     windows = np.lib.stride_tricks.sliding_window_view(wave, FFT)[::step]

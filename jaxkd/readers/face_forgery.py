@@ -5,6 +5,7 @@ cannot be used is an error that names the file, the line and the rule it breaks.
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class FaceRow(NamedTuple):
 
     Attributes:
       path: of the image.
-      code: int8 ``[nodes]``, 2 where unknown.
+      code: int8 ``[nodes]``, 2 where unknown; whether it is fake is known.
       method: that made it, ``"real"`` for none.
       video: that it is a frame of, unique within the method; else its own path.
       frame: of a film, which of its evenly spaced frames.
@@ -89,8 +90,10 @@ def read_list(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceR
                 f"{path}, line {number}: got {line.strip()!r}, expected the path of an "
                 "image, a space and a label code."
             )
-        labels = _checked(code, graph, f"{path}, line {number}")
-        rows.append(_row(base / image.strip(), labels, base))
+        origin = f"{path}, line {number}"
+        labels = _checked(code, graph, origin)
+        row = _row(base / image.strip(), labels, base)
+        rows.append(_with_method(row, row.method, origin))
     return _not_empty(rows, path)
 
 
@@ -98,8 +101,10 @@ def read_csv(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRo
     """Reads a csv file with a column ``path`` and one for each node of the graph.
 
     An empty cell is unknown. A node without a column is unknown throughout, except
-    that a real image (the root's label is 0) has nothing altered. Columns ``method``
-    and ``video`` are read if there.
+    that a real image (the root's label is 0) has nothing altered, and that an image of
+    which something is altered is fake. Columns ``method`` and ``video`` are read if
+    there; without ``video`` an image is a frame of one only if its name is a number and
+    its folder lies in another.
 
     Args:
       path: of the csv file.
@@ -112,8 +117,11 @@ def read_csv(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRo
     """
     path = _existing(path)
     base, root_name = Path(root) if root else path.parent, graph.nodes[0]
-    lines = csv.DictReader(_text(path).splitlines())
-    columns = list(lines.fieldnames or ())
+    table = csv.DictReader(io.StringIO(_text(path), newline=""))
+    with parsing.parsing(path, "csv", _REMEDY):
+        columns = header(table.fieldnames or ())
+        table.fieldnames = columns
+        lines = [(table.line_num, line) for line in table]
     if not {"path", root_name} <= set(columns):
         raise UserError(
             f"{path} has the columns {', '.join(columns) or 'none'}; expected path, "
@@ -125,20 +133,37 @@ def read_csv(path: str | Path, graph: LabelGraph, root: str = "") -> list[FaceRo
             f"{path} has the columns {', '.join(unknown)}, which are no nodes of the "
             f"graph: {', '.join(graph.nodes)}. Rename or remove them."
         )
-    rows = []
-    for line in lines:
-        cells = [(line.get(node) or "").strip() or "2" for node in graph.nodes]
-        if cells[0] == "0":
-            cells = ["0" if cell == "2" else cell for cell in cells]
-        labels = _checked(cells, graph, f"{path}, line {lines.line_num}")
-        row = _row(base / (line["path"] or "").strip(), labels, base)
-        rows.append(
-            row._replace(
-                method=(line.get("method") or "").strip() or row.method,
-                video=(line.get("video") or "").strip() or row.video,
-            )
-        )
+    rows = [
+        _row_of_csv(line, graph, base, f"{path}, line {number}")
+        for number, line in lines
+    ]
     return _not_empty(rows, path)
+
+
+def header(cells: Sequence[str]) -> list[str]:
+    """Returns the names of a csv file's columns, whose case does not matter."""
+    return [cell.strip().lower() for cell in cells]
+
+
+def _row_of_csv(line: Mapping, graph: LabelGraph, base: Path, origin: str) -> FaceRow:
+    if None in line:
+        raise UserError(
+            f"{origin}: {len(line) - 1 + len(line[None])} cells, expected "
+            f"{len(line) - 1}, one for each column. Put a path with commas between "
+            "quotation marks."
+        )
+    given = {name: (cell or "").strip() for name, cell in line.items()}
+    if not given["path"]:
+        raise UserError(f"{origin}: path is empty, expected that of an image.")
+    # A column with empty cells becomes one of fractions in some programs.
+    cells = [(given.get(node) or "2").removesuffix(".0") for node in graph.nodes]
+    if cells[0] == "0":
+        cells = ["0" if cell == "2" else cell for cell in cells]
+    row = _row(base / given["path"], _checked(cells, graph, origin), base)
+    frame = row.path.stem.isdigit() or video_frames.is_film(row.path)
+    own = row.video if frame else given["path"]
+    row = row._replace(video=given.get("video") or own)
+    return _with_method(row, given.get("method") or row.method, origin)
 
 
 def with_frames(rows: Sequence[FaceRow], frames: int) -> list[FaceRow]:
@@ -197,12 +222,12 @@ def read_folder(
         if not named:
             strangers.add("/".join(parents) or ".")
             continue
-        code = codes[parents[named[-1]]]
+        method = parents[named[-1]]
         below = "/".join(parents[named[-1] + 1 :])
-        method = parents[named[-1]] if code[0] else REAL
         if video_frames.is_film(image):
             below = "/".join((*parents[named[-1] + 1 :], image.stem))
-        rows.append(FaceRow(image, code, method, below or _video_of_file(image)))
+        row = FaceRow(image, codes[method], REAL, below or _video_of_file(image))
+        rows.append(_with_method(row, method, origin))
     if strangers:
         raise UserError(
             f"{top}: no method is known for images in "
@@ -278,8 +303,8 @@ def read_deepfakebench(
                     given = clip["frames"]
                     for place in video_frames.places(len(given), frames):
                         image = base / str(given[place]).replace("\\", "/")
-                        method = label if code[0] else REAL
-                        rows.append(FaceRow(image, code, method, f"{label}/{name}"))
+                        row = FaceRow(image, code, REAL, f"{label}/{name}")
+                        rows.append(_with_method(row, label, str(path)))
     if not rows:
         raise UserError(f"{path} has no frames in the split {split!r}.")
     return rows
@@ -302,7 +327,19 @@ def _row(path: Path, code: np.ndarray, base: Path) -> FaceRow:
     frame = path.stem.isdigit() and not video_frames.is_film(path)
     if frame and len(names) > 1:  # <method>/<video>/0001.png
         method, name = names[-2], names[-1]
-    return FaceRow(path, code, method if code[0] else REAL, f"{inside}/{name}")
+    return FaceRow(path, code, method, f"{inside}/{name}")
+
+
+def _with_method(row: FaceRow, method: str, origin: str) -> FaceRow:
+    """Names the method of a row: none of a real image, whatever its list or folder."""
+    if row.code[0] == 0:
+        return row._replace(method=REAL)
+    if method == REAL:
+        raise UserError(
+            f"{origin}: {row.path} is fake, but its method is named {REAL!r}, which "
+            "stands for real images. Name the method otherwise, or correct the label."
+        )
+    return row._replace(method=method)
 
 
 def _video_of_file(path: Path) -> str:
@@ -311,10 +348,19 @@ def _video_of_file(path: Path) -> str:
 
 
 def _checked(code: Sequence[str] | str, graph: LabelGraph, origin: str) -> np.ndarray:
+    """Checks a code, and finds out whether the image is fake if it leaves that open."""
     try:
-        return graph.check(code)
+        labels = graph.check(code)
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from error
+    if labels[0] == UNKNOWN:
+        if not (labels[1:] == 1).any():
+            raise UserError(
+                f"{origin}: nothing tells whether the image is fake, expected 0 or 1 "
+                f"for {graph.nodes[0]!r}. Leave out images of which it is not known."
+            )
+        labels[0] = 1
+    return labels
 
 
 def _existing(path: str | Path) -> Path:

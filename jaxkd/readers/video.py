@@ -27,6 +27,8 @@ ENLARGE, PAD_GREY, MEDIAN = 0.40, 110, 13
 # A film is shown for at most ten seconds, and one second for each decoded frame: what
 # declares more has a damaged time.
 STILL_SECONDS = 10.0
+# Sound that is missing for longer than this is replaced by silence.
+HOLE_SECONDS = 0.1
 _REMEDY = "Convert it anew."
 
 # An RGB image uint8 [h, w, 3] -> boxes float [n, 4]: left, top, width, height.
@@ -228,6 +230,9 @@ def yunet(model: Path, threshold: float = 0.6) -> Detector:
 def read_sound(path: Path, rate: int = RATE) -> Sound | None:
     """Decodes the first sound track of a film; None if it has none.
 
+    Where packets are missing or damaged there is silence, so that what follows stays
+    in step with the pictures.
+
     Raises:
       UserError: if the file cannot be opened, or PyAV is not installed.
     """
@@ -247,6 +252,11 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
                     original, channels = frame.rate, frame.layout.nb_channels
                     start = 0.0 if frame.time is None else float(frame.time)
                     resampler = av.AudioResampler("fltp", frame.layout.name, frame.rate)
+                hole = _hole(frame, start, parts)
+                if hole > STILL_SECONDS:
+                    damage.append("a damaged time")
+                elif hole > HOLE_SECONDS:
+                    parts.append(np.zeros((channels, round(hole * original)), "f4"))
                 parts += [piece.to_ndarray() for piece in resampler.resample(frame)]
         if resampler is not None:
             with parsing(path, "the sound of a film", _REMEDY):
@@ -257,6 +267,14 @@ def read_sound(path: Path, rate: int = RATE) -> Sound | None:
         return Sound(np.zeros(0, np.float32), rate, 0.0, *about)
     mono = np.concatenate(parts, axis=1).mean(axis=0) * 32768
     return Sound(resample(mono, original, rate), rate, start, *about)
+
+
+def _hole(frame, start: float, parts: list[np.ndarray]) -> float:
+    """Returns for how many seconds there is no sound before a frame."""
+    if frame.time is None:
+        return 0.0
+    heard = sum(part.shape[1] for part in parts) / frame.rate
+    return float(frame.time) - start - heard
 
 
 def decode_frames(path: Path, function: Callable[[int, np.ndarray], object]) -> Decoded:

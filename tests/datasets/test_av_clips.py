@@ -114,3 +114,46 @@ def test_drawn_sets_are_kept_and_their_parts_differ(tmp_path):
     np.testing.assert_array_equal(more[1]["mfcc"], train[1]["mfcc"])
     with pytest.raises(UserError, match="no kind 'dub'"):
         talking_heads.load({"dub": 2}, **options)
+
+
+def test_posteriors_follow_the_frames_where_silence_is_cut(tmp_path):
+    """Posteriors are of the whole film, of which the first 10 frames are left out."""
+    for split in ("train", "test"):
+        for kind in ("real", "fake/swap"):
+            below = tmp_path / split / kind
+            below.mkdir(parents=True)
+            head = heads.draw(1, frames=30, size=16)
+            wave = head.wave.copy()
+            wave[:6400] = 0
+            np.savez(below / "0.npz", video=head.video[..., 0], audio=wave)
+            share = np.linspace(0.1, 0.9, 30)
+            rows = np.stack([share, 1 - share], 1)
+            np.savez(below / "0.posteriors.npz", audio=rows, video=rows)
+    options = {"posteriors": True, "trim_leading_silence": True}
+    data = load(tmp_path, tmp_path / "cache", **options)
+    example = data.test[0]
+    assert len(example["video"]) == 20 and "span" not in example
+    np.testing.assert_allclose(example["video_posteriors"][:, 0], share[10:], rtol=1e-6)
+    beside = data.test.rows[0].video
+    with pytest.raises(UserError, match=r"has 30 and 30 rows, expected 15"):
+        av_clips.read_posteriors(beside, 15, total=15)  # 50 rows a second, not 25
+
+
+def test_missing_shared_and_stale_files_are_noticed(tmp_path, capsys):
+    table = tmp_path / "clips.csv"
+    lines = ["video_path,entire_label,kind,split"]
+    for name, fake in (("a", 0), ("b", 1)):
+        head = heads.draw(fake, frames=12, size=16)
+        np.savez(tmp_path / f"{name}.npz", video=head.video[..., 0], audio=head.wave)
+        lines += [f"{name}.npz,{fake},x,{split}" for split in ("train", "test")]
+    table.write_text("\n".join(lines))
+    data = load(table, tmp_path / "cache")
+    assert "2 clips are for training and for testing" in capsys.readouterr().err
+    row = data.test.rows[0]
+    before = data.test.reader._place(row)
+    (tmp_path / "a.wav").write_bytes(b"another sound")
+    assert data.test.reader._place(row) != before
+    table.write_text("\n".join(lines[:-1]))  # a test of real clips alone
+    assert len(load(table, tmp_path / "cache").test) == 1
+    with pytest.raises(UserError, match=r"names 3 files that are not there, .*base"):
+        load(table, tmp_path / "cache", base=str(tmp_path / "elsewhere"))

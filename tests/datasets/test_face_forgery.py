@@ -125,6 +125,14 @@ def test_a_file_that_is_no_film_is_named(tmp_path):
         face_forgery.load(str(tmp_path), size=16)
 
 
+def test_a_csv_with_quoted_names_of_columns_is_no_list(tmp_path):
+    save(tmp_path / "a.png")
+    path = tmp_path / "labels.csv"
+    path.write_text('"Path","Fake"\n"a.png","1"\n')
+    (row,) = face_forgery.read(path, face_forgery.GRAPHS["ffsc"](), {})
+    assert row.path == tmp_path / "a.png" and row.code[0] == 1
+
+
 def test_lists_say_which_images_are_missing_and_shared(tmp_path, capsys):
     save(tmp_path / "real/1.png")
     save(tmp_path / "mine/2.png")

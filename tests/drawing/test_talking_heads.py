@@ -102,3 +102,9 @@ def test_the_demo_is_read_back(tmp_path, capsys):
         clip = clips.load(row.video)
         assert clip.status == "ok"
         assert clip.video.shape == (12, 112, 112)
+
+
+def test_an_impossible_demo_is_refused(tmp_path, capsys):
+    assert heads.main([str(tmp_path), "--size=15"]) == 2
+    assert "an even size" in capsys.readouterr().err
+    assert heads.main([str(tmp_path), "--clips=0"]) == 2

@@ -40,6 +40,13 @@ def test_protocols_regions_and_videos():
     assert found["auc_worst"] == 0
     assert (found["auc_age"], found["auc_age_unseen"]) == (0.75, 0.5)
     assert found["accuracy"] == pytest.approx(4 / 6)
+    # Both of age and one of two real images are right; of pose, one fake of two.
+    assert found["accuracy_age"] == pytest.approx(3 / 4)
+    assert found["accuracy_pose_unseen"] == pytest.approx(2 / 4)
+    assert np.isnan(found["accuracy_gender"])
+    scores = {"one": {name: [value] for name, value in found.items()}}
+    rows = evaluator._group_table(scores, known).rows
+    assert ["age: accuracy", "0.750"] in rows and ["age", "0.750"] in rows
     assert found["video_auc"] == found["auc"]  # every frame is its own video
     # Of the rows without unseen methods: one eye of two is right.
     assert found["f1_eye"] == pytest.approx(2 / 3)

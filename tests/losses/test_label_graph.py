@@ -252,6 +252,10 @@ def test_exclusions():
         ((("a", "b"), ((0,), ("c",)), ((0, 1),)), "'c' is no node"),
         ((("a", "b"), ((0,), (1,)), ((0, 0),)), "different nodes"),
         ((("a", "b"), ((0,), (1,)), ((0, 1),), ((0, 1),)), "can never be on"),
+        (
+            (("a", "b", "c", "d"), ((0,), (1, 2, 3)), ((0, 1), (2, 3), (3, 2))),
+            r"\['c', 'd'\] can be on without the root",
+        ),
         (([f"n{i}" for i in range(30)], ((0,),), ()), "at most 24"),
     ],
 )

@@ -50,3 +50,11 @@ def test_a_threshold_keeps_its_promise_and_is_the_lowest(far):
     assert np.mean(scores > limit) <= far
     lower = np.sort(scores)[np.sort(scores) < limit][-1]
     assert np.mean(scores > lower) > far
+
+
+def test_thresholds_at_the_ends_of_their_range():
+    scores = np.arange(100.0)
+    # 0.29 * 100 is 28.999999999999996, and 29 scores may lie above.
+    assert clips.threshold(scores, 0.29) == 70
+    assert clips.threshold(scores, 1.0) == 0
+    assert np.isnan(clips.threshold(np.zeros(0), 0.05))

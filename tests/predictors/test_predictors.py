@@ -48,6 +48,12 @@ def test_names_of_what_is_written():
     names = output_names(paths)
     assert list(names) == ["a", "a-2", "a-3", "caf_xe9"]
     assert list(names.values()) == paths
+    # What is written has a longer name than the file, which may have the longest.
+    long = [Path(f"{side}/{'ü' * 125}.png") for side in "xy"]
+    assert [len(f"{n}-frames.png".encode()) <= 255 for n in output_names(long)] == [
+        True,
+        True,
+    ]
 
 
 def test_clips_whose_names_are_not_utf_8_are_written(tmp_path, capsys):

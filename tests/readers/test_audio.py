@@ -72,6 +72,12 @@ def test_spectrogram_is_scipy_s_stft():
     assert audio.spectrogram(RNG.normal(size=16000)).shape == (97, 321)
 
 
+def test_frame_rates_whose_windows_would_run_backwards_are_refused():
+    assert audio.spectrogram(WAVE, fps=19).shape[1] == 321
+    with pytest.raises(UserError, match=r"fps is 15, expected more than 18\.75"):
+        audio.spectrogram(WAVE, fps=15)
+
+
 def test_silence_is_finite():
     nothing = np.zeros(1600)
     assert np.isfinite(audio.mfcc(nothing, rows=12)).all()

@@ -163,12 +163,18 @@ def test_damaged_times_and_sizes_take_no_memory(tmp_path, monkeypatch):
         ("fps", np.nan, "expected 1 to 1,000"),
         ("fps", np.array("x"), "a clip with fps"),
         ("sr", 1, "samples per second"),
-        ("audio", np.array("x"), "an .npz clip"),
+        ("audio", np.array("x"), "expected int16 [samples]"),
+        ("audio", np.zeros((9, 2), np.int16), "audio is int16 [9, 2], expected"),
+        ("audio", np.zeros(9), "audio is float64 [9], expected int16"),
+        ("audio", np.int16(3), "audio is int16 [], expected"),
+        ("video", np.zeros((0, 8, 8), np.uint8), "video is uint8 [0, 8, 8], expected"),
+        ("video", np.zeros((9, 0, 8), np.uint8), "video is uint8 [9, 0, 8], expected"),
     ],
 )
 def test_impossible_arrays_are_refused(tmp_path, name, value, message):
     path = tmp_path / "clip.npz"
-    arrays = {"video": np.zeros((9, SIZE, SIZE), np.uint8), "audio": np.zeros(9)}
+    sound = np.zeros(9, np.int16)
+    arrays = {"video": np.zeros((9, SIZE, SIZE), np.uint8), "audio": sound}
     np.savez(path, **arrays | {name: value})
     clip = clips.load(path, OPTIONS)
     assert clip.status == "unreadable" and message in clip.notes[0]
@@ -227,6 +233,41 @@ def test_leading_silence_is_cut_from_both(tmp_path):
     assert clip.leading_silence == pytest.approx(0.4, abs=0.02)
     np.testing.assert_allclose(clip.video, frames[10:], atol=1)
     np.testing.assert_allclose(clip.wave, late[6400:], atol=1)
+    assert clip.skipped == 10 and clip.notes == ("0.40 s of leading silence cut",)
+    np.savez(path, video=frames, audio=0 * late)  # nothing would be left
+    silent = clips.load(path, OPTIONS._replace(trim_leading_silence=True))
+    assert silent.status == "silent" and len(silent.video) == 50
+
+
+def test_sound_that_is_no_number_has_its_status(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    films.write(tmp_path / "clip.mp4", HEAD.video)
+    wave = HEAD.wave / 32768
+    wave[100] = np.nan
+    soundfile.write(tmp_path / "clip.wav", wave, 16_000, "FLOAT")
+    clip = clips.load(tmp_path / "clip.mp4", OPTIONS)
+    assert (clip.status, clip.usable) == ("unreadable", False)
+    assert clip.notes == ("the sound holds values that are no numbers",)
+
+
+def test_a_hole_in_the_sound_is_silence_and_what_follows_stays_in_step(tmp_path):
+    import av
+
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for first in (0, 9600):  # 0.2 s, and 0.2 s more from 0.6 s on
+            part = HEAD.wave[first : first + 3200]
+            frame = av.AudioFrame.from_ndarray(part[None], "s16", "mono")
+            frame.rate, frame.pts = 16_000, first
+            frame.time_base = Fraction(1, 16_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sound = video.read_sound(path)
+    expected = HEAD.wave[:12_800].astype(float)
+    expected[3200:9600] = 0
+    assert len(sound.wave) == 12_800 and not sound.damaged
+    np.testing.assert_allclose(sound.wave, expected, atol=20)  # times are whole ms
 
 
 def test_the_largest_face_is_followed():
@@ -288,9 +329,29 @@ def test_manifests_in_the_official_columns(tmp_path):
     table.write_text("video_path,entire_label\na.mp4,2\n")
     with pytest.raises(UserError, match="line 2: entire_label is '2', expected 0 or 1"):
         clip_lists.read(table)
+    table.write_text("video_path,entire_label\n\n,1\n")
+    with pytest.raises(UserError, match="line 3: video_path is empty"):
+        clip_lists.read(table)
+    table.write_text("video_path,entire_label\na,b.mp4,1\n")
+    with pytest.raises(UserError, match="line 2: 3 cells, expected 2"):
+        clip_lists.read(table)
     table.write_text("path,label\na.mp4,1\n")
     with pytest.raises(UserError, match="no column entire_label, video_path"):
         clip_lists.read(table)
+
+
+def test_clips_of_several_lists_are_taken_once(tmp_path):
+    """The tables of all forgeries list the same real clips."""
+    for kind in ("W2L", "MakeItTalk"):
+        (tmp_path / f"{kind}.csv").write_text(
+            f"\ufeffVideo_Path,ENtire_Label\nreal.mp4,0\n{kind}.mp4,1\n"
+        )
+    rows = clip_lists.read(tmp_path, tmp_path / "films")
+    assert [row.kind for row in rows] == ["real", "MakeItTalk", "W2L"]
+    assert {row.video.parent for row in rows} == {tmp_path / "films"}
+    (tmp_path / "W2L.csv").write_text("video_path,entire_label\nreal.mp4,1\n")
+    with pytest.raises(UserError, match=r"real\.mp4 is listed as real and as fake"):
+        clip_lists.read(tmp_path)
 
 
 def test_folders_and_the_audit(tmp_path, capsys):

@@ -68,6 +68,59 @@ def test_csv(tmp_path):
         reader.read_csv(path, FFSC)
 
 
+def test_csv_as_other_programs_write_it(tmp_path):
+    """A byte order mark, quotation marks, capitals, fractions, lines within cells."""
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        '\ufeff"Path","Fake","Age","Method"\r\n'
+        '"a,1.png",1.0,1.0,"two\r\nlines"\r\n"b.png",0.0,,original\r\n'
+    )
+    fake, real = reader.read_csv(path, FFSC)
+    assert fake.path == tmp_path / "a,1.png"
+    assert (text_of(fake), text_of(real)) == ("112222222222", "0" * 12)
+    # What a list calls the method of a real image is no forgery.
+    assert (fake.method, real.method) == ("two\nlines", "real")
+    path.write_text("path,fake\na,1.png,1\n")
+    with pytest.raises(UserError, match="line 2: 3 cells, expected 2"):
+        reader.read_csv(path, FFSC)
+    path.write_text("path,fake\n,1\n")
+    with pytest.raises(UserError, match="line 2: path is empty"):
+        reader.read_csv(path, FFSC)
+
+
+def test_images_are_frames_of_one_video_only_where_that_is_known(tmp_path):
+    path = tmp_path / "labels.csv"
+    names = ("IMG_1.png", "IMG_2.png", "swap/v/0001.png", "swap/v/0002.png")
+    path.write_text("path,fake\n" + "".join(f"{name},1\n" for name in names))
+    rows = reader.read_csv(path, FFSC)
+    assert len({(row.method, row.video) for row in rows}) == 3
+    assert rows[2].video == rows[3].video
+
+
+def test_whether_an_image_is_fake_is_always_known(tmp_path):
+    """An unknown root would be taken for real by what knows two classes alone."""
+    path = tmp_path / "labels.csv"
+    path.write_text("path,fake,age\na.png,,1\n")
+    (row,) = reader.read_csv(path, FFSC)
+    assert text_of(row) == "112222222222"
+    path.write_text("path,fake,age\na.png,,0\n")
+    with pytest.raises(UserError, match="line 2: nothing tells whether the image is"):
+        reader.read_csv(path, FFSC)
+    path.write_text(f"a.png {'2' * 12}\n")
+    with pytest.raises(UserError, match="line 1: nothing tells"):
+        reader.read_list(path, FFSC)
+
+
+def test_a_fake_whose_method_is_called_real_is_refused(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(f"real/a.png {AGE}\n")
+    with pytest.raises(UserError, match=r"line 1: .*a\.png is fake, but its method"):
+        reader.read_list(path, FFSC)
+    path.write_text("path,fake,method\na.png,1,real\n")
+    with pytest.raises(UserError, match=r"line 2: .* is fake, but its method"):
+        reader.read_csv(path, FFSC)
+
+
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,7 @@ class Clip(NamedTuple):
       fps: of the file.
       leading_silence: in seconds, before any trimming.
       faces: how many were found; 0 if none was looked for.
+      skipped: frames that trimming cut from the beginning.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Clip(NamedTuple):
     fps: float = 0.0
     leading_silence: float = 0.0
     faces: int = 0
+    skipped: int = 0
 
 
 def load(
@@ -155,21 +157,26 @@ def assemble(
         return fail(NO_FACE, f"no face in {100 * (1 - film.found):.0f} % of the frames")
     if sound is None:
         return fail(NO_AUDIO, "there is no sound, neither in the file nor beside it")
+    if not np.isfinite(sound.wave).all():
+        return fail(UNREADABLE, "the sound holds values that are no numbers")
     frames, wave, trouble = align(film, sound)
     if trouble is not None and trouble > WORST:
         return fail(MISMATCH, f"film and sound differ by {100 * trouble:.0f} %")
     if trouble is not None:
         notes.append(f"film and sound differ by {100 * trouble:.0f} %, cut to fit")
-    silence = audio.leading_silence(wave)
-    if options.trim_leading_silence:
-        cut = min(round(silence * FPS), len(frames))
-        frames, wave = frames[cut:], wave[round(cut * RATE / FPS) :]
+    silence, skipped = audio.leading_silence(wave), 0
+    silent = audio.level(wave) < options.silence or not np.abs(wave).max(initial=0)
+    # Of a clip that is silent throughout, nothing would be left.
+    if options.trim_leading_silence and not silent:
+        skipped = min(round(silence * FPS), len(frames))
+        frames, wave = frames[skipped:], wave[round(skipped * RATE / FPS) :]
+        if skipped:
+            notes.append(f"{skipped / FPS:.2f} s of leading silence cut")
     if len(frames) < options.min_frames:
         return fail(
             TOO_SHORT, f"{len(frames)} frames, expected {options.min_frames} or more"
         )
     status = TRUNCATED if damaged else OK
-    silent = audio.level(wave) < options.silence or not np.abs(wave).max(initial=0)
     if silent:
         status = SILENT
         notes.append("there is hardly any sound")
@@ -181,6 +188,7 @@ def assemble(
         usable=not silent or options.allow_silent,
         notes=tuple(notes),
         leading_silence=silence,
+        skipped=skipped,
         **common,
     )
 
@@ -271,6 +279,12 @@ def find(inputs: Sequence[Path], output: Path | None = None) -> list[Path]:
     return found
 
 
+def sounds_beside(path: Path) -> list[Path]:
+    """Lists the wav and flac files beside a film that have its name."""
+    named = [path.with_suffix(suffix) for suffix in audio.SUFFIXES]
+    return [beside for beside in named if beside.exists()]
+
+
 def _detector(options: Preprocessing) -> video.Detector | None:
     if options.crop not in CROPS:
         raise UserError(
@@ -285,20 +299,18 @@ def _find_sound(path: Path, sound: Path | None) -> audio.Sound | None:
     track = video.read_sound(path)
     if track is not None and len(track.wave):
         return track
-    for suffix in audio.SUFFIXES:
-        beside = path.with_suffix(suffix)
-        if beside.exists():
-            return audio.read(beside)
-    return None
+    beside = sounds_beside(path)
+    return audio.read(beside[0]) if beside else None
 
 
 def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
     arrays = read_npz(path, "an .npz clip", "Prepare it again.")
     frames = arrays.get("video")
-    if frames is None or frames.ndim != 3 or frames.dtype != np.uint8:
-        shape = None if frames is None else (frames.shape, str(frames.dtype))
+    fits = frames is not None and frames.ndim == 3 and frames.size > 0
+    if frames is None or not fits or frames.dtype != np.uint8:
         raise UserError(
-            f"{path}: video is {shape}, expected uint8 [time, height, width]."
+            f"{path}: video is {_described(frames)}, expected uint8 [time, height, "
+            "width], of at least one pixel."
         )
     fps, rate = (_number(path, arrays, *one) for one in (("fps", FPS), ("sr", RATE)))
     audio.check_rate(path, rate)
@@ -312,9 +324,20 @@ def _read_npz(path: Path, size: int) -> tuple[video.Film, audio.Sound | None]:
     film = video.Film(np.stack(crops), 0.0, seconds, fps)
     if "audio" not in arrays:
         return film, None
+    wave = arrays["audio"]
+    # Numbers in [-1, 1] would pass for silence.
+    if wave.ndim != 1 or wave.dtype != np.int16:
+        raise UserError(
+            f"{path}: audio is {_described(wave)}, expected int16 [samples]. Average "
+            "the channels, and multiply a signal in [-1, 1] by 32767."
+        )
     with parsing.parsing(path, "an .npz clip", "Prepare it again."):
-        wave = audio.resample(arrays["audio"].astype(np.float32), rate, RATE)
+        wave = audio.resample(wave.astype(np.float32), rate, RATE)
     return film, audio.Sound(wave, RATE, 0.0, int(rate))
+
+
+def _described(array: np.ndarray | None) -> str:
+    return "missing" if array is None else f"{array.dtype} {list(array.shape)}"
 
 
 def _number(path: Path, arrays: dict[str, np.ndarray], name: str, usual) -> float:

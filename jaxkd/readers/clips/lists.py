@@ -22,7 +22,7 @@ class Row(NamedTuple):
     """A labelled clip.
 
     Attributes:
-      name: unique in its list.
+      name: as the list has it.
       video: the film.
       audio: its sound, where that is a file of its own.
       fake: 1 if anything is forged, 0 if it is real.
@@ -40,26 +40,33 @@ class Row(NamedTuple):
     labels: Mapping[str, int] = {}
 
 
-def read(root: Path) -> list[Row]:
+def read(root: Path, base: Path | None = None) -> list[Row]:
     """Reads a manifest, or lists a folder.
+
+    A clip that is listed several times, as the official tables of different forgeries
+    list the same real ones, is returned once.
 
     Args:
       root: a csv file in the official columns; a folder of such files; or a folder
         with ``real/`` and ``fake/<kind>/``, or with these below ``train/`` and
         ``test/``.
+      base: see ``read_manifest``.
 
     Raises:
-      UserError: if there is nothing, or a row is wrong.
+      UserError: if there is nothing, a row is wrong, or a clip is both real and fake.
     """
-    root = Path(root).expanduser()
+    return _without_copies(_read(Path(root).expanduser(), base))
+
+
+def _read(root: Path, base: Path | None) -> list[Row]:
     if root.suffix.lower() == ".csv":
-        return read_manifest(root)
+        return read_manifest(root, base)
     if not root.is_dir():
         raise UserError(f"There is no folder or csv file {root}.")
     names = [name for name in listing.entries(root) if name.lower().endswith(".csv")]
     tables = [root / name for name in names]
     if tables:
-        return [row for table in tables for row in read_manifest(table)]
+        return [row for table in tables for row in read_manifest(table, base)]
     splits = [split for split in SPLITS if (root / split).is_dir()]
     rows = [row for split in splits or [""] for row in _folder(root, split)]
     if not rows:
@@ -67,6 +74,20 @@ def read(root: Path) -> list[Row]:
             f"{root} has no clips in real/ and fake/<kind>/, nor a csv manifest."
         )
     return rows
+
+
+def _without_copies(rows: list[Row]) -> list[Row]:
+    found: dict[tuple, Row] = {}
+    fakes: dict[tuple, int] = {}
+    for row in rows:
+        files = (row.video, row.audio)
+        if fakes.setdefault(files, row.fake) != row.fake:
+            raise UserError(
+                f"{row.video} is listed as real and as fake, expected one of them. "
+                "Correct the list."
+            )
+        found.setdefault((*files, row.kind, row.split), row)
+    return list(found.values())
 
 
 def read_manifest(path: Path, root: Path | None = None) -> list[Row]:
@@ -95,11 +116,19 @@ def read_manifest(path: Path, root: Path | None = None) -> list[Row]:
                 f"{path} has no column {', '.join(sorted(missing))}; it has "
                 f"{', '.join(names) or 'none'}."
             )
-        lines = [
-            {key: (line[name] or "").strip() for key, name in names.items()}
-            for line in table
-        ]
-    return [_row(path, root, number, line) for number, line in enumerate(lines, 2)]
+        lines = [(table.line_num, line) for line in table]
+    for number, line in lines:
+        if None in line:
+            raise UserError(
+                f"{path}, line {number}: {len(names) + len(line[None])} cells, "
+                f"expected {len(names)}, one for each column. Put a path with commas "
+                "between quotation marks."
+            )
+    cells = [
+        (number, {key: (line[name] or "").strip() for key, name in names.items()})
+        for number, line in lines
+    ]
+    return [_row(path, root, number, line) for number, line in cells]
 
 
 def _row(path: Path, root: Path, number: int, line: Mapping[str, str]) -> Row:
@@ -114,6 +143,8 @@ def _row(path: Path, root: Path, number: int, line: Mapping[str, str]) -> Row:
             )
         return int(value)
 
+    if not line["video_path"]:
+        raise UserError(f"{path}, line {number}: video_path is empty, expected a film.")
     fake = label("entire_label")
     film = root / line["video_path"]
     sound = line.get("audio_path")
