@@ -6,7 +6,7 @@ draws talking heads and their forgeries, trains a recogniser of speech and one o
 and then students on real clips, ``faceswap`` (an artefact, sound and lips agree) and
 ``lipsync`` (no artefact, they disagree): cross entropy alone beside correlation
 distillation beside all three terms. Forgeries of three further kinds are never seen.
-No download. What is known of the outcome: docs/cross_modal.md. Variants:
+No download; a quarter of an hour of CPU time; results: docs/cross_modal.md. Variants:
 
     configs/cmdfd.py:controls    students that start as the teachers, without
                                  distillation; targets of other clips
