@@ -22,7 +22,7 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
             features.append(np.asarray(embedding)[np.asarray(batch["mask"])])
         std = float(feature_std(jnp.asarray(np.concatenate(features))))
         rows.append([member.student, str(member.seed), f"{std:.3f}"])
-        if std < COLLAPSED:
+        if not std >= COLLAPSED:  # NaN, too: such features tell nothing apart
             collapsed.append(f"{member.student} (seed {member.seed}): {std:.3f}")
     if not collapsed:
         return EvaluationReport()

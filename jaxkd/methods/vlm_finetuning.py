@@ -282,7 +282,13 @@ def _from_run(name: str):
                 f"{', '.join(frozen) or 'no run'}. Add that run to config.needs."
             )
         base, own = adapters.split(params["student"])
-        theirs, _ = adapters.split(dict(frozen[name])["params"])
+        theirs, learned = adapters.split(dict(frozen[name])["params"])
+        if learned:
+            raise UserError(
+                f"The run {name!r} has adapters of LoRA, which would be lost: a base "
+                "has none. Merge them first (jaxkd.models.paligemma.lora.merge), or "
+                "start from a run without."
+            )
         _check_fit(name, theirs, base)
         cast = jax.tree.map(lambda new, old: new.astype(old.dtype), theirs, base)
         student = adapters.combine(cast, own)

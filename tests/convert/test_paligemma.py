@@ -282,6 +282,7 @@ def test_adapters_of_other_kinds_are_refused(loaded, tmp_path):
     described = json.loads((tmp_path / "adapter_config.json").read_text())
     for change, message in (
         ({"use_dora": True}, "use_dora=True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         ({"peft_type": "IA3"}, "Expected LORA"),
     ):
         (tmp_path / "adapter_config.json").write_text(json.dumps(described | change))

@@ -170,6 +170,8 @@ def test_lora_trains_adapters_alone_from_the_needed_run(answers):
     assert full.trainable is None
     with pytest.raises(UserError, match="names captions"):
         make(batch, start_from="other").warm_start(params, state, frozen)
+    with pytest.raises(UserError, match="adapters of LoRA, which would be lost"):
+        method.warm_start(params, state, {"captions": {"params": started["student"]}})
     small = {"captions": {"params": {"img": base["student"]["img"]}}}
     with pytest.raises(UserError, match="do not fit"):
         method.warm_start(params, state, small)

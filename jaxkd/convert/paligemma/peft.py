@@ -43,6 +43,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "fan_in_fan_out": (False, None),
     "lora_bias": (False, None),
+    # Others ("pissa", "olora" ...) have changed the base, too.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
 
 

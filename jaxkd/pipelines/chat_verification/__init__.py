@@ -2,8 +2,9 @@
 
 Images go as image parts, in every mode; nothing is dropped: a pair without a usable
 answer is an error, and how many were answered stands beside it. Everything that was
-paid for is on disk: replies in ``cache/``, answers in ``answers.jsonl``; the same
-command resumes an interrupted run, and repeats a finished one without a call.
+paid for is on disk: replies in ``cache/``, answers in ``answers.jsonl``, prices in
+``spending.jsonl``; the same command resumes an interrupted run, and repeats a finished
+one without a call.
 
 The published script pastes images as base64 text and leaves out who answers "Unknown";
 that is not reproduced.
@@ -19,10 +20,12 @@ from ml_collections import ConfigDict
 from jaxkd.core.errors import Interrupted, UserError
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.pipelines.chat_verification import asking, pairs, prompts, results
-from jaxkd.pipelines.chat_verification.client import Client, Settings, price
+from jaxkd.pipelines.chat_verification.client import Client, Settings
 from jaxkd.pipelines.chat_verification.config import RUNTIME_KEYS, check, default
 from jaxkd.pipelines.chat_verification.results import format_table
 from jaxkd.pipelines.workdir import ANSWERS
+
+SPENDING = "spending.jsonl"
 
 __all__ = (
     "RUNTIME_KEYS",
@@ -49,13 +52,9 @@ def run(
     loaded = pairs.load(config)
     plan, settings = _plan(config, loaded), _settings(config)
     path = workdir / ANSWERS
-    client = Client(settings, Path(config.cache or workdir / "cache"))
+    cache = Path(config.cache or workdir / "cache")
+    client = Client(settings, cache, workdir / SPENDING)
     try:
-        # What earlier calls of this run have cost counts, too.
-        client.spent = sum(
-            price(settings, row["prompt_tokens"], row["completion_tokens"])
-            for row in asking.read_answers(path)
-        )
         rows, reason = asking.ask_all(
             loaded.questions, plan, client, path, lambda: bool(stop_requested())
         )

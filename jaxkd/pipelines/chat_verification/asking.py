@@ -4,7 +4,6 @@
 next one reads what is there, cuts off a torn last line, and asks for the rest.
 """
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,14 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxkd.core.errors import UserError
+from jaxkd.pipelines.chat_verification import journal
 from jaxkd.pipelines.chat_verification import prompts as prompting
 from jaxkd.pipelines.chat_verification.client import (
     BudgetReached,
     Client,
+    Reply,
     RequestFailed,
     Settings,
     estimate_tokens,
     price,
+    reply_limit,
 )
 from jaxkd.pipelines.chat_verification.parser import Verdict, parse, parse_features
 from jaxkd.pipelines.chat_verification.prompts import Message, Prompts, Sample
@@ -35,11 +37,13 @@ class Question(NamedTuple):
       pair: its number.
       load: reads the images.
       same: the truth; None if unknown.
+      samples: names of its images; empty where they have none.
     """
 
     pair: int
     load: Callable[[], Sample]
     same: bool | None = None
+    samples: tuple[str, str] = ("", "")
 
 
 class Plan(NamedTuple):
@@ -87,9 +91,11 @@ def ask_all(
       all are there, "budget" or "stopped".
 
     Raises:
-      UserError: if the key is refused, or the file is damaged before its last line.
+      UserError: if the key is refused, the file is damaged before its last line, or
+        its answers are about other pairs.
     """
     answers = read_answers(path)
+    _check_pairs(answers, questions, path)
     known = {(row["pair"], row["order"]) for row in answers}
     orders = ORDERS if plan.swap else ORDERS[:1]
     todo = iter([(q, o) for q in questions for o in orders if (q.pair, o) not in known])
@@ -100,7 +106,7 @@ def ask_all(
 
         def work(question: Question, order: str) -> dict[str, Any]:
             row = _ask(question, order, plan, client)
-            line = json.dumps(row, sort_keys=True).encode() + b"\n"
+            line = journal.line(row)
             with lock:  # one write, one line
                 file.write(line)
                 file.flush()
@@ -141,23 +147,24 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: if an earlier line is damaged.
     """
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    rows = []
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
+    remedy = "Repair or delete that line; its pair is asked about again."
+    return journal.read(path, remedy)
+
+
+def _check_pairs(answers, questions: Sequence[Question], path: Path) -> None:
+    """Refuses answers about pairs that are no longer those of their numbers."""
+    asked = {q.pair: (*q.samples, q.same) for q in questions}
+    for row in answers:
+        if "sample1" not in row:  # of a run before names were kept
+            continue
+        told = row["sample1"], row.get("sample2", ""), row.get("same")
+        now = asked.get(row.get("pair"))
+        if now != told:
             raise UserError(
-                f"{path}, line {number}, is not JSON ({error}). Repair or delete that "
-                "line; its pair is asked about again."
-            ) from error
-    return rows
+                f"{path} has an answer about pair {row.get('pair')}, {told}, expected "
+                f"{now or 'no such pair'}. The table has changed: restore it, or "
+                "choose another --workdir."
+            )
 
 
 def estimate(
@@ -165,27 +172,34 @@ def estimate(
 ) -> dict[str, float]:
     """Estimates requests, tokens and dollars from a few of the questions.
 
-    Replies are taken to be as long as ``max_tokens`` lets them.
+    Replies are taken to be as long as ``max_tokens`` lets them. ``most_dollars`` is the
+    price if every answer has to be asked for again as often as the plan allows.
     """
     orders = 2 if plan.swap else 1
-    turns = 2 if plan.mode == "two_turn" else 1
-    longest = int(settings.params.get("max_tokens") or 0)
+    asked = ["decide"] if plan.mode == "two_turn" else []
+    longest = reply_limit(settings.params)
     shown = questions[:sample]
-    sizes = []
-    for question in shown:
-        first = estimate_tokens(_first(question.load(), plan))
-        decide = estimate_tokens(
-            [{"role": "user", "content": plan.prompts.texts["decide"]}]
-        )
-        sizes.append(turns * first + (turns - 1) * (longest + decide))
-    mean = sum(sizes) / max(len(sizes), 1)
+    first = sum(estimate_tokens(_first(q.load(), plan)) for q in shown)
+    first /= max(len(shown), 1)
     count = len(questions) * orders
-    read, written = mean * count, float(longest * turns * count)
+
+    def tokens(names: Sequence[str]) -> tuple[float, float]:
+        """Counts what is read and written: each turn reads all that is before it."""
+        context = total = first
+        for name in names:
+            text = [{"content": plan.prompts.texts[name]}]
+            context += longest + estimate_tokens(text)
+            total += context
+        return count * total, float(count * longest * (1 + len(names)))
+
+    read, written = tokens(asked)
+    most = tokens([*asked, *["again"] * plan.again])
     return {
-        "requests": float(count * turns),
+        "requests": float(count * (1 + len(asked))),
         "prompt_tokens": read,
         "completion_tokens": written,
         "dollars": price(settings, int(read), int(written)),
+        "most_dollars": price(settings, int(most[0]), int(most[1])),
     }
 
 
@@ -208,15 +222,21 @@ def _ask(question: Question, order: str, plan: Plan, client: Client) -> dict[str
         "pair": question.pair,
         "order": order,
         "same": question.same,
+        "sample1": question.samples[0],
+        "sample2": question.samples[1],
         "prompt_id": plan.prompts.prompt_id,
         "prompt_sha256": plan.prompts.sha256,
         "error": None,
     }
+    # Filled turn by turn: what was said and paid for before a failure counts.
+    replies: list[tuple[Reply, str]] = []
     try:
-        explanation, verdict, replies = _converse(sample, plan, client)
+        verdict = _converse(sample, plan, client, replies)
     except RequestFailed as error:
-        explanation, verdict, replies = "", Verdict(None, None, "none", ""), []
+        last = replies[-1][0].content if replies else None
+        verdict = Verdict(None, None, "none", last or "")
         row["error"] = str(error)
+    explanation = (replies[0][0].content or "") if replies else ""
     features = parse_features(explanation, plan.prompts.features)
     return row | {
         "decision": verdict.decision,
@@ -233,13 +253,12 @@ def _ask(question: Question, order: str, plan: Plan, client: Client) -> dict[str
     }
 
 
-def _converse(sample: Sample, plan: Plan, client: Client):
-    """Returns the explanation, the verdict, and all replies with their keys."""
+def _converse(sample: Sample, plan: Plan, client: Client, replies: list) -> Verdict:
+    """Returns the verdict; appends each reply with its key, the explanation first."""
     messages = _first(sample, plan)
     as_json = {
         "response_format": {"type": "json_schema", "json_schema": plan.prompts.schema}
     }
-    replies = []
 
     def say(**params):
         reply, digest = client.ask(messages, **params)
@@ -248,16 +267,15 @@ def _converse(sample: Sample, plan: Plan, client: Client):
         return reply.content
 
     if plan.mode == "two_turn":
-        explanation = say() or ""
+        say()
         messages.append({"role": "user", "content": plan.prompts.texts["decide"]})
         verdict = parse(say())
     else:
-        explanation = say(**as_json) or ""
-        verdict = parse(explanation)
+        verdict = parse(say(**as_json))
     for _ in range(plan.again):
         # An explicit null says that the images are unusable: that is an answer.
         if verdict.decision is not None or verdict.method == "json":
             break
         messages.append({"role": "user", "content": plan.prompts.texts["again"]})
         verdict = parse(say(**(as_json if plan.mode == "one_turn_json" else {})))
-    return explanation, verdict, replies
+    return verdict

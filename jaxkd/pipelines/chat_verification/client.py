@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxkd.core.errors import UserError
+from jaxkd.pipelines.chat_verification import journal
 
 # Rough sizes for estimates: letters of a token, and tokens of an image by its detail.
 LETTERS, IMAGE_TOKENS = 4, {"low": 85, "high": 765, "auto": 765}
@@ -30,7 +31,7 @@ class Settings(NamedTuple):
       params: of every request, such as ``temperature`` and ``max_tokens``.
       timeout: seconds until a request is given up.
       retries: of one request.
-      requests_per_minute: 0 for no limit.
+      requests_per_minute: 0 for no limit; retries of the openai package come on top.
       price_input: dollars for a million tokens.
       price_output: likewise.
       budget: dollars that may be spent; 0 for no limit.
@@ -77,15 +78,18 @@ class RequestFailed(Exception):
 class Client:
     """Asks a chat model; safe to use from several threads."""
 
-    def __init__(self, settings: Settings, cache: Path):
+    def __init__(self, settings: Settings, cache: Path, ledger: Path | None = None):
         """Prepares a client; nothing is sent.
 
         Args:
           settings: how the model is called.
           cache: folder of the replies on disk.
+          ledger: file of what was paid, a line each, which earlier clients began; None
+            begins at nothing and keeps nothing.
 
         Raises:
-          UserError: if openai is not installed, or there is no key.
+          UserError: if openai is not installed, there is no key or none that a header
+            can hold, or the ledger is damaged.
         """
         try:
             import openai
@@ -99,7 +103,13 @@ class Client:
                 f"The environment variable {settings.key_variable} is not set. Put the "
                 "key of the service into it; local servers take any."
             )
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"The environment variable {settings.key_variable} holds a line break "
+                "or a letter that is not ASCII, expected a key. Copy it anew."
+            )
         self._settings, self._cache, self._key = settings, cache, key
+        self._ledger = ledger
         self._openai = openai.OpenAI(
             api_key=key,
             base_url=settings.base_url,
@@ -110,7 +120,7 @@ class Client:
         self._lock = threading.Lock()
         self._next = 0.0
         self.calls = 0
-        self.spent = 0.0
+        self.spent = 0.0 if ledger is None else _paid(ledger)
         self._reserved = 0.0
 
     def ask(
@@ -132,15 +142,12 @@ class Client:
         text = json.dumps(asked, sort_keys=True).encode()
         digest = hashlib.sha256(text).hexdigest()
         path = self._cache / digest[:2] / f"{digest}.json"
-        if path.is_file():
-            return Reply(**json.loads(path.read_text("utf-8"))), digest
+        known = _cached(path)
+        if known is not None:
+            return known, digest
         most = self._reserve(messages, params)
         try:
-            reply = self._send(messages, params)
-            with self._lock:
-                self.spent += price(
-                    self._settings, reply.prompt_tokens, reply.completion_tokens
-                )
+            reply = self._send(messages, params, digest, most)
         finally:
             with self._lock:
                 self._reserved -= most
@@ -154,7 +161,7 @@ class Client:
         """Closes the connections."""
         self._openai.close()
 
-    def _send(self, messages, params) -> Reply:
+    def _send(self, messages, params, digest: str, most: float) -> Reply:
         """Sends until a reply can be read; a damaged one is asked for again."""
         problem = ""
         for attempt in range(1 + self._settings.retries):
@@ -165,12 +172,19 @@ class Client:
                 answer = self._openai.chat.completions.create(
                     model=self._settings.model, messages=messages, **params
                 )
-                return _read(answer)
+                reply = _read(answer)
             except self._errors as error:
                 self._fail(error)
             except (ValueError, TypeError, AttributeError, LookupError) as error:
                 problem = f"unreadable reply: {type(error).__name__}"
+                # Its price is in what cannot be read: the most that it can be.
+                self._pay(digest, most)
+                self._check_budget()
                 time.sleep(min(0.1 * 2**attempt, 8.0))
+            else:
+                tokens = reply.prompt_tokens, reply.completion_tokens
+                self._pay(digest, price(self._settings, *tokens))
+                return reply
         raise RequestFailed(problem)
 
     def _fail(self, error: Exception) -> None:
@@ -180,6 +194,17 @@ class Client:
             raise UserError(
                 f"{self._settings.base_url} refuses the key in "
                 f"{self._settings.key_variable} (status {status}). Check it."
+            ) from None
+        if status == 404:  # of every pair, so that none of them is at fault
+            raise UserError(
+                f"{self._settings.base_url} has no such address or no model "
+                f"{self._settings.model!r} (status 404). Check config.base_url and "
+                "config.model."
+            ) from None
+        if getattr(error, "code", None) == "insufficient_quota":
+            raise UserError(
+                f"The account of the key in {self._settings.key_variable} has no quota "
+                "left. Answers so far are kept: fill it up and run the same command."
             ) from None
         # Without the cause: a traceback of the request could show its headers.
         raise RequestFailed(text[:500]) from None
@@ -199,7 +224,7 @@ class Client:
         most = price(
             self._settings,
             estimate_tokens(messages),
-            int(params.get("max_tokens") or params.get("max_completion_tokens") or 0),
+            reply_limit(params),
         )
         with self._lock:
             budget = self._settings.budget
@@ -207,6 +232,22 @@ class Client:
                 raise BudgetReached
             self._reserved += most
         return most
+
+    def _check_budget(self) -> None:
+        """Stops asking again where what is reserved is more than what is left."""
+        with self._lock:
+            budget = self._settings.budget
+            if budget and self.spent + self._reserved > budget:
+                raise BudgetReached
+
+    def _pay(self, digest: str, dollars: float) -> None:
+        """Counts a price, on disk before its reply is: a killed run forgets none."""
+        with self._lock:
+            self.spent += dollars
+            if self._ledger is not None:
+                self._ledger.parent.mkdir(parents=True, exist_ok=True)
+                with self._ledger.open("ab") as file:
+                    file.write(journal.line({"request": digest, "dollars": dollars}))
 
 
 def price(settings: Settings, prompt_tokens: int, completion_tokens: int) -> float:
@@ -232,11 +273,32 @@ def estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return total
 
 
+def reply_limit(params: Mapping[str, Any]) -> int:
+    """Returns the most tokens of a reply; 0 if its parameters set no limit."""
+    return int(params.get("max_tokens") or params.get("max_completion_tokens") or 0)
+
+
+def _paid(ledger: Path) -> float:
+    remedy = "Repair or delete that line; what it tells of is then not counted."
+    return sum(float(row["dollars"]) for row in journal.read(ledger, remedy))
+
+
+def _cached(path: Path) -> Reply | None:
+    """Reads a reply; one that a failing disk has damaged is as good as none."""
+    try:
+        return Reply(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def _read(answer: Any) -> Reply:
     choice = answer.choices[0]
     content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
-    if content is not None and not isinstance(content, str):
-        raise TypeError("content")
+    if content is not None:
+        if not isinstance(content, str):
+            raise TypeError("content")
+        # JSON can hold half a character, which can be neither written nor sent back.
+        content = content.encode("utf-8", "replace").decode("utf-8")
     usage = answer.usage
     return Reply(
         content,

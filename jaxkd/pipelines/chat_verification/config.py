@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.pipelines.chat_verification import asking, prompts
+from jaxkd.pipelines.chat_verification.client import reply_limit
 
 # Keys that change no answer: a run may be resumed with others.
 RUNTIME_KEYS = (
@@ -18,6 +19,11 @@ RUNTIME_KEYS = (
     "base_url",
     "key_variable",
     "cache",
+)
+
+_AT_LEAST_0 = (
+    *("pairs", "few_shot", "again", "budget", "retries", "requests_per_minute"),
+    *("price_input", "price_output"),
 )
 
 
@@ -75,13 +81,19 @@ def check(config: ConfigDict) -> None:
         )
     lookup.choose(config.mode, dict.fromkeys(asking.MODES), what="mode")
     lookup.choose(config.detail, dict.fromkeys(prompts.DETAILS), what="detail")
-    for name in ("pairs", "few_shot", "again", "budget", "requests_per_minute"):
-        if config[name] < 0:
+    for name in _AT_LEAST_0:
+        if not config[name] >= 0:
             raise UserError(f"config.{name} is {config[name]}, expected 0 or more.")
-    if config.workers < 1 or config.timeout <= 0:
+    if config.workers < 1 or config.timeout <= 0 or config.size < 1:
         raise UserError(
-            f"config.workers is {config.workers} and config.timeout {config.timeout}, "
-            "expected at least one worker and a positive time."
+            f"config.workers is {config.workers}, config.timeout {config.timeout} and "
+            f"config.size {config.size}, expected at least one worker, a positive time "
+            "and at least one pixel."
+        )
+    if config.budget and not reply_limit(config.params):
+        raise UserError(
+            f"config.budget is {config.budget}, but config.params has no max_tokens or "
+            "max_completion_tokens, so that a reply could cost anything. Set one."
         )
     if config.few_shot % 2:
         raise UserError(

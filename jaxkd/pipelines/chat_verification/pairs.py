@@ -28,11 +28,13 @@ class Pairs(NamedTuple):
       questions: one for each.
       examples: labelled pairs of other writers.
       gold: the features of each pair's samples; empty where nobody knows them.
+      left_out: pairs of the table beyond ``config.pairs``.
     """
 
     questions: Sequence[Question]
     examples: Sequence[Sample]
     gold: Sequence[Gold]
+    left_out: int = 0
 
 
 def load(config: ConfigDict) -> Pairs:
@@ -45,7 +47,8 @@ def load(config: ConfigDict) -> Pairs:
         config.few_shot, config.size, config.seed, config.word, FIRST_EXAMPLE
     )
     if config.table:
-        return Pairs(_read(config), examples, ())
+        questions, left_out = _read(config)
+        return Pairs(questions, examples, (), left_out)
     samples, gold = _draw(
         config.pairs, config.size, config.seed, config.word, FIRST_DRAWN
     )
@@ -79,7 +82,8 @@ def _draw(
     return samples, gold
 
 
-def _read(config: ConfigDict) -> list[Question]:
+def _read(config: ConfigDict) -> tuple[list[Question], int]:
+    """Returns the questions of a table, and how many of its pairs are left out."""
     table, folder = Path(config.table).expanduser(), Path(config.images).expanduser()
     remedy = "Check config.table."
     names, *lines = parsing.read_rows(table, "a table of pairs", remedy) or [[]]
@@ -88,26 +92,34 @@ def _read(config: ConfigDict) -> list[Question]:
             f"{table} has the columns {', '.join(names) or 'none'}. Expected "
             "sample1, sample2 and label."
         )
+    if not lines:
+        raise UserError(f"{table} has no pair, expected one on each line. {remedy}")
     rows = [dict(zip(names, line, strict=False)) for line in lines]
-    questions = []
+    questions: list[Question] = []
+    whole: set[Path] = set()
     for number, row in enumerate(rows[: config.pairs or None]):
         label = (row.get("label") or "").strip().lower()
         if label not in LABELS:
             raise UserError(
                 f"{table}, row {number + 2}, has the label {label!r}. Expected 1 or 0."
             )
-        paths = [folder / row.get(name, "") for name in ("sample1", "sample2")]
+        samples = row.get("sample1", ""), row.get("sample2", "")
+        paths = [folder / name for name in samples]
         for path in paths:
+            if path in whole:
+                continue
             if not parsing.is_file(path):
                 raise UserError(
                     f"{table}, row {number + 2}, names {path}, which does not exist. "
                     "Check config.images."
                 )
+            images.decode(path)  # before anything is paid for, not in the middle
+            whole.add(path)
         same = LABELS[label]
 
         def read(paths=paths, same=same) -> Sample:
             first, second = map(images.decode, paths)
             return Sample(first, second, config.word, same)
 
-        questions.append(Question(number, read, same))
-    return questions
+        questions.append(Question(number, read, same, samples))
+    return questions, len(rows) - len(questions)

@@ -12,7 +12,10 @@ from jaxkd.metrics import verdicts, verification
 from jaxkd.pipelines.chat_verification.pairs import Pairs
 from jaxkd.report import explanations
 
-COLUMNS = ("pair", "order", "same", "decision", "confidence", "method", "error")
+COLUMNS = (
+    *("pair", "sample1", "sample2", "order", "same"),
+    *("decision", "confidence", "method", "error"),
+)
 SHOWN = 40  # pairs on the page
 
 
@@ -21,6 +24,7 @@ def measure(rows: Sequence[Mapping[str, Any]], pairs: Pairs) -> dict[str, Any]:
     known = [row for row in rows if row["same"] is not None]
     found: dict[str, Any] = {
         "answers": len(rows),
+        "left_out": pairs.left_out,
         "judged": len(known),
         "errors": sum(row["error"] is not None for row in rows),
         "refusals": sum(bool(row["refusals"]) for row in rows),
@@ -91,7 +95,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         return (
             f"{cost['requests']:.0f} requests, about {cost['prompt_tokens']:,.0f} "
             f"tokens in and at most {cost['completion_tokens']:,.0f} out: at most "
-            f"${cost['dollars']:.2f}. Nobody was asked."
+            f"${cost['dollars']:.2f}, or ${cost['most_dollars']:.2f} if every answer "
+            "has to be asked for again. Nobody was asked."
         )
     found = results["measures"]
     lines = [f"{results['model']}, {results['mode']}, {found['answers']} answers"]
@@ -112,6 +117,11 @@ def format_table(results: Mapping[str, Any]) -> str:
         f"  {found['errors']} errors, {found['refusals']} refusals, "
         f"{found['cut_off']} cut off"
     )
+    if found.get("left_out"):
+        lines.append(
+            f"  {found['left_out']} further pairs of the table were not asked about: "
+            "config.pairs"
+        )
     return "\n".join(lines)
 
 

@@ -100,7 +100,8 @@ class ChatServer:
             problem = self._check(handler, body)
             if problem:
                 status, text = problem
-                self._send(handler, status, json.dumps({"error": {"message": text}}))
+                error = {"message": text, "code": text}
+                self._send(handler, status, json.dumps({"error": error}))
             else:
                 self._answer(handler, json.loads(body), body)
         finally:

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
 from jaxkd.metrics.verdicts import verdict_metrics
-from jaxkd.pipelines.chat_verification import prompts
+from jaxkd.pipelines.chat_verification import client as clients
+from jaxkd.pipelines.chat_verification import journal, prompts
 from jaxkd.pipelines.chat_verification.asking import (
     Plan,
     Question,
@@ -20,7 +22,12 @@ from jaxkd.pipelines.chat_verification.asking import (
     estimate,
     read_answers,
 )
-from jaxkd.pipelines.chat_verification.client import Client, Settings
+from jaxkd.pipelines.chat_verification.client import (
+    Client,
+    Reply,
+    RequestFailed,
+    Settings,
+)
 from jaxkd.pipelines.chat_verification.prompts import Sample
 from tests.pipelines.chat_verification import chat_server
 from tests.pipelines.chat_verification.chat_server import ChatServer
@@ -54,7 +61,7 @@ def make_client(url, folder, **options):
     params = {"temperature": 0, "max_tokens": 50}
     options = {"timeout": 1.0} | options
     settings = Settings("rule", url, "JAXKD_TEST_KEY", params, **options)
-    return Client(settings, folder / "cache")
+    return Client(settings, folder / "cache", folder / "spending.jsonl")
 
 
 @pytest.fixture(autouse=True)
@@ -213,8 +220,84 @@ def test_a_budget_stops_before_it_is_overspent(tmp_path):
         assert 0 < len(rows) < PAIRS
         assert client.spent <= 2.5
         assert client.spent == pytest.approx(server.calls * 0.11)
+        # The next client goes on from what was spent; replies from the disk are free.
+        (tmp_path / "answers.jsonl").unlink()
+        again = ask(server, tmp_path, options=prices, workers=1)
+        assert again[1] == "budget"
+        assert again[2].spent == pytest.approx(server.calls * 0.11)
+        assert again[2].spent <= 2.5
         rows, reason, _ = ask(server, tmp_path)
         assert (len(rows), reason) == (PAIRS, "")
+
+
+def test_replies_that_cannot_be_read_are_paid_for(tmp_path):
+    with ChatServer(("malformed",), KEY) as server:
+        prices = {"price_output": 1e6 / 50}  # at most a dollar for each reply
+        how = {"mode": "one_turn_json", "workers": 1}
+        *_, client = ask(server, tmp_path / "all", 3, prices, **how)
+        assert server.calls == 6
+        assert client.spent == pytest.approx(3 * (1 + 10 / 50))
+        rows, reason, client = ask(
+            server, tmp_path / "some", 3, prices | {"budget": 1.5}, **how
+        )
+        # The server sends each of these requests' replies whole the second time.
+        assert (len(rows), reason) == (3, "") and client.spent == pytest.approx(0.6)
+        server.seen.clear()
+        rows, reason, client = ask(
+            server, tmp_path / "none", 3, prices | {"budget": 1.5}, **how
+        )
+        assert (rows, reason, client.spent) == ([], "budget", 1.0)
+
+
+def test_a_failure_keeps_what_was_said_before_it(tmp_path):
+    class Failing:
+        def ask(self, messages, **_):
+            if len(messages) > 2:
+                raise RequestFailed("gone")
+            return Reply("size | small | large | no", "stop", None, 100, 10), "x"
+
+    path = tmp_path / "answers.jsonl"
+    (row,), reason = ask_all(questions(1), plan(), Failing(), path)
+    assert (row["error"], reason, row["decision"]) == ("gone", "", None)
+    assert row["features"] == {"size": ["small", "large"]}
+    assert row["explanation"] == row["reply"] == "size | small | large | no"
+    assert (row["prompt_tokens"], row["requests"]) == (100, ["x"])
+
+
+def test_answers_about_other_pairs_are_refused(tmp_path):
+    class Sure:
+        def ask(self, messages, **_):
+            return Reply('{"same_writer": true}', "stop", None, 1, 1), "x"
+
+    path = tmp_path / "answers.jsonl"
+    first = [Question(0, lambda: draw(0), True, ("a.png", "b.png"))]
+    rows, _ = ask_all(first, plan(), Sure(), path)
+    assert ask_all(first, plan(), Sure(), path)[0] == rows
+    for changed in (
+        first[0]._replace(samples=("a.png", "c.png")),
+        first[0]._replace(same=False),
+        first[0]._replace(pair=1),
+    ):
+        with pytest.raises(UserError, match=r"about pair 0, .* The table has changed"):
+            ask_all([changed], plan(), Sure(), path)
+
+
+def test_damaged_replies_on_disk_are_asked_for_again(tmp_path):
+    with ChatServer(("fine",), KEY) as server:
+        rows = ask(server, tmp_path, 2)[0]
+        before = server.calls
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_bytes(b"")
+        (tmp_path / "answers.jsonl").unlink()
+        assert ask(server, tmp_path, 2)[0] == rows
+        assert server.calls == 2 * before
+
+
+def test_half_characters_are_replaced():
+    message = SimpleNamespace(content="no \ud800", refusal=None)
+    choice = SimpleNamespace(message=message, finish_reason="stop")
+    reply = clients._read(SimpleNamespace(choices=[choice], usage=None))
+    assert reply.content == "no ?"
 
 
 def test_estimates_ask_nobody():
@@ -224,6 +307,10 @@ def test_estimates_ask_nobody():
     assert got["completion_tokens"] == 2000
     assert got["prompt_tokens"] > 40 * 2 * 765
     assert got["dollars"] == pytest.approx(0.004)
+    # Every answer asked for once again: a third reply.
+    assert got["most_dollars"] == pytest.approx(0.006)
+    other = settings._replace(params={"max_completion_tokens": 50})
+    assert estimate(questions(10), plan(swap=True), other) == got
 
 
 def test_a_refused_key_ends_the_run_and_is_not_shown(tmp_path, monkeypatch):
@@ -232,6 +319,10 @@ def test_a_refused_key_ends_the_run_and_is_not_shown(tmp_path, monkeypatch):
             ask(server, tmp_path)
         assert KEY not in str(raised.value)
         assert server.statuses.count(401) == server.calls <= 4  # no retries
+    monkeypatch.setenv("JAXKD_TEST_KEY", "sk-1\n")
+    settings = Settings("m", "http://x", "JAXKD_TEST_KEY", {})
+    with pytest.raises(UserError, match="JAXKD_TEST_KEY holds a line break"):
+        Client(settings, tmp_path)
     monkeypatch.delenv("JAXKD_TEST_KEY")
     settings = Settings("m", "http://x", "JAXKD_TEST_KEY", {})
     with pytest.raises(UserError, match="JAXKD_TEST_KEY is not set"):
@@ -240,12 +331,33 @@ def test_a_refused_key_ends_the_run_and_is_not_shown(tmp_path, monkeypatch):
 
 def test_a_bad_request_is_not_repeated_but_accounted_for(tmp_path):
     with ChatServer(("fine",), KEY) as server:
-        client = make_client(server.url + "/nowhere", tmp_path)
+        # The server wants more parameters.
+        client = Client(Settings("rule", server.url, "JAXKD_TEST_KEY", {}), tmp_path)
         rows, reason = ask_all(questions(3), plan(), client, tmp_path / "answers.jsonl")
         client.close()
         assert server.calls == 3
         assert reason == ""
-        assert all(r["decision"] is None and "404" in r["error"] for r in rows)
+        assert all(r["decision"] is None and "400" in r["error"] for r in rows)
+
+
+def test_what_fails_for_every_pair_ends_the_run(tmp_path):
+    class Broke(ChatServer):
+        def _check(self, handler, body):
+            return (429, "insufficient_quota") if self.calls > 4 else None
+
+    with ChatServer(("fine",), KEY) as server:
+        client = make_client(server.url + "/nowhere", tmp_path)
+        with pytest.raises(UserError, match=r"no model 'rule' \(status 404\)"):
+            ask_all(questions(3), plan(), client, tmp_path / "answers.jsonl")
+        client.close()
+        assert server.calls <= 3
+    with Broke(("fine",), KEY) as server:
+        options = {"retries": 0}
+        with pytest.raises(UserError, match="no quota left"):
+            ask(server, tmp_path, 6, options, workers=1)
+    # The answers before it are kept, and no pair has an error for one.
+    rows = read_answers(tmp_path / "answers.jsonl")
+    assert [row["error"] for row in rows] == [None, None]
 
 
 def test_damaged_answers_are_named(tmp_path):
@@ -253,6 +365,9 @@ def test_damaged_answers_are_named(tmp_path):
     path.write_bytes(b'{"pair": 0}\nnot json\n{"pair": 2}\n')
     with pytest.raises(UserError, match="line 2"):
         read_answers(path)
+    path.write_bytes(b"3\n")
+    with pytest.raises(UserError, match="line 1, is no JSON object"):
+        journal.read(path, "")
 
 
 def test_prompts_are_versioned(tmp_path):

@@ -113,8 +113,21 @@ def test_a_table_of_images_is_read(tmp_path):
         found = pipelines.run(config, tmp_path / "run")["measures"]
         assert (found["answers"], found["judged"]) == (3, 2)
         assert found["confusion"][0] == [1, 0, 0]
+        config.pairs = 2
+        results = pipelines.run(config, tmp_path / "first")
+        assert "1 further pairs of the table" in pipelines.format_table(results)
+        rows = list(
+            csv.DictReader((tmp_path / "first/verdicts.csv").read_text().splitlines())
+        )
+        assert [r["sample2"] for r in rows] == ["a.png", "b.png"]
     table.write_text("sample1,sample2,label\na.png,d.png,1\n")
     with pytest.raises(UserError, match=r"row 2, names .*d\.png"):
+        pairs.load(config)
+    (tmp_path / "d.png").write_bytes(b"\x89PNG but no more")
+    with pytest.raises(UserError, match=r"d\.png cannot be read as an image"):
+        pairs.load(config)  # before anybody is asked
+    table.write_text("sample1,sample2,label\n")
+    with pytest.raises(UserError, match="has no pair"):
         pairs.load(config)
     for text in (b"sample1,sample2\n\xff,a.png\n", b'sample1,"sample2\n\0'):
         table.write_bytes(text)
@@ -133,6 +146,10 @@ def test_impossible_configurations_are_refused():
         ({"table": "x.csv"}, "expected both"),
         ({"prompts": "handwriting-v0"}, "no prompts"),
         ({"workers": 0}, "at least one worker"),
+        ({"size": 0}, "at least one pixel"),
+        ({"retries": -1}, "config.retries is -1"),
+        ({"budget": float("nan")}, "config.budget is nan"),
+        ({"budget": 1.0, "params": {"temperature": 0.0}}, "no max_tokens"),
     ):
         with pytest.raises(UserError, match=message):
             pipelines.check(configure("http://x", **changes))
