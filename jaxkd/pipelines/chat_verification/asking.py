@@ -179,8 +179,8 @@ def estimate(
     asked = ["decide"] if plan.mode == "two_turn" else []
     longest = reply_limit(settings.params)
     shown = questions[:sample]
-    first = sum(estimate_tokens(_first(q.load(), plan)) for q in shown)
-    first /= max(len(shown), 1)
+    sizes = [estimate_tokens(_first(q.load(), plan)) for q in shown]
+    first = sum(sizes) / max(len(sizes), 1)
     count = len(questions) * orders
 
     def tokens(names: Sequence[str]) -> tuple[float, float]:
