@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ def finished(tmp_path_factory):
         part.data.update({"writers": 20, "test_writers": 6, "size": 16})
         part.duration = part.eval_every = part.checkpoint_every = 4.0
     workdir = tmp_path_factory.mktemp("handwriting")
-    train(config, workdir)
+    with warnings.catch_warnings():
+        # After four steps the encoder may well give all words one direction.
+        warnings.filterwarnings("ignore", "Collapsed", UserWarning)
+        train(config, workdir)
     return workdir
 
 
@@ -38,7 +42,7 @@ def words(tmp_path_factory):
     return root
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_report_and_scores(finished):
     results = json.loads((finished / "results.json").read_text())
     last = results["students"]["vicreg"]["last"]
@@ -60,9 +64,9 @@ def _read(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_people_s_own_words(finished, words, tmp_path):
-    text = handwriting.predict(finished, [words], tmp_path)
+    text = handwriting.predict(finished, [words], tmp_path, student="vicreg")
     assert "6 words, 15 pairs" in text
     rows = _read(tmp_path / "pairs.csv")
     probability = [float(row["probability"]) for row in rows]
@@ -74,7 +78,7 @@ def test_people_s_own_words(finished, words, tmp_path):
     assert page.count("<tr>") == 16 and page.count("<img") == 15 * (2 + 3)
     # A folder against a folder; either way round is the same pair.
     folders = [words / "hand0", words / "hand1"]
-    handwriting.predict(finished, folders, tmp_path / "two")
+    handwriting.predict(finished, folders, tmp_path / "two", student="vicreg")
     crossed = _read(tmp_path / "two" / "pairs.csv")
     assert len(crossed) == 9
     known = {frozenset((r["first"], r["second"])): r["probability"] for r in rows}
@@ -83,10 +87,16 @@ def test_people_s_own_words(finished, words, tmp_path):
         assert abs(float(same) - float(row["probability"])) < 2e-4
     chosen = tmp_path / "pairs_in.csv"
     chosen.write_text(f"{words}/hand0/0.png,{words}/hand1/3.png\n")
-    handwriting.predict(finished, [words], tmp_path / "one", pairs=str(chosen))
+    handwriting.predict(
+        finished, [words], tmp_path / "one", student="vicreg", pairs=str(chosen)
+    )
     assert len(_read(tmp_path / "one" / "pairs.csv")) == 1
     chosen.write_text("absent.png,other.png\n")
     with pytest.raises(UserError, match="two paths among the 6 inputs"):
-        handwriting.predict(finished, [words], tmp_path / "one", pairs=str(chosen))
+        handwriting.predict(
+            finished, [words], tmp_path / "one", student="vicreg", pairs=str(chosen)
+        )
     with pytest.raises(UserError, match="at least two"):
-        handwriting.predict(finished, [words / "hand0" / "0.png"], tmp_path)
+        handwriting.predict(
+            finished, [words / "hand0" / "0.png"], tmp_path, student="vicreg"
+        )
