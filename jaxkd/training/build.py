@@ -336,7 +336,10 @@ def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:
 
 def _build_student(name: str, config: ConfigDict, spec: Spec) -> Student:
     """Builds one row of the study; ``spec`` is the run's, with another network."""
-    network = build_network(config, spec.num_classes)
+    try:
+        network = build_network(config, spec.num_classes)
+    except UserError as error:
+        raise UserError(f"Student {name!r}: {error}") from error
     steps = max(round(config.duration * spec.steps_per_unit), 1)
     spec = spec._replace(
         network=network, input_key=input_key(config, spec.fields), steps=steps

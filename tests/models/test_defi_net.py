@@ -181,7 +181,7 @@ def test_switches_leave_out_their_part():
 
 @pytest.mark.parametrize(
     "options",
-    [{"pyramid": "thick"}, {"noise": "loud"}, {"fusion": "cold"}, {"widths": (8, 8)}],
+    [{"pyramid": "thick"}, {"noise": "loud"}, {"fusion": "cold"}],
 )
 def test_wrong_options_are_explained(options):
     with pytest.raises(ValueError, match="expected"):

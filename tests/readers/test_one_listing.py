@@ -24,7 +24,7 @@ def people(top):
 
 
 def pairs(top):
-    return image_pairs._list(top, 1, False).paths
+    return image_pairs._list(top, 1, 1, False).paths
 
 
 def words(top):

@@ -183,7 +183,7 @@ def with_teacher(config, init_from):
 
 def test_a_teacher_from_elsewhere_is_built_as_it_was_trained(squares_run, tmp_path):
     there = squares_config("elsewhere.npz")
-    there.model.widths = (3, 5, 7)
+    there.model.update({"widths": (3, 5, 7), "strides": (1, 2, 2)})
     (tmp_path / "config.json").write_text(json.dumps(configs.resolved(there)))
     run = build.build(with_teacher(squares_run, str(tmp_path)))
     assert run.frozen["teacher"].network.widths == (3, 5, 7)
