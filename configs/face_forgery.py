@@ -6,8 +6,8 @@ draws faces, forges one attribute of half of them, and trains four heads on one 
 five seeds each: real or fake, the method, independent labels, consistent labels; and
 ``joint``, consistent labels by cosines with a table of label embeddings and the
 fidelity loss, as SJEDD (arXiv:2408.16305). Tested on methods that were trained on and
-on others, and (``no_*``) on attributes that were left out of training. A quarter of an
-hour on two CPU cores, no download; results: docs/face_forgery.md. Variants:
+on others, and (``no_*``) on attributes that were left out of training. Ten minutes
+on two CPU cores, no download; results: docs/face_forgery.md. Variants:
 
     configs/face_forgery.py:weighting   fixed weights of the levels, by uncertainty, and
                                         Auto-lambda, on consistent labels
