@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -175,6 +175,24 @@ def read_rows(path: str | Path, what: str, remedy: str) -> list[list[str]]:
     text = read_text(path, what, remedy)
     with parsing(path, what, remedy):
         return [row for row in csv.reader(io.StringIO(text)) if row]
+
+
+def check_cells(row: Mapping[Any, Any], origin: Any) -> None:
+    """Checks that a row of a CSV file has no more cells than there are columns.
+
+    Args:
+      row: as ``csv.DictReader`` gives it, which puts further cells under None.
+      origin: the file and the line.
+
+    Raises:
+      UserError: if it has more.
+    """
+    if None in row:
+        columns = len(row) - 1
+        raise UserError(
+            f"{origin}: {columns + len(row[None])} cells, expected {columns}, one for "
+            "each column. Put a path with commas between quotation marks."
+        )
 
 
 def check_declared(

@@ -146,12 +146,7 @@ def header(cells: Sequence[str]) -> list[str]:
 
 
 def _row_of_csv(line: Mapping, graph: LabelGraph, base: Path, origin: str) -> FaceRow:
-    if None in line:
-        raise UserError(
-            f"{origin}: {len(line) - 1 + len(line[None])} cells, expected "
-            f"{len(line) - 1}, one for each column. Put a path with commas between "
-            "quotation marks."
-        )
+    parsing.check_cells(line, origin)
     given = {name: (cell or "").strip() for name, cell in line.items()}
     if not given["path"]:
         raise UserError(f"{origin}: path is empty, expected that of an image.")

@@ -118,12 +118,7 @@ def read_manifest(path: Path, root: Path | None = None) -> list[Row]:
             )
         lines = [(table.line_num, line) for line in table]
     for number, line in lines:
-        if None in line:
-            raise UserError(
-                f"{path}, line {number}: {len(names) + len(line[None])} cells, "
-                f"expected {len(names)}, one for each column. Put a path with commas "
-                "between quotation marks."
-            )
+        parsing.check_cells(line, f"{path}, line {number}")
     cells = [
         (number, {key: (line[name] or "").strip() for key, name in names.items()})
         for number, line in lines
