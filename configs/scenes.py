@@ -2,13 +2,13 @@
 
     python -m jaxkd.main --config=configs/scenes.py
 
-trains a text encoder and a UNet, Stable Diffusion's modules in small, to predict the
-noise in 12,000 scenes of 32 x 32 pixels with one or two coloured shapes, given captions
-such as "a red circle left of a blue square on white background" (Ho et al., "Denoising
-Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, with classifier-free
-guidance, arXiv:2207.12598); no download. The score is the error of the noise, so lower
-is better; how often samples show what their caption claims stands beside it.
-Variants:
+trains a text encoder and a UNet, Stable Diffusion's modules in small, on 12,000 scenes
+of 32 x 32 pixels with one or two coloured shapes, given captions such as "a red circle
+left of a blue square on white background" (Ho et al., "Denoising Diffusion
+Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, with classifier-free guidance,
+arXiv:2207.12598, predicting velocity, arXiv:2202.00512); no download. The score is the
+error of the noise, so lower is better; how often samples show what their caption claims
+stands beside it. Variants:
 
     configs/scenes.py:quick          few steps of a narrow network: how it works
     configs/scenes.py:held_out       yellow triangles are left out of training

@@ -71,7 +71,9 @@ class Evaluator:
         for batch in input_pipeline.test_batches(self._run):
             for name, evaluate in self._evaluate.items():
                 part = evaluate(params[name], model_state[name], batch, training[name])
-                totals[name] = _merge(totals[name], part) if name in totals else part
+                if name in totals:
+                    part = merge_members(totals[name], part)
+                totals[name] = part
         return {name: jax.device_get(_compute(total)) for name, total in totals.items()}
 
 
@@ -250,8 +252,12 @@ def _choose_view(saved: ConfigDict, given: ConfigDict, dataset: Dataset) -> Conf
 
 
 @jax.jit
-def _merge(a: Any, b: Any) -> Any:
-    return a.merge(b)
+def merge_members(a: Any, b: Any) -> Any:
+    """Merges metrics of two batches, stacked over members.
+
+    Member by member, since a metric's own merge knows nothing of a leading axis.
+    """
+    return jax.vmap(lambda one, other: one.merge(other))(a, b)
 
 
 @jax.jit

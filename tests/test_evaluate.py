@@ -11,6 +11,7 @@ from jaxkd import evaluate
 from jaxkd.core import checkpoint
 from jaxkd.core.errors import UserError
 from jaxkd.evaluate import Evaluator, evaluate_run
+from jaxkd.methods.common import self_supervised
 from jaxkd.training import build, components, input_pipeline
 from jaxkd.training import workdir as workdirs
 from tests.conftest import squares_config, write_squares
@@ -192,3 +193,35 @@ def test_every_test_example_is_seen_once(finished_run):
     assert mask.sum() == 50 and mask[:50].all()
     seen = np.concatenate([batch["image"] for batch in batches])[mask]
     np.testing.assert_array_equal(seen, run.dataset.test.arrays["image"])
+
+
+def test_batches_of_several_members_are_merged_member_by_member():
+    """Scatter matrices broadcast wrongly, or not at all, over a leading axis."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 20, 4)) * np.array([1.0, 0.1, 0.0, 3.0])
+    rows += rng.normal(size=(3, 1, 4))
+
+    def measure(rows):
+        mask = jnp.ones(len(rows), bool)
+        return self_supervised.Unlabelled.single_from_model_output(
+            embedding=rows, mask=mask
+        )
+
+    for members in (1, 3):
+        first, second = (
+            jax.vmap(measure)(jnp.asarray(part[:members], jnp.float32))
+            for part in (rows[:, :8], rows[:, 8:])
+        )
+        merged = jax.vmap(lambda one: one.compute())(
+            evaluate.merge_members(first, second)
+        )
+        for place in range(members):
+            unit = rows[place] / np.linalg.norm(rows[place], axis=1, keepdims=True)
+            values = np.linalg.eigvalsh(np.cov(unit.T, bias=True))
+            share = values[values > 1e-12] / values.sum()
+            exact = {
+                "feature_std": 2 * unit.std(axis=0).mean(),
+                "effective_rank": np.exp(-np.sum(share * np.log(share))),
+            }
+            for name, value in exact.items():
+                np.testing.assert_allclose(merged[name][place], value, 1e-4)

@@ -59,7 +59,8 @@ def bootstrap_accuracy(
     drawn, one of two identities as often as the product.
 
     Args:
-      right: boolean ``[pairs]``, decisions.
+      right: ``[pairs]``, decisions as 0 or 1, or their mean over seeds; for a paired
+        interval, one verifier's minus another's.
       identities: integers ``[pairs, 2]``.
       resamples: how many.
       seed: of the drawing.
