@@ -33,7 +33,9 @@ def _study(tmp_path, networks):
         for name, answer in networks.items()
         for seed in (0, 1)
     ]
-    order = order_students(dict.fromkeys(networks, "handwriting_pairs"), next(iter(networks)))
+    order = order_students(
+        dict.fromkeys(networks, "handwriting_pairs"), next(iter(networks))
+    )
     (tmp_path / "figures").mkdir()
     return TrainedStudy(
         SimpleNamespace(),
