@@ -77,19 +77,21 @@ def evaluate(
         _official_table(members, labels, groups),
         _threshold_table(members, labels, groups),
     ]
-    drawn = [_figure(trained, found, groups, seen)]
+    snrs = sorted(set(noise_snrs), reverse=True)
+    # Students of one run that are tested with other noise have other figures.
+    stem = "-".join(["clips", *(f"{snr:g}dB" for snr in snrs)])
+    drawn = [_figure(trained, stem, found, groups, seen)]
     scores = {
         student: {f"auc_{key}": [row[key] for row in rows] for key in rows[0]}
         for student, rows in found.items()
     }
-    if noise_snrs and not hasattr(trained.dataset.test, "wave"):
+    if snrs and not hasattr(trained.dataset.test, "wave"):
         note = "Not measured: the source of the test clips has no method wave."
         tables.append(Table(ROBUSTNESS, [["noise"]], note))
-    elif noise_snrs:
-        snrs = sorted(set(noise_snrs), reverse=True)
+    elif snrs:
         sweep = _sweep(trained, (labels, kinds, names), seen, snrs)
         tables.append(_sweep_table(sweep, snrs))
-        drawn.append(_sweep_figure(trained, sweep, snrs))
+        drawn.append(_sweep_figure(trained, f"{stem}-noise", sweep, snrs))
         for student, by_noise in sweep.items():
             scores[student] |= _sweep_scores(by_noise, snrs)
     return EvaluationReport(scores=scores, figures=drawn, tables=tables)
@@ -260,15 +262,17 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
     return Table("At a calibrated threshold", rows, note)
 
 
-def _figure(trained: TrainedStudy, found, groups: Kinds, seen: set[str]) -> Figure:
-    for path, theme in themes(trained.folder / "clips"):
+def _figure(
+    trained: TrainedStudy, name: str, found, groups: Kinds, seen: set[str]
+) -> Figure:
+    for path, theme in themes(trained.folder / name):
         styles = line_styles(trained.student_order, theme)
         figures.aucs(path, theme, styles, found, list(groups), seen)
     caption = (
         "AUC of every seed, and their mean (bar). Kinds with a star were not among the "
         "training clips; the line is chance."
     )
-    return Figure("clips", "AUC by kind of forgery", caption)
+    return Figure(name, "AUC by kind of forgery", caption)
 
 
 def _sweep(trained: TrainedStudy, truth, seen: set[str], snrs: Sequence[float]):
@@ -339,7 +343,9 @@ def _sweep_scores(by_noise, snrs: Sequence[float]) -> dict[str, list[float]]:
     }
 
 
-def _sweep_figure(trained: TrainedStudy, sweep, snrs: Sequence[float]) -> Figure:
+def _sweep_figure(
+    trained: TrainedStudy, name: str, sweep, snrs: Sequence[float]
+) -> Figure:
     measured = next(iter(next(iter(sweep.values())).values()))[0][0]
     part = UNSEEN if UNSEEN in measured else SEEN
     values = {
@@ -350,11 +356,11 @@ def _sweep_figure(trained: TrainedStudy, sweep, snrs: Sequence[float]) -> Figure
         for student, by_noise in sweep.items()
     }
     ticks = ["none", *(f"{snr:g}" for snr in snrs)]
-    for path, theme in themes(trained.folder / "clips-noise"):
+    for path, theme in themes(trained.folder / name):
         styles = line_styles(trained.student_order, theme)
         figures.robustness(path, theme, styles, values, ticks)
     caption = (
         f"Mean AUC over {part} kinds of forgery by signal-to-noise ratio in dB; bands "
         "span the seeds; the grey line is chance."
     )
-    return Figure("clips-noise", ROBUSTNESS, caption)
+    return Figure(name, ROBUSTNESS, caption)

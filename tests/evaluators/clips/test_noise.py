@@ -146,8 +146,9 @@ def test_the_sweep_fades_to_chance(tmp_path):
     assert scores["auc_unseen_white_-60dB"][0] == pytest.approx(
         rows["white", "unseen"][2], abs=1e-3
     )
-    assert report.figures[1].name == "clips-noise"
-    assert (tmp_path / "clips-noise-dark.png").stat().st_size > 1000
+    name = report.figures[1].name
+    assert name == "clips-40dB--60dB-noise"
+    assert (tmp_path / f"{name}-dark.png").stat().st_size > 1000
 
 
 def test_a_source_without_sound_is_named(tmp_path):
