@@ -416,4 +416,4 @@ def test_loudness_and_motion_in_closed_form():
     np.testing.assert_array_equal(clip_check.motion(film), [0, 0, 5])
     still = clips.Clip("x", "ok", np.zeros((60, 8, 8), np.uint8), np.ones(60 * 640))
     assert clip_check.agreement(still) is None
-    assert "no clip is long enough" in clip_check.alignment([])
+    assert "0 clips are long enough" in clip_check.alignment([])

@@ -18,6 +18,7 @@ from jaxkd.readers.listing import shown
 
 SHOWN = 8  # crops of a clip
 MOST_LAG = 15  # frames
+ENOUGH = 5  # clips, for a mean that tells something
 # Decibels below full scale under which sound counts as silence.
 FLOOR = -60.0
 
@@ -86,8 +87,11 @@ def alignment(curves: Sequence[np.ndarray]) -> str:
     Args:
       curves: of ``agreement``.
     """
-    if not curves:
-        return "no clip is long enough, with sound and motion, to measure their step"
+    if len(curves) < ENOUGH:
+        return (
+            f"{len(curves)} clips are long enough, with sound and motion, expected "
+            f"{ENOUGH} to measure by how much sound and lips are out of step"
+        )
     mean = np.mean(curves, axis=0)
     best = int(np.argmax(mean))
     side = "after" if best >= MOST_LAG else "before"
