@@ -12,11 +12,14 @@ No download; a quarter of an hour of CPU time; results: docs/cross_modal.md. Var
                                  distillation; targets of other clips
     configs/cmdfd.py:one_kind    trained on a single forgery that both has an artefact
                                  and disagrees: here distillation does not help
+    configs/cmdfd.py:noise       the students tested again with white noise and babble
+                                 on the sound
     configs/cmdfd.py:quick       everything in a minute, far too short to learn
     configs/cmdfd.py:files       the network of official size on one's own clips, in
                                  real/ and fake/<kind>/ or csv files in ./data/clips,
-                                 with the posteriors of one's own recognisers; not
-                                 run here, meant for an accelerator
+                                 with the posteriors of one's own recognisers, in
+                                 batches of one length each; not run here, meant for an
+                                 accelerator
 """
 
 from ml_collections import ConfigDict
@@ -35,20 +38,21 @@ def get_config(arg: str = "") -> ConfigDict:
         "": embedded,
         "controls": controls,
         "one_kind": one_kind,
+        "noise": noise,
         "quick": quick,
         "files": files,
     }
     return choose(arg, variants, what="configs/cmdfd.py variant")()
 
 
-def embedded() -> ConfigDict:
+def embedded(**loss) -> ConfigDict:
     """Cross entropy, one term more, and all three; four seeds."""
     config = _small("cmdfd", MIXED, seed=1)
     config.students = configs.students(
         {
-            "ce": _loss(correlation_weight=0.0, contrast_weight=0.0),
-            "ce+corr": _loss(contrast_weight=0.0),
-            "all": _loss(),
+            "ce": _loss(correlation_weight=0.0, contrast_weight=0.0, **loss),
+            "ce+corr": _loss(contrast_weight=0.0, **loss),
+            "all": _loss(**loss),
         }
     )
     config.reference = "ce"
@@ -81,6 +85,13 @@ def one_kind() -> ConfigDict:
     return config
 
 
+def noise() -> ConfigDict:
+    """What is left of every student's AUC where the sound is disturbed."""
+    config = embedded(noise_snrs=(20.0, 10.0, 0.0))
+    config.name = "cmdfd-noise"
+    return config
+
+
 def quick() -> ConfigDict:
     """A few steps of everything."""
     config = embedded()
@@ -106,7 +117,10 @@ def files() -> ConfigDict:
     config.method = "cmdfd"
     config.model = ConfigDict({"name": "talknet", "input": "clip"})
     config.data = ConfigDict(
-        {"name": "av_clips", "root": "data/clips", "frames": 150, "posteriors": True}
+        {
+            **{"name": "av_clips", "root": "data/clips", "posteriors": True},
+            **{"frames": 150, "buckets": (50, 100)},
+        }
     )
     config.view = ConfigDict({"name": "clips"})
     config.batch_size = config.eval_batch_size = 13  # about 2000 frames

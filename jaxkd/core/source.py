@@ -43,7 +43,9 @@ class Source(Protocol):
     The names of the fields are conventions of the methods and views that use them:
     ``image``, mostly uint8 ``[h, w, c]``; ``label`` int32; any others. Ragged fields
     are padded by the data set, with a mask beside them. ``mask`` is reserved: it marks
-    the padding rows of evaluation.
+    the padding rows of evaluation. An attribute ``buckets`` keeps training examples
+    that are prepared to different shapes in batches of their own; see
+    ``jaxkd.datasets.batching``.
     """
 
     def __len__(self) -> int: ...

@@ -5,132 +5,37 @@ and ``fake/<kind>/``; see ``jaxkd.readers.clips.lists``. ``python -m jaxkd.reade
 audit`` shows whether trivial properties betray the fakes; do that first.
 
 What networks take of a clip is computed once and kept in the cache folder. Clips are
-padded to one length, with a mask; of longer ones training takes a random window.
+padded to one length, with a mask; of longer ones training takes a random window. With
+``buckets`` there are several lengths, and a training batch is of one of them, so that
+short clips cost less.
 """
 
-import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from jaxkd.core import files
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import POSITIVE
 from jaxkd.core.source import Dataset, Example, Info
+from jaxkd.datasets import buckets as bucketing
+from jaxkd.datasets.clip_files import POSTERIORS, ClipFiles, Reader, read_posteriors
 from jaxkd.datasets.talking_heads import CLASSES
 from jaxkd.readers import clips
-from jaxkd.readers.audio import CEPSTRA, FPS, ROWS_PER_FRAME
+from jaxkd.readers.audio import CEPSTRA, ROWS_PER_FRAME
 from jaxkd.readers.clips import lists as clip_lists
 from jaxkd.readers.clips.lists import REAL, Row
-
-VERSION = 2  # of the preprocessing; part of the cached files' names
-POSTERIORS = ("audio_posteriors", "video_posteriors")
-
-
-class ClipFiles:
-    """Clips that are read when they are asked for.
-
-    Attributes:
-      rows: the clips; some more than once, where classes are balanced.
-      kind_names: of the field ``kind``.
-    """
-
-    def __init__(
-        self, rows: Sequence[Row], kind_names: Sequence[str], reader: "Reader"
-    ):
-        self.rows, self.kind_names = list(rows), tuple(kind_names)
-        self.reader = reader
-
-    @property
-    def kinds(self) -> np.ndarray:
-        """The kind of every clip, ``[clips]``."""
-        return np.array([self.kind_names.index(row.kind) for row in self.rows])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:
-        row = self.rows[index]
-        kind = np.asarray(self.kind_names.index(row.kind), np.int32)
-        label = np.asarray(row.fake, np.int32)
-        return self.reader(row) | {"label": label, "kind": kind}
-
-
-class Reader:
-    """Reads clips, or takes what is kept of them on disk.
-
-    Attributes:
-      options: of preprocessing.
-      posteriors: whether posteriors of recognisers lie beside the clips.
-    """
-
-    def __init__(
-        self, options: clips.Preprocessing, posteriors: bool, cache: str | None
-    ):
-        self.options, self.posteriors = options, posteriors
-        self.folder = (
-            Path(cache).expanduser() if cache else files.user_cache("av_clips")
-        )
-
-    def __call__(self, row: Row) -> Example:
-        """Returns ``video`` and ``mfcc``, and posteriors where there are.
-
-        Raises:
-          UserError: if the clip cannot be used.
-        """
-        example = self._features(row)
-        first, total = example.pop("span").tolist()
-        if self.posteriors:
-            frames = len(example["video"])
-            example |= read_posteriors(row.video, frames, first, total)
-        return example
-
-    def _features(self, row: Row) -> Example:
-        path = self._place(row)
-        try:
-            with path.open("rb") as file, np.load(file) as content:
-                return dict(content)
-        except FileNotFoundError:
-            pass
-        except Exception:  # a damaged file is made again
-            path.unlink(missing_ok=True)
-        clip = clips.load(row.video, self.options, sound=row.audio)
-        if not clip.usable:
-            raise UserError(
-                f"{row.video} cannot be used ({clip.status}): {'; '.join(clip.notes)}. "
-                "Take it off the list, or set config.data.skip_bad = True."
-            )
-        made = clips.features(clip, "video", "mfcc")
-        # Which frames of the film these are, and how many it has.
-        made["span"] = np.array([clip.skipped, round(clip.seconds * FPS)])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Complete or not there: several threads and processes may make it.
-        part = path.with_name(f"{path.stem}.{os.getpid()}.{id(made)}.part")
-        with part.open("wb") as output:
-            np.savez(output, **made)  # type: ignore[arg-type]
-        part.replace(path)
-        return made
-
-    def _place(self, row: Row) -> Path:
-        """Names the kept file by all that its content depends on."""
-        parts: list[object] = [VERSION, self.options]
-        # Sound that lies beside a film may be taken, too.
-        others = [row.audio] if row.audio else clips.sounds_beside(row.video)
-        for path in (row.video, *others):
-            if path is not None and path.exists():
-                stat = path.stat()
-                parts += [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        return self.folder / f"{digest}.npz"
 
 
 def load(
     root: str,
     base: str = "",
     frames: int = 150,
+    buckets: Annotated[Sequence[int], POSITIVE] = (),
     size: int = 112,
     balanced: bool = True,
     posteriors: bool = False,
@@ -149,12 +54,18 @@ def load(
 
     Examples hold ``video`` uint8 ``[frames, size, size]``, ``mfcc`` float32
     ``[4 frames, 13]``, ``present`` bool ``[frames]``, ``label`` (1: fake), ``kind``,
-    and with ``posteriors`` those of two recognisers, ``[frames, classes]``.
+    and with ``posteriors`` those of two recognisers, ``[frames, classes]``. In a
+    training batch of a shorter bucket ``frames`` is that bucket's length.
 
     Args:
       root: see ``clip_lists.read``.
       base: folder that relative paths of csv files begin at; that of the file if empty.
       frames: length that clips are padded or cut to, at 25 a second.
+      buckets: shorter lengths, such as ``(50, 100)``. A training clip is padded to the
+        shortest of these and ``frames`` that holds it, and batches are of one length
+        each; the step is compiled once for every length. All training clips are read
+        before the first step, since their lengths must be known. Test clips are padded
+        to ``frames``. Empty: one length for all.
       size: of the pictures.
       balanced: whether training sees as many real clips as fakes; the rarer ones are
         repeated.
@@ -184,6 +95,7 @@ def load(
         allow_silent=allow_silent,
         trim_leading_silence=trim_leading_silence,
     )
+    lengths = bucketing.check_lengths(buckets, frames)
     reader = Reader(options, posteriors, cache)
     rows = clip_lists.read(Path(root), Path(base).expanduser() if base else None)
     if skip_bad:
@@ -206,14 +118,19 @@ def load(
     _warn_of_shared(train, test)
     if balanced:
         train = _balance(train)
-    sources = [ClipFiles(own, names, reader) for own in (train, test)]
+    sources = [
+        ClipFiles(train, names, reader, _buckets(train, reader, lengths)),
+        ClipFiles(test, names, reader),
+    ]
     classes = _classes(train[0]) if posteriors else 0
     info, fields = describe_examples(Path(root).stem or "clips", frames, size, classes)
     return Dataset(
         info,
         lambda seed: sources[0],
         sources[1],
-        prepare_train=lambda example, rng: fit(example, frames, rng),
+        prepare_train=lambda example, rng: fit(
+            example, bucketing.length_for(len(example["video"]), lengths), rng
+        ),
         prepare_test=lambda example: fit(example, frames),
         fields=fields,
     )
@@ -246,52 +163,6 @@ def fit(
     return result
 
 
-def read_posteriors(
-    path: Path, frames: int, first: int = 0, total: int | None = None
-) -> Example:
-    """Reads the posteriors of two recognisers that lie beside a clip.
-
-    Args:
-      path: of the film; ``<stem>.posteriors.npz`` is read.
-      frames: that are used; posteriors up to three shorter repeat their last row.
-      first: of these frames, where leading silence was cut; posteriors are of the whole
-        film.
-      total: frames of the film, which posteriors of lips may exceed by three; None does
-        not check.
-
-    Raises:
-      UserError: if they are missing, of other lengths or no probabilities.
-    """
-    beside = path.with_name(f"{path.stem}{clips.POSTERIORS}")
-    try:
-        with np.load(beside, allow_pickle=False) as held:
-            found = [np.asarray(held[name], np.float32) for name in ("audio", "video")]
-    except Exception as error:  # missing, damaged, or without the names
-        raise UserError(
-            f"{beside} cannot be read: {error}. Expected an npz file with audio and "
-            "video [time, classes]."
-        ) from error
-    one, other = (array.shape for array in found)
-    sums = [array.sum(-1) for array in found]
-    fits = len(one) == len(other) == 2 and one[1] == other[1] and one[1] > 1
-    if not fits or any(np.abs(s - 1).max(initial=0) > 0.02 for s in sums):
-        raise UserError(
-            f"{beside} holds audio {one} and video {other}, expected probabilities "
-            "[time, classes] of the same classes, which add up to 1."
-        )
-    needed = first + frames
-    if min(one[0], other[0]) < needed - 3 or (total and other[0] > total + 3):
-        raise UserError(
-            f"{beside} has {one[0]} and {other[0]} rows, expected {total or needed}: "
-            "one for each frame at 25 a second."
-        )
-    index = first + np.arange(frames)
-    return {
-        name: array[np.minimum(index, len(array) - 1)]
-        for name, array in zip(POSTERIORS, found, strict=True)
-    }
-
-
 def _classes(row: Row) -> int:
     return read_posteriors(row.video, 0)[POSTERIORS[0]].shape[-1]
 
@@ -319,6 +190,25 @@ def describe_examples(
         shape = (frames, classes)
         fields |= {name: jax.ShapeDtypeStruct(shape, np.float32) for name in POSTERIORS}
     return info, fields
+
+
+def _buckets(
+    rows: Sequence[Row], reader: Reader, lengths: Sequence[int]
+) -> np.ndarray | None:
+    """Returns the bucket of each clip, reading all of them; None if there is one."""
+    if len(lengths) == 1:
+        return None
+    frames: dict[tuple, int] = {}
+    for row in tqdm(rows, "reading the lengths of clips", unit="clip", disable=None):
+        # Where classes are balanced, a clip is there several times.
+        if (row.video, row.audio) not in frames:
+            frames[row.video, row.audio] = reader.frames(row)
+    return np.array(
+        [
+            lengths.index(bucketing.length_for(frames[row.video, row.audio], lengths))
+            for row in rows
+        ]
+    )
 
 
 def _usable(rows: Sequence[Row], reader: Reader) -> list[Row]:

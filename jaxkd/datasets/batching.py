@@ -5,12 +5,14 @@ alone, so that a run resumes from its step number and no iterator state is saved
 ``batch_size`` is always the global one, whatever the number of processes.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import CheckedSource, Example, Info, Source
+from jaxkd.datasets.buckets import BucketSchedule
 
 
 def index_stream(
@@ -81,7 +83,10 @@ def batches(
     that the batches of all processes together are the same for any number of them.
 
     Args:
-      source: examples.
+      source: examples. One with an attribute ``buckets``, the number of each example's
+        bucket, ``[examples]``, gives batches of one bucket each, in the order of
+        ``buckets.BucketSchedule``: ``prepare`` may then return arrays of another shape
+        in each bucket.
       prepare: prepares one example, with a random generator.
       batch_size: examples a batch over all processes.
       info: of the data set; labels are checked against it as they are read.
@@ -102,8 +107,14 @@ def batches(
 
     _check_not_empty(len(source))
     local = local_batch_size(batch_size, process_count)
-    stream = grain.MapDataset.source(CheckedSource(source, info)).seed(seed)
-    stream = stream.shuffle().repeat(None).random_map(prepare)
+    checked = CheckedSource(source, info)
+    buckets = getattr(source, "buckets", None)
+    if buckets is None:
+        stream = grain.MapDataset.source(checked).seed(seed).shuffle().repeat(None)
+    else:
+        ordered = _BucketStream(checked, buckets, batch_size, seed)
+        stream = grain.MapDataset.source(ordered).seed(seed)
+    stream = stream.random_map(prepare)
     stream = stream[start * batch_size + process_index :: process_count]
     yield from _read(stream.batch(local), workers)
 
@@ -167,6 +178,37 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
 def _check_not_empty(num_examples: int) -> None:
     if num_examples == 0:
         raise UserError("The data set has no examples, expected at least one.")
+
+
+class _BucketStream:
+    """An endless source: batch after batch of one bucket each.
+
+    Within a bucket examples come as in ``index_stream``.
+    """
+
+    def __init__(self, source: Source, buckets: np.ndarray, batch_size: int, seed: int):
+        """Orders the examples of a source.
+
+        Args:
+          source: examples.
+          buckets: of each example, numbered from 0.
+          batch_size: examples of a batch, over all processes.
+          seed: of the permutations.
+        """
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        count = int(np.max(buckets, initial=-1)) + 1
+        self._members = [np.flatnonzero(buckets == one) for one in range(count)]
+        self._schedule = BucketSchedule([len(m) for m in self._members], batch_size)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> Example:
+        batch, row = divmod(position, self.batch_size)
+        bucket, number = self._schedule(batch)
+        members = self._members[bucket]
+        order = index_stream(len(members), self.batch_size, self.seed, number, 1)
+        return self.source[int(members[order[0, row]])]
 
 
 class _Slice:

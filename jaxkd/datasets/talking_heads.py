@@ -4,9 +4,9 @@ See ``jaxkd.drawing.talking_heads``. They are drawn once and kept in the cache f
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,30 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import Items, Range
 from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.drawing import talking_heads
-from jaxkd.drawing.talking_heads import KINDS, Noise
+from jaxkd.drawing.talking_heads import KINDS, Noise, TalkingHead
 from jaxkd.readers import audio, video
 
 CLASSES = ("real", "fake")
 TRAIN, TEST = range(2)  # folded into the seed, so never renumber
 VERSION = 1  # of the law; part of the cached files' names
+
+
+class Law(NamedTuple):
+    """What clips are drawn by.
+
+    Attributes:
+      seed: of the set and of the split.
+      frames: length of every clip.
+      size: of its pictures, in pixels.
+      noise: disturbances.
+      artefact: kinds whose lower face is blurred.
+    """
+
+    seed: tuple[int, int]
+    frames: int
+    size: int
+    noise: Noise
+    artefact: tuple[str, ...] = ("faceswap",)
 
 
 class ClipSource(ArraySource):
@@ -31,6 +49,17 @@ class ClipSource(ArraySource):
     """
 
     kind_names: tuple[str, ...] = KINDS
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], redraw: Callable[[int], TalkingHead]
+    ):
+        """Holds arrays, and draws a clip again for what they do not hold."""
+        super().__init__(arrays)
+        self._redraw = redraw
+
+    def wave(self, index: int) -> np.ndarray:
+        """Returns the sound that an example's ``mfcc`` are of: int16 ``[samples]``."""
+        return self._redraw(index).wave
 
 
 def load(
@@ -81,60 +110,65 @@ def load(
             "expected whole numbers above 0."
         )
     folder = Path(cache).expanduser() if cache else files.user_cache("talking_heads")
-    noise = Noise(sound_noise, pixel_noise)
+    blurred = tuple(artefact)
     counts = {TRAIN: chosen, TEST: dict.fromkeys(test_kinds, test)}
-    sources = {
-        split: ClipSource(
-            _cached(folder, (seed, split), own, frames, size, noise, tuple(artefact))
-        )
-        for split, own in counts.items()
-    }
+
+    def source(split: int) -> ClipSource:
+        law = Law((seed, split), frames, size, Noise(sound_noise, pixel_noise), blurred)
+        plan = _plan(counts[split])
+        arrays = _cached(folder, law, counts[split])
+        return ClipSource(arrays, lambda index: draw_one(law, *plan[index]))
+
+    sources = {split: source(split) for split in counts}
     info = Info("talking heads", 2, (frames, size, size), (0.0,), (1.0,), CLASSES)
     return Dataset(info, lambda seed: sources[TRAIN], sources[TEST])
 
 
-def draw_many(
-    seed: tuple[int, int],
-    counts: Mapping[str, int],
-    frames: int,
-    size: int,
-    noise: Noise,
-    artefact: Sequence[str] = ("faceswap",),
-) -> dict[str, np.ndarray]:
-    """Draws clips; clip ``i`` of a kind does not depend on how many there are."""
+def draw_one(law: Law, kind: str, number: int) -> TalkingHead:
+    """Draws clip ``number`` of a kind, which does not depend on how many there are."""
+    return talking_heads.draw(
+        (*law.seed, KINDS.index(kind), number),
+        kind,
+        frames=law.frames,
+        size=law.size,
+        noise=law.noise,
+        artefact=kind in law.artefact,
+    )
+
+
+def draw_many(law: Law, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Draws as many clips of each kind as ``counts`` has."""
     from tqdm import tqdm
 
-    plan = [(kind, i) for kind, count in counts.items() for i in range(count)]
     rows: dict[str, list[np.ndarray]] = {}
-    for kind, i in tqdm(plan, "drawing talking heads", unit="clip", disable=None):
-        number = KINDS.index(kind)
-        head = talking_heads.draw(
-            (*seed, number, i),
-            kind,
-            frames=frames,
-            size=size,
-            noise=noise,
-            artefact=kind in artefact,
-        )
+    drawing = tqdm(_plan(counts), "drawing talking heads", unit="clip", disable=None)
+    for kind, number in drawing:
+        head = draw_one(law, kind, number)
         row = {
             "video": video.grey(head.video),
-            "mfcc": audio.mfcc(head.wave, rows=4 * frames),
-            "present": np.ones(frames, bool),
+            "mfcc": audio.mfcc(head.wave, rows=4 * law.frames),
+            "present": np.ones(law.frames, bool),
             "units": head.sounds.astype(np.int32),
             "label": np.asarray(kind != "real", np.int32),
-            "kind": np.asarray(number, np.int32),
+            "kind": np.asarray(KINDS.index(kind), np.int32),
         }
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     return {name: np.stack(values) for name, values in rows.items()}
 
 
-def _cached(folder: Path, seed, counts, frames, size, noise, artefact):
+def _plan(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Lists kind and number of the clips, in their order."""
+    return [(kind, number) for kind, count in counts.items() for number in range(count)]
+
+
+def _cached(folder: Path, law: Law, counts: Mapping[str, int]):
     """Reads the clips of a split, or draws and keeps them."""
     kinds = "_".join(f"{kind}{count}" for kind, count in counts.items())
-    blurred = "_".join(sorted(artefact)) or "none"
-    name = f"v{VERSION}-{seed[0]}-{seed[1]}-{kinds}-{frames}-{size}-{blurred}"
-    path = folder / f"{name}-{noise.sound:g}-{noise.pixels:g}.npz"
+    blurred = "_".join(sorted(law.artefact)) or "none"
+    seeds = f"{law.seed[0]}-{law.seed[1]}"
+    name = f"v{VERSION}-{seeds}-{kinds}-{law.frames}-{law.size}-{blurred}"
+    path = folder / f"{name}-{law.noise.sound:g}-{law.noise.pixels:g}.npz"
     try:
         with path.open("rb") as file, np.load(file) as content:
             return dict(content)
@@ -142,7 +176,7 @@ def _cached(folder: Path, seed, counts, frames, size, noise, artefact):
         pass
     except Exception:  # a damaged file is drawn again
         path.unlink(missing_ok=True)
-    arrays = draw_many(seed, counts, frames, size, noise, artefact)
+    arrays = draw_many(law, counts)
     folder.mkdir(parents=True, exist_ok=True)
     # Complete or not there: another process may draw the same clips.
     part = path.with_name(f"{path.stem}.{os.getpid()}.part")

@@ -11,8 +11,8 @@ Posteriors from disk may stand in for the teachers: fields ``audio_posteriors`` 
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxkd import losses
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import ANY
 from jaxkd.core.types import (
     Batch,
     FrozenNetwork,
@@ -56,6 +57,7 @@ def make(
     shuffled_targets: bool = False,
     start_from_teachers: bool = False,
     keep_teachers: bool = False,
+    noise_snrs: Annotated[Sequence[float], ANY] = (),
 ) -> Method:
     """Makes a detector of forged talking faces.
 
@@ -74,6 +76,8 @@ def make(
         control, since distillation knows the teachers' labels indirectly.
       keep_teachers: whether the student remembers the teachers, to report their
         disagreement after training beside its own score. For small ones.
+      noise_snrs: signal-to-noise ratios, in dB, at which the students are tested again
+        after training, with white noise and with babble on the sound.
 
     Raises:
       UserError: if there are no teachers where some are needed, or a weight is
@@ -111,7 +115,7 @@ def make(
         loss=loss,
         evaluate=classification.evaluate,
         warm_start=_starting(start_from_teachers, keep_teachers),
-        evaluator=_evaluator,
+        evaluator=_evaluator(tuple(noise_snrs)),
         **functions._asdict(),
     )
 
@@ -293,8 +297,13 @@ def _take(own: Mapping[str, Any], theirs: Mapping[str, Any], part: str, name: st
     return {c: {**tree, part: theirs[c][part]} for c, tree in own.items()}
 
 
-def _evaluator(trained: Any) -> Any:
-    # Here, because it needs libraries that training does not.
-    from jaxkd.evaluators import clips as evaluator
+# Cached, so that students that are tested alike share one table.
+@functools.cache
+def _evaluator(noise_snrs: tuple[float, ...]) -> Callable[[Any], Any]:
+    def evaluate(trained: Any) -> Any:
+        # Here, because it needs libraries that training does not.
+        from jaxkd.evaluators import clips as evaluator
 
-    return evaluator.evaluate(trained)
+        return evaluator.evaluate(trained, noise_snrs)
+
+    return evaluate

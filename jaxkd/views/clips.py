@@ -6,6 +6,7 @@ Film, sound and mask become the field ``clip``, which the networks of clips read
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.models.talknet.packed import pack
@@ -22,6 +23,7 @@ def clips(
     augment: bool = True,
     smallest_crop: float = 0.7,
     rotation: float = 15.0,
+    cut_to_shortest: bool = False,
 ) -> View:
     """Packs clips, and changes the pictures of training clips as published.
 
@@ -34,6 +36,9 @@ def clips(
       augment: whether training clips are changed.
       smallest_crop: side of the smallest cut, a fraction.
       rotation: degrees, either way.
+      cut_to_shortest: whether training clips end where the shortest of their batch
+        does, as the official loader cuts them. The arrays keep their shape; networks
+        and losses treat what is cut as they treat padding.
     """
     del info
 
@@ -41,6 +46,8 @@ def clips(
         if augment:
             moved = change(key, batch["video"], smallest_crop, rotation)
             batch = batch | {"video": moved}
+        if cut_to_shortest:
+            batch = batch | {"present": shorten(batch["present"])}
         return evaluate(batch)
 
     def evaluate(batch: Batch) -> Batch:
@@ -49,6 +56,27 @@ def clips(
         return kept | {"clip": clip}
 
     return View(train, evaluate)
+
+
+def shorten(present: jax.Array) -> jax.Array:
+    """Cuts the clips of a batch to the length of the shortest.
+
+    Args:
+      present: ``[batch, time]``, frames that are there; the first of each clip.
+
+    Returns:
+      The same, of frames that are there in every clip.
+
+    Raises:
+      UserError: for a batch of one clip, where there is nothing to cut by.
+    """
+    if present.shape[0] < 2:
+        raise UserError(
+            "config.view.cut_to_shortest got a batch of 1 clip, expected 2 or more. "
+            "Raise config.batch_size; with config.targets.visits every clip is seen "
+            "alone, so leave one of the two out."
+        )
+    return jnp.broadcast_to(jnp.all(present, axis=0), present.shape)
 
 
 def change(

@@ -1,12 +1,15 @@
 """Clips of one's own as a data set: splits, balance, windows, posteriors, cache."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from jaxkd.aot import fake_data
 from jaxkd.core.errors import UserError
-from jaxkd.datasets import av_clips, talking_heads
+from jaxkd.datasets import av_clips, batching, clip_files, talking_heads
 from jaxkd.drawing import talking_heads as heads
+from jaxkd.readers import audio
 
 RNG = np.random.default_rng(0)
 
@@ -79,6 +82,55 @@ def test_windows_keep_sound_and_lips_together():
     assert av_clips.fit(example, 6)["video"][0, 0, 0] == 0
 
 
+def test_a_batch_is_as_long_as_its_bucket(tmp_path):
+    lengths = {"real": (8, 9, 20), "fake/swap": (8, 12, 15, 16)}
+    for kind, own in lengths.items():
+        for split in ("train", "test"):
+            below = tmp_path / split / kind
+            below.mkdir(parents=True)
+            for number, frames in enumerate(own):
+                head = heads.draw((number, len(kind)), frames=frames, size=16)
+                path = below / f"{number}.npz"
+                np.savez(path, video=head.video[..., 0], audio=head.wave)
+    data = load(tmp_path, tmp_path / "cache", buckets=(10,))
+    source = data.train(0)
+    frames = [len(source[i]["video"]) for i in range(len(source))]
+    assert sorted(frames) == [8, 8, 8, 9, 12, 15, 16, 20]  # a real one is repeated
+    np.testing.assert_array_equal(source.buckets, np.array(frames) > 10)
+    stream = batching.batches(
+        source, data.prepare_train, 4, info=data.info, seed=0, workers=0
+    )
+    drawn = list(itertools.islice(stream, 8))
+    for batch in drawn:
+        length = batch["video"].shape[1]
+        assert batch["mfcc"].shape[1] == 4 * length
+        present = batch["present"].sum(1)
+        assert present.min() > 10 if length == 16 else present.max() < 10
+    assert {batch["video"].shape[1] for batch in drawn} == {10, 16}
+    assert data.prepare_test(data.test[0])["video"].shape[0] == 16
+    assert data.fields["video"].shape[0] == 16
+    # Lengths that are known are not measured again from the pictures.
+    reader = source.reader
+    reader._features = None
+    assert [reader.frames(row) for row in source.rows] == frames
+    with pytest.raises(UserError, match=r"buckets is \(10, 20\), expected .* 1 to 16"):
+        load(tmp_path, tmp_path / "cache", buckets=(10, 20))
+
+
+def test_the_sound_of_a_clip_is_what_its_coefficients_are_of(folder, tmp_path):
+    test = load(folder, tmp_path).test
+    for index in (0, 5):
+        example, wave = test[index], test.wave(index)
+        assert wave.shape == (12 * 640,)
+        rows = len(example["mfcc"])
+        np.testing.assert_array_equal(audio.mfcc(wave, rows=rows), example["mfcc"])
+    drawn = {"frames": 8, "size": 12, "test": 2, "cache": str(tmp_path)}
+    test = talking_heads.load({"real": 1}, **drawn).test
+    for index in (0, 3):
+        found = audio.mfcc(test.wave(index), rows=32)
+        np.testing.assert_array_equal(found, test[index]["mfcc"])
+
+
 def test_what_is_wrong_is_said(folder, tmp_path):
     with pytest.raises(UserError, match="has 0 fakes of 0 clips"):
         load(folder, tmp_path, evaluate_on="val")
@@ -94,9 +146,9 @@ def test_what_is_wrong_is_said(folder, tmp_path):
         bad.unlink()
     path = folder / "train/real/0.npz"
     with pytest.raises(UserError, match="has 12 and 12 rows, expected 30"):
-        av_clips.read_posteriors(path, 30)
+        clip_files.read_posteriors(path, 30)
     with pytest.raises(UserError, match="cannot be read"):
-        av_clips.read_posteriors(folder / "none.npz", 3)
+        clip_files.read_posteriors(folder / "none.npz", 3)
 
 
 def test_drawn_sets_are_kept_and_their_parts_differ(tmp_path):
@@ -136,7 +188,7 @@ def test_posteriors_follow_the_frames_where_silence_is_cut(tmp_path):
     np.testing.assert_allclose(example["video_posteriors"][:, 0], share[10:], rtol=1e-6)
     beside = data.test.rows[0].video
     with pytest.raises(UserError, match=r"has 30 and 30 rows, expected 15"):
-        av_clips.read_posteriors(beside, 15, total=15)  # 50 rows a second, not 25
+        clip_files.read_posteriors(beside, 15, total=15)  # 50 rows a second, not 25
 
 
 def test_missing_shared_and_stale_files_are_noticed(tmp_path, capsys):

@@ -1,16 +1,25 @@
 """CMDFD's loss against float64 NumPy, its controls, and the command from end to end."""
 
+import itertools
 import json
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from jaxkd.core.errors import UserError
+from jaxkd.core import config as configs
+from jaxkd.core.errors import Interrupted, UserError
+from jaxkd.core.source import Info
 from jaxkd.core.types import FrozenNetwork, LossInputs, Spec
+from jaxkd.drawing import talking_heads
 from jaxkd.methods import cmdfd, frame_recognition
 from jaxkd.models.talknet import packed
+from jaxkd.train import train
+from jaxkd.views import clips
 from tests.test_configs import MODULES
 
 T, SIZE = 6, 4
@@ -197,13 +206,106 @@ def test_ctc_sums_over_all_alignments():
     np.testing.assert_allclose(found.value, -np.log(total), rtol=1e-4)
 
 
+def test_cut_to_shortest_is_training_on_arrays_that_are_really_cut():
+    """Loss and statistics of the batch; clips of 6, 4 and 5 of 6 frames."""
+    known = spec(**POSTERIORS)
+    module, options = packed.VARIANTS["talknet_pico"]
+    quiet = module(num_classes=2, dropout=0.0, **options)
+    method = cmdfd.make(known._replace(network=quiet))
+    length = np.array([6, 4, 5])
+    given = {
+        "video": RNG.integers(0, 256, (3, T, SIZE, SIZE)).astype(np.uint8),
+        "mfcc": RNG.normal(size=(3, 4 * T, 13)).astype(np.float32),
+        "present": np.arange(T) < length[:, None],
+        "label": np.array([0, 1, 1], np.int32),
+        "audio_posteriors": RNG.dirichlet(np.ones(5), (3, T)).astype(np.float32),
+        "video_posteriors": RNG.dirichlet(np.ones(5), (3, T)).astype(np.float32),
+    }
+    short = {
+        k: x[:, : 16 if k == "mfcc" else 4] if x.ndim > 1 else x
+        for k, x in given.items()
+    }
+    info = Info("clips", 2, (T, SIZE, SIZE), (0.0,), (1.0,), ("real", "fake"))
+    key, zero = jax.random.key(0), jnp.zeros((), jnp.int32)
+    params, state = jax.jit(method.init)(jax.random.key(1))
+
+    @jax.jit
+    def step(batch):
+        outputs, after = method.forward(params, state, batch, key)
+        targets = {"agreement": method.targets["agreement"]({}, batch, key)}
+        given = LossInputs(params, after, outputs, batch, targets, key, zero)
+        return method.loss(given).metrics, after, outputs["logits"]
+
+    cut = clips.clips(info, augment=False, cut_to_shortest=True).train(key, given)
+    really = clips.clips(info, augment=False).train(key, short)
+    assert really["clip"].shape[1] == 4
+    masked, expected = step(cut), step(really)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        masked,
+        expected,
+    )
+    uncut = step(clips.clips(info, augment=False).train(key, given))
+    assert abs(uncut[0]["detection"] - masked[0]["detection"]) > 1e-3
+
+
+class Tiny(nn.Module):
+    """A network of clips that compiles in no time; frames that are there count."""
+
+    num_classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, clip, train=False):
+        _, mfcc, present = packed.unpack(clip)
+        heard = nn.Dense(3)(mfcc.reshape(*clip.shape[:2], -1) / 10)
+        heard = heard * present[..., None]
+        mean = heard.sum(1, keepdims=True) / present.sum(1)[:, None, None]
+        return nn.Dense(2)(heard - mean), {"audio": heard, "video": heard}
+
+
+@pytest.mark.slow
+def test_training_in_buckets_resumes_exactly(tmp_path):
+    """Two lengths, two seeds with batches of their own, stopped in the middle."""
+    for kind, lengths in {"real": (8, 9, 16), "fake/swap": (8, 9, 15)}.items():
+        for split in ("train", "test"):
+            below = tmp_path / "clips" / split / kind
+            below.mkdir(parents=True)
+            for number, frames in enumerate(lengths):
+                head = talking_heads.draw((number, len(kind)), frames=frames, size=12)
+                path = below / f"{number}.npz"
+                np.savez(path, video=head.video[..., 0], audio=head.wave)
+    config = MODULES["cmdfd"].get_config("quick")
+    config.needs = ConfigDict()
+    config.model.name = f"{__name__}:Tiny"
+    off = {"correlation_weight": 0.0, "contrast_weight": 0.0, "noise_snrs": (0.0,)}
+    config.students = configs.students({"ce": {"method": "cmdfd", "loss": off}})
+    config.data = ConfigDict(
+        {
+            **{"name": "av_clips", "root": str(tmp_path / "clips"), "size": 12},
+            **{"frames": 16, "buckets": (10,), "cache": str(tmp_path / "cache")},
+        }
+    )
+    config.view.cut_to_shortest = True
+    config.batches = "per_seed"
+    config.reference = ""
+    config.duration, config.checkpoint_every = 6, 2
+    whole = train(config, tmp_path / "whole")
+    calls = itertools.count()
+    with pytest.raises(Interrupted, match="after step 3 of 6"):
+        train(config, tmp_path / "parts", lambda: "X" if next(calls) == 3 else None)
+    parts = train(config, tmp_path / "parts")
+    assert parts["students"]["ce"]["last"] == whole["students"]["ce"]["last"]
+    assert parts["students"]["ce"]["skipped"] == [0, 0]
+    assert "auc_seen_babble_0dB" in parts["students"]["ce"]["last"]
+
+
 @pytest.mark.nightly
 def test_from_the_command_to_a_score_with_a_reason(tmp_path):
     """The quick preset trains, reports, and judges films of every kind of fault."""
     pytest.importorskip("av")
     from jaxkd import predictors
-    from jaxkd.drawing import films, talking_heads
-    from jaxkd.train import train
+    from jaxkd.drawing import films
 
     config = MODULES["cmdfd"].get_config("quick")
     config.data.cache = str(tmp_path / "cache")

@@ -11,6 +11,7 @@ from jaxkd.drawing import films, talking_heads
 from jaxkd.readers import clips, video
 from jaxkd.readers.clips import __main__ as command
 from jaxkd.readers.clips import audit as clip_audit
+from jaxkd.readers.clips import check as clip_check
 from jaxkd.readers.clips import lists as clip_lists
 
 pytest.importorskip("av")
@@ -377,3 +378,42 @@ def test_folders_and_the_audit(tmp_path, capsys):
     assert len(clips.find([tmp_path])) == 20
     with pytest.raises(UserError, match="no file or folder"):
         clips.find([tmp_path / "absent"])
+
+
+def test_the_check_shows_crops_and_finds_sets_out_of_step(tmp_path, capsys):
+    folder, late = tmp_path / "clips", 5
+    folder.mkdir()
+    for number in range(6):
+        head = talking_heads.draw(number, frames=100, size=SIZE)
+        frames = np.rint(grey(head.video)).astype(np.uint8)
+        wave = np.roll(head.wave, late * 640)
+        np.savez(folder / f"{number}.npz", video=frames, audio=wave)
+    (folder / "text.mp4").write_text("no film")
+    out = tmp_path / "out"
+    arguments = ["check", str(folder), "--output", str(out), "--size", "32"]
+    assert command.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "over 6 clips, sound changes 0.20 s after the lower face" in text
+    assert "text.mp4: unreadable" in text
+    assert "0.npz: ok; 100 frames of 32 pixels; 25 fps" in text
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 6 and "unreadable" in page
+    assert (out / "0005.png").stat().st_size > 5000
+    assert command.main([*arguments[:-1], "0"]) == 2
+    assert "size is 0" in capsys.readouterr().err
+
+
+def test_loudness_and_motion_in_closed_form():
+    time = np.arange(3 * 640) / 16_000
+    wave = 32768 * 0.1 * np.sin(2 * np.pi * 100 * time)  # four periods a frame
+    wave[640:1280] = 0
+    expected = 10 * np.log10(0.1**2 / 2)
+    found = clip_check.loudness(wave, 4)
+    np.testing.assert_allclose(found, [expected, -60, expected, -60])
+    film = np.zeros((3, 8, 8), np.uint8)
+    film[1, :4] = 200  # the upper half does not count
+    film[2, 4:, :4] = 10
+    np.testing.assert_array_equal(clip_check.motion(film), [0, 0, 5])
+    still = clips.Clip("x", "ok", np.zeros((60, 8, 8), np.uint8), np.ones(60 * 640))
+    assert clip_check.agreement(still) is None
+    assert "0 clips are long enough" in clip_check.alignment([])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.models.talknet import packed
 from jaxkd.views import clips
@@ -61,3 +62,16 @@ def test_a_crop_is_a_part_of_the_image_enlarged():
     assert slopes.max() <= 1.001
     assert moved.min() >= -1e-3
     assert moved.max() <= 150 + 1e-3
+
+
+def test_cut_to_the_shortest_of_the_batch():
+    view = clips.clips(INFO, augment=False, cut_to_shortest=True)
+    given = batch()
+    given["present"] = np.arange(5) < np.array([[5], [3], [4]])
+    seen = view.train(jax.random.key(0), given)
+    np.testing.assert_array_equal(seen["present"], [[True] * 3 + [False] * 2] * 3)
+    np.testing.assert_array_equal(packed.unpack(seen["clip"])[2], seen["present"])
+    # Testing cuts nothing.
+    np.testing.assert_array_equal(view.evaluate(given)["present"], given["present"])
+    with pytest.raises(UserError, match=r"batch of 1 clip, expected 2 or more.*visits"):
+        view.train(jax.random.key(0), {k: v[:1] for k, v in given.items()})

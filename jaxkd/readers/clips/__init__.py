@@ -4,6 +4,10 @@
 
 measures how well trivial properties (leading silence, duration, loudness, bit rate)
 tell fakes from real clips, and warns where they do: a detector would learn them.
+
+    python -m jaxkd.readers.clips check CLIPS --output=FOLDER
+
+shows clips as networks get them.
 """
 
 from collections.abc import Sequence

@@ -4,24 +4,27 @@ Beside the head's score stand what the student's correlation and the teachers'
 disagreement tell alone. Official protocol, and thresholds from held-out real clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxkd.core.source import ArraySource
+from jaxkd.core.source import ArraySource, Source
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
+from jaxkd.evaluators.clips import figures, noise
 from jaxkd.metrics import clips
 from jaxkd.metrics.classification import auc
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
-from jaxkd.report.style import WIDTH, canvas, line_styles, printable, themes
+from jaxkd.report.style import line_styles, themes
 
 FAR = 0.05  # false alarms at which thresholds are calibrated
 RESAMPLES = 500
 # Targets that vary less than this teach nothing.
 FLAT = 0.005
-SEEN, UNSEEN = "seen", "unseen"
+SEEN, UNSEEN, ALARMS = "seen", "unseen", "false alarms"
+ROBUSTNESS = "Robustness to noise on the sound"
+SWEPT = 40  # clips of each kind that are disturbed
 
 Kinds = dict[str, np.ndarray]
 
@@ -45,12 +48,17 @@ class Scores(NamedTuple):
         return self.logits[:, 1] - self.logits[:, 0]
 
 
-def evaluate(trained: TrainedStudy) -> EvaluationReport:
+def evaluate(
+    trained: TrainedStudy, noise_snrs: Sequence[float] = ()
+) -> EvaluationReport:
     """Scores every member on every kind of clips.
 
     Args:
       trained: members whose outputs hold ``logits`` and ``correlation``. Test examples
-        hold ``label`` and ``kind``; a source may name its kinds in ``kind_names``.
+        hold ``label`` and ``kind``; a source may name its kinds in ``kind_names``, and
+        return the sound of example i by ``wave(i)``.
+      noise_snrs: signal-to-noise ratios, in dB, at which some of the clips are scored
+        again with noise on their sound; needs ``wave``.
     """
     labels, kinds, names = _truth(trained)
     seen = _seen(trained, names)
@@ -63,18 +71,30 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         student: [_aucs(one.head, labels, groups, seen) for one in rows]
         for student, rows in members.items()
     }
-    tables = (
+    tables = [
         _auc_table(found, groups, seen, members, labels),
         _baseline_table(members, labels, groups, seen),
         _official_table(members, labels, groups),
         _threshold_table(members, labels, groups),
-    )
-    figure = _figure(trained, found, groups, seen)
+    ]
+    snrs = sorted(set(noise_snrs), reverse=True)
+    # Students of one run that are tested with other noise have other figures.
+    stem = "-".join(["clips", *(f"{snr:g}dB" for snr in snrs)])
+    drawn = [_figure(trained, stem, found, groups, seen)]
     scores = {
         student: {f"auc_{key}": [row[key] for row in rows] for key in rows[0]}
         for student, rows in found.items()
     }
-    return EvaluationReport(scores=scores, figures=(figure,), tables=tables)
+    if snrs and not hasattr(trained.dataset.test, "wave"):
+        note = "Not measured: the source of the test clips has no method wave."
+        tables.append(Table(ROBUSTNESS, [["noise"]], note))
+    elif snrs:
+        sweep = _sweep(trained, (labels, kinds, names), seen, snrs)
+        tables.append(_sweep_table(sweep, snrs))
+        drawn.append(_sweep_figure(trained, f"{stem}-noise", sweep, snrs))
+        for student, by_noise in sweep.items():
+            scores[student] |= _sweep_scores(by_noise, snrs)
+    return EvaluationReport(scores=scores, figures=drawn, tables=tables)
 
 
 def _truth(trained: TrainedStudy) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -108,9 +128,11 @@ def _groups(labels: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> Kind
     }
 
 
-def _score(trained: TrainedStudy, member: Member) -> Scores:
+def _score(
+    trained: TrainedStudy, member: Member, source: Source | None = None
+) -> Scores:
     rows: dict[str, list[np.ndarray]] = {}
-    for batch in trained.batches():
+    for batch in trained.batches(source):
         outputs, real = member.predict(batch), np.asarray(batch["mask"])
         present = np.asarray(batch["present"])
         rows.setdefault("logits", []).append(np.asarray(outputs["logits"])[real])
@@ -240,36 +262,105 @@ def _threshold_table(members, labels, groups: Kinds) -> Table:
     return Table("At a calibrated threshold", rows, note)
 
 
-def _figure(trained: TrainedStudy, found, groups: Kinds, seen: set[str]) -> Figure:
-    for path, theme in themes(trained.folder / "clips"):
-        _draw(
-            path, theme, line_styles(trained.student_order, theme), found, groups, seen
-        )
+def _figure(
+    trained: TrainedStudy, name: str, found, groups: Kinds, seen: set[str]
+) -> Figure:
+    for path, theme in themes(trained.folder / name):
+        styles = line_styles(trained.student_order, theme)
+        figures.aucs(path, theme, styles, found, list(groups), seen)
     caption = (
         "AUC of every seed, and their mean (bar). Kinds with a star were not among the "
         "training clips; the line is chance."
     )
-    return Figure("clips", "AUC by kind of forgery", caption)
+    return Figure(name, "AUC by kind of forgery", caption)
 
 
-def _draw(path, theme, styles: Mapping, found, groups: Kinds, seen: set[str]) -> None:
-    kinds = list(groups)
-    with canvas(path, (WIDTH, 3.6), theme, "constrained") as figure:
-        axes = figure.subplots()
-        axes.axhline(0.5, color=theme.grid)
-        for index, (student, rows) in enumerate(found.items()):
-            aside = 0.8 * ((index + 0.5) / len(found) - 0.5)
-            color = styles[student].color
-            for place, kind in enumerate(kinds):
-                values = [row[kind] for row in rows]
-                label = printable(student) if place == 0 else None
-                at = place + aside
-                axes.plot(
-                    [at] * len(values), values, "o", ms=3, color=color, label=label
-                )
-                axes.plot([at - 0.05, at + 0.05], [np.mean(values)] * 2, color=color)
-        shown = [kind if kind in seen else f"{kind}*" for kind in kinds]
-        axes.set_xticks(range(len(kinds)), shown)
-        axes.set(ylabel="AUC", ylim=(min(0.2, axes.get_ylim()[0]), 1.03))
-        if kinds:
-            axes.legend(loc="lower left", fontsize=8, ncols=3)
+def _sweep(trained: TrainedStudy, truth, seen: set[str], snrs: Sequence[float]):
+    """Scores ``SWEPT`` clips of each kind, undisturbed and with each noise and ratio.
+
+    Returns:
+      student -> noise -> level -> seed -> AUC of seen and unseen kinds, and the share
+      of real clips that are called fake. The first level is undisturbed.
+    """
+    labels, kinds, names = truth
+    rows = np.concatenate(
+        [_spread(np.flatnonzero(kinds == k)) for k in np.unique(kinds)]
+    )
+    source = trained.dataset.test
+    waves = [source.wave(int(row)) for row in rows]  # type: ignore[attr-defined]
+    groups = _groups(labels[rows], kinds[rows], names)
+
+    def measure(member: Member, source: Source) -> dict[str, float]:
+        head = _score(trained, member, source).head
+        found = _aucs(head, labels[rows], groups, seen)
+        parts = {part: found[part] for part in (SEEN, UNSEEN) if part in found}
+        real = head[labels[rows] == 0]
+        return parts | {ALARMS: float(np.mean(real > 0)) if len(real) else np.nan}
+
+    # Infinitely below the signal, noise is nothing.
+    clean = noise.Noisy(source, rows, waves, noise.WHITE, np.inf)
+    found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+    for student, members in trained.by_student().items():
+        first = [measure(member, clean) for member in members]
+        found[student] = {kind: [first] for kind in noise.KINDS}
+        for kind in noise.KINDS:
+            for snr in snrs:
+                noisy = noise.Noisy(source, rows, waves, kind, snr)
+                found[student][kind].append([measure(m, noisy) for m in members])
+    return found
+
+
+def _spread(rows: np.ndarray) -> np.ndarray:
+    """Chooses ``SWEPT`` rows at most, from all over them."""
+    places = np.linspace(0, len(rows) - 1, min(SWEPT, len(rows))).astype(int)
+    return rows[places]
+
+
+def _sweep_table(sweep, snrs: Sequence[float]) -> Table:
+    rows = [["", "noise", "", "none", *(f"{snr:g} dB" for snr in snrs)]]
+    for student, by_noise in sweep.items():
+        for kind, levels in by_noise.items():
+            for part in levels[0][0]:
+                cells = [format_mean([one[part] for one in own], 3) for own in levels]
+                rows.append([student, kind, part, *cells])
+    note = (
+        "AUC of the head's score, averaged over kinds of forgery seen in training and "
+        "not, and the share of real clips called fake (the larger mean logit); mean ± "
+        "standard error over seeds. Noise on real and forged clips alike, "
+        f"{SWEPT} of each kind at most. dB: signal-to-noise ratio over a clip. babble: "
+        f"voices of {noise.VOICES} other test clips."
+    )
+    return Table(ROBUSTNESS, rows, note)
+
+
+def _sweep_scores(by_noise, snrs: Sequence[float]) -> dict[str, list[float]]:
+    return {
+        f"auc_{part}_{kind}_{snr:g}dB": [one[part] for one in own]
+        for kind, levels in by_noise.items()
+        for snr, own in zip(snrs, levels[1:], strict=True)
+        for part in own[0]
+        if part != ALARMS
+    }
+
+
+def _sweep_figure(
+    trained: TrainedStudy, name: str, sweep, snrs: Sequence[float]
+) -> Figure:
+    measured = next(iter(next(iter(sweep.values())).values()))[0][0]
+    part = UNSEEN if UNSEEN in measured else SEEN
+    values = {
+        student: {
+            kind: np.array([[one.get(part, np.nan) for one in own] for own in levels])
+            for kind, levels in by_noise.items()
+        }
+        for student, by_noise in sweep.items()
+    }
+    ticks = ["none", *(f"{snr:g}" for snr in snrs)]
+    for path, theme in themes(trained.folder / name):
+        styles = line_styles(trained.student_order, theme)
+        figures.robustness(path, theme, styles, values, ticks)
+    caption = (
+        f"Mean AUC over {part} kinds of forgery by signal-to-noise ratio in dB; bands "
+        "span the seeds; the grey line is chance."
+    )
+    return Figure(name, ROBUSTNESS, caption)
