@@ -18,6 +18,7 @@ from jaxkd.predictors.restoration_quality import Quality
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 from jaxkd.report.statistics import plural
+from jaxkd.views import real_esrgan
 
 
 def predict(
@@ -146,6 +147,8 @@ def _diffusion_scale(restored: Restored) -> int:
     low = restored.config.view.base
     if "side" in low:
         return restored.info.image_shape[0] // low.side
+    if low.get("name") == "real_esrgan":
+        return low.get("scale", real_esrgan.PUBLISHED.scale)
     return restored.config.data.get("scale", 2)
 
 
