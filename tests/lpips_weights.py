@@ -12,9 +12,9 @@ def state(backbone, seed=0, names="features"):
     rng = np.random.default_rng(seed)
     found, channels, heads = {}, 3, 0
     for layer, width in zip(BACKBONES[backbone], WIDTHS[backbone], strict=True):
-        name = f"features.{layer.index}"
+        name = f"features.{layer.number}"
         if names != "features":
-            name = f"net.slice{heads + 1}.{layer.index}"
+            name = f"net.slice{heads + 1}.{layer.number}"
         shape = (width, channels, layer.size, layer.size)
         scale = np.sqrt(2 / np.prod(shape[1:]))
         found[f"{name}.weight"] = rng.normal(0, scale, shape).astype(np.float32)

@@ -24,7 +24,7 @@ class Layer(NamedTuple):
     """A convolution of a backbone, followed by a ReLU.
 
     Attributes:
-      index: its number among torchvision's ``features``, where ReLUs and pools count.
+      number: among torchvision's ``features``, where ReLUs and pools count.
       size: of its kernel.
       stride: in pixels.
       pad: likewise.
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
       tap: whether its features are compared.
     """
 
-    index: int
+    number: int
     size: int = 3
     stride: int = 1
     pad: int = 1
@@ -87,7 +87,7 @@ class LPIPS(nn.Module):
 
         ``sum_l mean_hw sum_c w_lc (a_lhwc - b_lhwc)^2`` of the layers' features ``a``
         and ``b``, which have unit norm at each pixel. The parameters are ``conv0`` ...,
-        numbered as ``Layer.index``, and the ``weight`` vectors of ``lin0`` ....
+        numbered as ``Layer.number``, and the ``weight`` vectors of ``lin0`` ....
 
         Args:
           images: ``[batch, height, width, 3]`` in [-1, 1]; one channel counts as grey.
@@ -120,15 +120,15 @@ class LPIPS(nn.Module):
                 padding=layer.pad,
                 conv_general_dilated=conv_general_dilated,
                 precision=jax.lax.Precision.HIGHEST,
-                name=f"conv{layer.index}",
+                name=f"conv{layer.number}",
             )(x)
             x = nn.relu(x)
             if layer.tap:
                 taps.append(x)
-        return sum(
-            Head(name=f"lin{number}")(*jnp.split(_unit(x), 2))
-            for number, x in enumerate(taps)
-        )
+        total = jnp.zeros(len(images))
+        for number, x in enumerate(taps):
+            total += Head(name=f"lin{number}")(*jnp.split(_unit(x), 2))
+        return total
 
 
 class Head(nn.Module):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxkd.core.errors import UserError
@@ -83,7 +84,7 @@ class Quality:
             )
         # Sides that the scale does not divide: small images were made without the rest.
         truth = truth[: levels.shape[0], : levels.shape[1]]
-        pair = [np.float32(x[None]) / 255 for x in (levels, truth)]
+        pair = [jnp.asarray(x[None], jnp.float32) / 255 for x in (levels, truth)]
         luma = [
             image_quality.luminance(image_quality.crop_border(x, scale)) for x in pair
         ]

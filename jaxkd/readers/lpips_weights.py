@@ -83,11 +83,11 @@ def from_state(
     params: dict[str, Any] = {}
     channels, widths, heads = 3, [], 0
     for layer in BACKBONES[backbone]:
-        name = f"features.{layer.index}"
+        name = f"features.{layer.number}"
         width = len(found.get(f"{name}.bias", ()))
         shape = (width, channels, layer.size, layer.size)
         kernel = _expect(found, f"{name}.weight", shape, origin)
-        params[f"conv{layer.index}"] = {
+        params[f"conv{layer.number}"] = {
             "kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)),
             "bias": _expect(found, f"{name}.bias", (width,), origin),
         }
@@ -104,7 +104,7 @@ def from_state(
 def _backbone(found: Mapping[str, np.ndarray], origin: str | Path) -> str:
     """Returns which backbone has convolutions of these numbers."""
     indices = {int(key.split(".")[1]) for key in found if key.startswith("features.")}
-    known = {name: [x.index for x in layers] for name, layers in BACKBONES.items()}
+    known = {name: [x.number for x in layers] for name, layers in BACKBONES.items()}
     for name, numbers in known.items():
         if indices == set(numbers):
             return name

@@ -67,7 +67,7 @@ def sinc(cutoff: jax.Array | float, size: jax.Array | int, reach: int) -> jax.Ar
     offsets = np.arange(-reach, reach + 1)
     radius = np.hypot(offsets[:, None], offsets).astype(np.float32)
     radius[reach, reach] = 1
-    kernel = cutoff * bessel_j1(cutoff * radius) / (2 * np.pi * radius)
+    kernel = cutoff * bessel_j1(cutoff * jnp.asarray(radius)) / (2 * np.pi * radius)
     # The limit at r = 0.
     return cut(kernel.at[reach, reach].set(cutoff**2 / (4 * np.pi)), size)
 

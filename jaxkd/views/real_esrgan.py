@@ -141,14 +141,14 @@ def real_esrgan(
     """
     options = dict(base)
     other = views.build(str(options.pop("name", "")), info, **options)
-    rounds = [
-        _round(default, given, f"{name} of view 'real_esrgan'")
-        for name, default, given in (
-            ("first", FIRST, first),
-            ("second", SECOND, second),
-        )
-    ]
-    how = Chain(*rounds, scale, (sizes[0], sizes[1]), final_sinc_chance, tuple(kernels))
+    how = Chain(
+        _round(FIRST, first, "first of view 'real_esrgan'"),
+        _round(SECOND, second, "second of view 'real_esrgan'"),
+        scale,
+        (sizes[0], sizes[1]),
+        final_sinc_chance,
+        tuple(kernels),
+    )
     check(how, info.image_shape[:2])
     low, high = levels
 
@@ -216,7 +216,7 @@ def degraded(key: jax.Array, images: jax.Array, how: Chain) -> jax.Array:
 def _degrade(key: jax.Array, image: jax.Array, how: Chain) -> jax.Array:
     keys = jax.random.split(key, 6)
     shape = image.shape[:2]
-    small = tuple(side // how.scale for side in shape)
+    small = (shape[0] // how.scale, shape[1] // how.scale)
     size = jnp.array(shape)
     image, size = _blur_resize_noise(keys[0], image, size, shape, how.first, how)
     image = canvas.extend(_jpeg(keys[1], image, how.first), size)
@@ -250,7 +250,7 @@ def _blur_resize_noise(key, image, size, unit: Sequence[int], one: Round, how: C
         image = canvas.extend(image, size)
     factor = draw_factor(size_key, one)
     most = max(one.scales[1], 1.0) if one.directions[0] else 1.0
-    wide = tuple(int(np.ceil(side * most)) for side in unit)
+    wide = (int(np.ceil(unit[0] * most)), int(np.ceil(unit[1] * most)))
     after = jnp.floor(factor * np.array(unit, np.float32) + 1e-4).astype(jnp.int32)
     after = jnp.clip(after, 1, np.array(wide))
     choice = jax.random.randint(choice_key, (), 0, len(how.kernels))
@@ -328,7 +328,7 @@ def add_noise(key: jax.Array, image: jax.Array, one: Round) -> jax.Array:
         light = jnp.round(255 * image) / 255
         luma = light
         if image.shape[-1] == 3:
-            luma = jnp.sum(light * np.float32(LUMA), axis=-1, keepdims=True)
+            luma = jnp.sum(light * np.asarray(LUMA, np.float32), axis=-1, keepdims=True)
         both = jnp.concatenate([light, luma], axis=-1)
         counts = jax.random.poisson(poisson_key, LEVELS * both).astype(jnp.float32)
         apart = factor * (counts / LEVELS - both)
