@@ -58,6 +58,8 @@ CASES = (
     Case("kd_ltr:textzoom", students=("kd_ltr",), seeds=(1,)),
     Case("msad:coco", students=("msad",)),
     Case("mkd:div2k", students=("mkd",), seeds=(1,)),
+    Case("tad_sr:published", students=("tad_sr",), seeds=(1,)),
+    Case("iris:published", students=("srcnn",), seeds=(1,)),
 )
 
 
@@ -101,7 +103,7 @@ def _row(case: Case, plan: dict[str, Any]) -> str:
         "yes" if plan["fits"] else "no",
         f"{plan['peak'] / 2**30:.2f}",
         f"{plan['capacity'] / 2**30:.2f}",
-        f"{plan['flops'] / 1e9:,.0f}",
+        f"{plan['flops'] / 1e9:,.{0 if plan['flops'] > 1e10 else 1}f}",
         sent["number"],
         f"{sent['bytes'] / 1e6:.1f}",
     )

@@ -8,6 +8,11 @@ to one (``one_step``), a student of the mean squared error alone (``mse``), and 
 Half an hour of CPU time, no download; results: docs/restoration.md.
 
     configs/tad_sr.py:quick     few steps: a look at how it works
+    configs/tad_sr.py:published the published network, schedule and degradation, from 64
+                                to 256 pixels of data/DIV2K/train and data/DIV2K/valid.
+                                The paper diffuses latents of 64 x 64, of an
+                                auto-encoder that is not part of this. For accelerators;
+                                never run
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +21,12 @@ from jaxkd.core import config as configs
 from jaxkd.core.lookup import choose
 
 SCHEDULE = {"num_steps": 8, "kappa": 1.0, "least": 0.04}
+PUBLISHED = {"num_steps": 15, "kappa": 2.0, "least": 0.04, "power": 0.3}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variants = {"": glyphs, "quick": quick}
+    variants = {"": glyphs, "quick": quick, "published": published}
     return choose(arg, variants, what="configs/tad_sr.py variant")()
 
 
@@ -80,4 +86,33 @@ def quick() -> ConfigDict:
         part.model.update(small)
     for name in ("mse", "tad_sr"):
         config.students[name].loss.update({"groups": 4, "width": 8})
+    return config
+
+
+def published() -> ConfigDict:
+    """The published setting of photographs, but in pixels; see above."""
+    config = glyphs()
+    teacher = config.needs.teacher
+    low = {"name": "real_esrgan", "base": {"name": "signed_dihedral"}, "scale": 4}
+    for part in (config, teacher):
+        part.data = ConfigDict(
+            {"name": "image_pairs", "root": "data/DIV2K", "size": 256, "scale": 4}
+        )
+        part.view = ConfigDict({"name": "noised", "base": low, "schedule": PUBLISHED})
+        # 160 channels times 1, 2, 2 and 4; Swin layers of 192 in windows of 8.
+        part.model = ConfigDict({"name": "resshift", "input": "packed", "remat": True})
+        # Eight images on each of eight devices, of which each takes one at a time.
+        part.batch_size, part.accumulate, part.eval_batch_size = 64, 8, 8
+        part.eval_every = part.checkpoint_every = 5_000.0
+        part.ema = 0.999
+        part.optim.update({"lr": 5e-5, "warmup": 5_000.0, "schedule": "constant"})
+        part.optim.clip_norm = 0.0
+    teacher.loss.schedule = PUBLISHED
+    teacher.duration = 500_000.0  # of ResShift's paper, as far as we remember it
+    config.duration = 30_000.0
+    for student in config.students.values():
+        student.loss.schedule = PUBLISHED
+    config.students.tad_sr.loss.update({"width": 64, "groups": 32})
+    # The discriminator's optimiser is not published.
+    config.students.tad_sr.optimizers.discriminator.lr = 5e-5
     return config

@@ -49,4 +49,4 @@ def replace(monkeypatch):
     )
     monkeypatch.setattr(image_pairs, "_list", lambda *_: Unread(800))
     names = [f"{i:02}" for i in range(80)]
-    monkeypatch.setattr(boxes, "_source", lambda *_: (Unread(500), names))
+    monkeypatch.setattr(boxes, "_source", lambda *_, **__: (Unread(500), names))

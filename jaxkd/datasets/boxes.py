@@ -3,7 +3,9 @@
 Every image is fitted into one padded square, so that shapes are static: its longer side
 is scaled to ``size``, and the rest is padded with the mean colour at the right and at
 the bottom. Fields: ``image`` uint8, ``boxes`` float32 ``[most, 4]`` (left, top, right,
-bottom, in pixels of the square), ``classes`` int32 ``[most]``, -1 for padding.
+bottom, in pixels of the square), ``classes`` int32 ``[most]``, -1 for padding. Crowds
+(``iscrowd``) are left out of training; test images have them as class ``-2 - k``, which
+COCO's evaluation ignores (``jaxkd.metrics.detection``) and all else takes for padding.
 """
 
 from collections import Counter
@@ -17,6 +19,7 @@ import numpy as np
 from jaxkd.core import parsing, schema
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
+from jaxkd.metrics.detection import crowd
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD, decode, resize
 
 TOLERANCE = 1.0  # pixels by which a box may leave its image
@@ -57,14 +60,14 @@ class BoxSource:
         return {"image": image, "boxes": boxes, "classes": classes}
 
 
-def read(path: Path, names: list[str] | None = None):
+def read(path: Path, names: list[str] | None = None, *, crowds: bool = False):
     """Reads and checks an annotation file.
-
-    Crowds (``iscrowd``) are left out, as usual in training.
 
     Args:
       path: of the JSON file.
       names: class names that there must be; None takes the file's own, by their id.
+      crowds: whether to keep crowds (``iscrowd``), with the class ``crowd(k)``; they
+        are left out otherwise, as usual in training.
 
     Returns:
       Images, image id -> list of (corners, class), and the class names.
@@ -102,13 +105,13 @@ def read(path: Path, names: list[str] | None = None):
     places = {one["id"]: names.index(str(one["name"])) for one in categories}
     boxes: dict[int, list] = {}
     for number, one in enumerate(annotations):
-        if one.get("iscrowd"):
+        if one.get("iscrowd") and not crowds:
             continue
         where = f"{path}: annotation {one.get('id', f'number {number}')}"
         corners = _check(one, where, sizes, places)
-        boxes.setdefault(one["image_id"], []).append(
-            (corners, places[one["category_id"]])
-        )
+        label = places[one["category_id"]]
+        label = crowd(label) if one.get("iscrowd") else label
+        boxes.setdefault(one["image_id"], []).append((corners, label))
     return images, boxes, names
 
 
@@ -170,14 +173,14 @@ def load(
       train_images: folder of the images.
       test_images: likewise.
       size: side of the padded squares.
-      most: objects of an image; an image of more is refused.
+      most: objects of an image, and crowds of a test image; one of more is refused.
 
     Raises:
       UserError: see ``read``; or a folder or an image is missing.
     """
     top = Path(root).expanduser()
     training, names = _source(top / train, top / train_images, None, most)
-    testing, _ = _source(top / test, top / test_images, names, most)
+    testing, _ = _source(top / test, top / test_images, names, most, crowds=True)
     info, fields = describe_examples(top.absolute().name, names, size, most)
 
     def prepare(example: Example, rng: np.random.Generator | None = None) -> Example:
@@ -199,8 +202,8 @@ def describe_examples(name: str, names, size: int = 512, most: int = 100):
     return Info(name, len(names), shape, IMAGENET_MEAN, IMAGENET_STD, names), fields
 
 
-def _source(path: Path, folder: Path, names, most: int):
-    images, boxes, names = read(path, names)
+def _source(path: Path, folder: Path, names, most: int, *, crowds: bool = False):
+    images, boxes, names = read(path, names, crowds=crowds)
     if not folder.is_dir():
         raise UserError(f"{folder.absolute()} does not exist. Set config.data.root.")
     files = [folder / one["file_name"] for one in images]

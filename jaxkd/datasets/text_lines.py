@@ -2,7 +2,8 @@
 
 ``root/train1``, ``root/train2`` (or ``root/train``) and ``root/test/easy``, ``medium``,
 ``hard`` (or ``root/test``) are each an LMDB folder (``jaxkd.readers.text_lmdb``), or a
-folder of images with ``labels.csv``: a line ``file,text`` for each image.
+folder of images with ``labels.csv``: a line ``file,text`` for each image. Lines in
+other folders beside them are refused rather than passed over.
 
 Fields: ``image`` uint8, ``low`` uint8 where there are small images, ``tokens`` int32
 ``[slots]``, ``length`` int32, and ``group`` int32, the place of the test folder.
@@ -18,11 +19,13 @@ from jaxkd.core import parsing
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset, Example, Info
 from jaxkd.metrics.text import ALPHABET
+from jaxkd.readers import listing
 from jaxkd.readers.images import IMAGENET_MEAN, IMAGENET_STD, decode, resize
 from jaxkd.readers.text_lmdb import Line, TextLmdb
 
 TRAIN, TESTS = ("train1", "train2", "train"), ("easy", "medium", "hard")
-TABLE = "labels.csv"
+TABLE, DATABASE = "labels.csv", "data.mdb"
+LEFT_BY_ARCHIVES = ("__MACOSX",)
 UNKNOWN = ("error", "drop")
 
 
@@ -154,8 +157,8 @@ def load(
       factor: between large and small sides, where the data have small images.
 
     Raises:
-      UserError: if a folder is missing, empty or of another kind, or an option is out
-        of its range.
+      UserError: if a folder is missing, empty or of another kind, lines lie in a folder
+        that none is read from, or an option is out of its range.
     """
     if unknown not in UNKNOWN:
         raise UserError(f"unknown is {unknown!r}, expected 'error' or 'drop'.")
@@ -164,6 +167,7 @@ def load(
     top = Path(root).expanduser()
     train = [_open(top / name) for name in TRAIN if _is_folder(top / name)]
     tests = [top / "test" / name for name in TESTS if _is_folder(top / "test" / name)]
+    _refuse_unread(top, bool(tests))
     tests = tests or [path for path in [top / "test"] if _is_folder(path)]
     if not train or not tests:
         raise UserError(
@@ -234,19 +238,61 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir()
 
 
+def _refuse_unread(top: Path, by_set: bool) -> None:
+    """Refuses lines that would be passed over: a mistyped set shortens no test.
+
+    Args:
+      top: the root.
+      by_set: whether the test folders are those of ``TESTS``.
+
+    Raises:
+      UserError: if there is another folder in ``test``, or one of lines in the root, or
+        ``test`` has both lines and sets of them.
+    """
+    unread = [top / name for name in _folders(top) if name not in (*TRAIN, "test")]
+    unread = [path for path in unread if _holds_lines(path)]
+    test = top / "test"
+    if not _holds_lines(test):
+        unread += [test / name for name in _folders(test) if name not in TESTS]
+    elif by_set:
+        unread.append(test)
+    if unread:
+        raise UserError(
+            f"{', '.join(map(str, unread))}: no line would be read from there. "
+            f"Expected {', '.join(TRAIN)} in the root, and either test or "
+            f"test/<{'|'.join(TESTS)}>. Rename what is to be read, and move the rest "
+            "out of the root."
+        )
+
+
+def _folders(folder: Path) -> list[str]:
+    """Lists the names of a folder's folders, without those that archives leave."""
+    if not folder.is_dir():
+        return []
+    return [
+        name
+        for name in listing.entries(folder)
+        if name not in LEFT_BY_ARCHIVES and (folder / name).is_dir()
+    ]
+
+
+def _holds_lines(folder: Path) -> bool:
+    return (folder / DATABASE).is_file() or (folder / TABLE).is_file()
+
+
 def _open(folder: Path) -> TextLmdb | TableFolder:
     """Opens a folder as what its files are.
 
     Raises:
       UserError: if it is neither, or empty.
     """
-    if (folder / "data.mdb").is_file():
+    if (folder / DATABASE).is_file():
         found: TextLmdb | TableFolder = TextLmdb(folder)
     elif (folder / TABLE).is_file():
         found = TableFolder(folder)
     else:
         raise UserError(
-            f"{folder} has neither data.mdb nor {TABLE}, expected an LMDB folder of "
+            f"{folder} has neither {DATABASE} nor {TABLE}, expected an LMDB folder of "
             f"text lines, or images with {TABLE} (file,text on each line)."
         )
     if not len(found):

@@ -26,6 +26,7 @@ from jaxkd.core.types import (
     Update,
     UpdateInputs,
 )
+from jaxkd.evaluators import perceptual
 from jaxkd.losses.restoration import knowledge_distance
 from jaxkd.methods.common import adapters, distillation, super_resolution
 from jaxkd.methods.common.networks import frozen_outputs
@@ -70,6 +71,7 @@ def make(
     hidden: int = 16,
     meta_every: int = 5,
     first_order: bool = False,
+    lpips: str = "",
 ) -> Method:
     """Makes a student of ``L1 + knowledge_weight * knowledge`` and its meta step.
 
@@ -88,10 +90,12 @@ def make(
       first_order: whether the virtual step is taken as a constant shift, so that the
         knowledge networks learn from the student's features at ``theta'`` alone:
         cheaper, and no gradient of a gradient.
+      lpips: file of weights for LPIPS after training, see
+        ``jaxkd.readers.lpips_weights``; empty for none.
 
     Raises:
-      UserError: if the teacher is missing, sizes differ, or an option is out of its
-        range.
+      UserError: if the teacher is missing, sizes differ, LPIPS' file does not fit, or
+        an option is out of its range.
     """
     check_weights({NAME: knowledge_weight}, "mkd")
     if meta_every < 1 or not knowledge_weight:
@@ -118,6 +122,7 @@ def make(
     method = super_resolution.enlarger(spec, loss, targets)
     method = adapters.with_variables(method, spec, NAME, adapter)
     return method._replace(
+        evaluator=perceptual.by_file(spec, lpips),
         trainable=_labels,
         update=_update(spec, method.forward, loss, meta_every, first_order),
     )

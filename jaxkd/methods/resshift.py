@@ -24,6 +24,7 @@ from jaxkd.core.types import (
     Spec,
 )
 from jaxkd.diffusion import resshift
+from jaxkd.evaluators import perceptual
 from jaxkd.methods.common import super_resolution, warm_start
 from jaxkd.methods.common.untrained import untrained
 from jaxkd.models.swin_unet import pack
@@ -93,6 +94,7 @@ def make(
     one_step: bool = False,
     start_from: str = "",
     frozen: bool = False,
+    lpips: str = "",
 ) -> Method:
     """Makes a denoiser that predicts the large image, ``mean (x - x_0)^2``.
 
@@ -102,9 +104,11 @@ def make(
       one_step: whether it is evaluated by one step instead of all.
       start_from: name of a needed run that it begins as.
       frozen: whether it stays so: measures the needed run's network.
+      lpips: file of weights for LPIPS after training, see
+        ``jaxkd.readers.lpips_weights``; empty for none.
 
     Raises:
-      UserError: if the network or the fields do not fit.
+      UserError: if the network, the fields or LPIPS' file do not fit.
     """
     check(spec)
     own = process(spec.network, schedule)
@@ -115,6 +119,7 @@ def make(
         return Loss(jnp.mean(apart**2), inputs.model_state, {})
 
     method = finish(spec, functions, loss)
+    method = method._replace(evaluator=perceptual.by_file(spec, lpips))
     if start_from:
         method = method._replace(warm_start=warm_start.from_needed_run(start_from))
     if frozen:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd.core.types import LossInputs, Method, Spec
+from jaxkd.evaluators import perceptual
 from jaxkd.methods.common import adapters, distillation, super_resolution
 from jaxkd.methods.common.networks import frozen_outputs
 from jaxkd.methods.common.terms import Term, add_up, check_weights
@@ -47,6 +48,7 @@ def make(
     *,
     feature_weight: float = 0.0,
     taps: Sequence[str] = ("stage1", "stage2"),
+    lpips: str = "",
 ) -> Method:
     """Makes a network that enlarges images, ``L1 + feature_weight * features``.
 
@@ -54,14 +56,19 @@ def make(
       spec: of the run; with ``feature_weight`` it must need a teacher.
       feature_weight: of the difference from the teacher's features.
       taps: names of these features.
+      lpips: file of weights for LPIPS after training, see
+        ``jaxkd.readers.lpips_weights``; empty for none.
 
     Raises:
-      UserError: if the weight is negative, the teacher is missing, or sizes differ.
+      UserError: if the weight is negative, the teacher is missing, sizes differ, or
+        LPIPS' file does not fit.
     """
     check_weights({NAME: feature_weight}, "super_resolution")
+    evaluator = perceptual.by_file(spec, lpips)
     terms = {"l1": Term(1.0, super_resolution.l1)}
     if not feature_weight:
-        return super_resolution.enlarger(spec, lambda inputs: add_up(inputs, terms))
+        method = super_resolution.enlarger(spec, lambda inputs: add_up(inputs, terms))
+        return method._replace(evaluator=evaluator)
     teacher = distillation.require(spec, "teacher", "super_resolution")
     adapter = FeatureDistance(tuple(taps))
 
@@ -73,4 +80,5 @@ def make(
     method = super_resolution.enlarger(
         spec, lambda inputs: add_up(inputs, terms), targets
     )
-    return adapters.with_variables(method, spec, NAME, adapter)
+    method = adapters.with_variables(method, spec, NAME, adapter)
+    return method._replace(evaluator=evaluator)

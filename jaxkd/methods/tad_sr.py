@@ -32,6 +32,7 @@ from jaxkd.core.types import (
     UpdateInputs,
 )
 from jaxkd.diffusion import resshift
+from jaxkd.evaluators import perceptual
 from jaxkd.methods import resshift as teachers
 from jaxkd.methods.common import distillation, super_resolution, warm_start
 from jaxkd.methods.common.terms import check_weights
@@ -54,6 +55,7 @@ def make(
     hsd_steps: int = 3,
     zero_start: bool = False,
     official: bool = False,
+    lpips: str = "",
 ) -> Method:
     """Makes a one-step student, ``MSE + hsd_weight * HSD + adversarial_weight * G``.
 
@@ -73,10 +75,12 @@ def make(
       hsd_steps: the score's step is uniform on the first ``hsd_steps``.
       zero_start: whether the heads start blind, as in the public code.
       official: see above.
+      lpips: file of weights for LPIPS after training, see
+        ``jaxkd.readers.lpips_weights``; empty for none.
 
     Raises:
-      UserError: if the teacher is missing, networks differ, or an option is out of its
-        range.
+      UserError: if the teacher is missing, networks differ, LPIPS' file does not fit,
+        or an option is out of its range.
     """
     check_weights({"hsd": hsd_weight, "adversarial": adversarial_weight}, "tad_sr")
     teachers.check(spec)
@@ -106,6 +110,7 @@ def make(
 
     method = teachers.finish(spec, functions, loss, _targets(teacher, spec.input_key))
     return method._replace(
+        evaluator=perceptual.by_file(spec, lpips),
         trainable=_labels,
         update=_update(system, functions.forward, loss, bool(adversarial_weight)),
         warm_start=_begin,

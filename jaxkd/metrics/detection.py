@@ -17,7 +17,8 @@ class ImageBoxes(NamedTuple):
 
     Attributes:
       boxes: ``[objects, 4]``.
-      classes: integers ``[objects]``; negative ones are padding.
+      classes: integers ``[objects]``; -1 is padding, and of the truth ``crowd(k)`` is a
+        region of many objects of class ``k``.
       scores: ``[objects]``; None for the truth.
     """
 
@@ -26,10 +27,21 @@ class ImageBoxes(NamedTuple):
     scores: np.ndarray | None = None
 
 
+def crowd(label: int) -> int:
+    """Returns the class that marks a crowd of a class, or the class of such a mark.
+
+    >>> crowd(0), crowd(7), crowd(crowd(7))
+    (-2, -9, 7)
+    """
+    return -2 - label
+
+
 def average_precision(
     predictions: Sequence[ImageBoxes], truths: Sequence[ImageBoxes]
 ) -> dict[str, float]:
     """Computes COCO's average precisions with pycocotools.
+
+    Detections inside a crowd of their class are neither hits nor false alarms.
 
     Args:
       predictions: of each image, with scores.
@@ -38,7 +50,7 @@ def average_precision(
     Returns:
       ``ap`` (the mean over overlaps 0.5 to 0.95), ``ap50``, ``ap75`` and, by the area
       of the objects (32^2 and 96^2 pixels), ``ap_small``, ``ap_medium``, ``ap_large``;
-      NaN where there is no object.
+      NaN where there is no object (but crowds).
 
     Raises:
       ValueError: if there are not as many predictions as truths.
@@ -83,17 +95,18 @@ def _rows(images: Sequence[ImageBoxes]):
         for place, (box, label) in enumerate(
             zip(objects.boxes, objects.classes, strict=True)
         ):
-            if label < 0:
+            is_crowd = label < -1 and objects.scores is None
+            if label < 0 and not is_crowd:
                 continue
             left, top, right, bottom = map(float, box)
             number += 1  # the evaluator takes 0 for no match
             row = {
                 "id": number,
                 "image_id": image,
-                "category_id": int(label),
+                "category_id": crowd(int(label)) if is_crowd else int(label),
                 "bbox": [left, top, right - left, bottom - top],
                 "area": (right - left) * (bottom - top),
-                "iscrowd": 0,
+                "iscrowd": int(is_crowd),
             }
             if objects.scores is not None:
                 row["score"] = float(objects.scores[place])

@@ -48,12 +48,16 @@ class SwinUNet(nn.Module):
       multipliers: of the levels' channels; the side halves between them.
       blocks: residual blocks of a level.
       attention: the levels, from 0, whose blocks are followed by Swin layers.
+      every_block: whether all of a level's blocks are, or the first on the way down and
+        the first on the way up, as in the published network.
       depth: Swin layers each, every second of them with shifted windows.
       embed: width of the Swin layers.
       heads: of their attention.
       window: side of a window.
       groups: of the group normalisation.
       step_scale: what the step is multiplied by before its sinusoids: ``T - 1``.
+      remat: whether the backward pass computes the activations of each block anew,
+        which takes a third more operations, and memory for blocks' ends alone.
       dtype: of the input; parameters, and what they are multiplied with, are float32.
     """
 
@@ -62,12 +66,14 @@ class SwinUNet(nn.Module):
     multipliers: Sequence[int] = (1, 2, 2, 4)
     blocks: int = 2
     attention: Annotated[Sequence[int], Items(least=0)] = (0, 1, 2, 3)
+    every_block: bool = True
     depth: int = 2
     embed: int = 192
     heads: int = 6
     window: int = 8
     groups: int = 32
     step_scale: float = 14.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -99,7 +105,8 @@ class SwinUNet(nn.Module):
         for level, factor in enumerate(self.multipliers):
             for index in range(self.blocks):
                 x = self._block(x, emb, factor, f"down{level}_{index}")
-                x = self._attend(x, level, f"down{level}_{index}_swin")
+                if self.every_block or not index:
+                    x = self._attend(x, level, f"down{level}_{index}_swin")
                 skips.append(x)
             features[f"encoder{level + 1}"] = x
             if level + 1 < len(self.multipliers):
@@ -120,7 +127,8 @@ class SwinUNet(nn.Module):
             for index in range(self.blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._block(x, emb, self.multipliers[level], f"up{level}_{index}")
-                x = self._attend(x, level, f"up{level}_{index}_swin")
+                if self.every_block or not index:
+                    x = self._attend(x, level, f"up{level}_{index}_swin")
             if level:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = conv3x3(x.shape[-1], f"enlarge{level}")(x)
@@ -128,12 +136,14 @@ class SwinUNet(nn.Module):
         return conv3x3(channels, "tail")(x).astype(jnp.float32), features
 
     def _block(self, x: jax.Array, emb: jax.Array, factor: int, name: str) -> jax.Array:
-        return StepBlock(factor * self.width, self.groups, name=name)(x, emb)
+        block = nn.remat(StepBlock) if self.remat else StepBlock
+        return block(factor * self.width, self.groups, name=name)(x, emb)
 
     def _attend(self, x: jax.Array, level: int, name: str) -> jax.Array:
         if level not in self.attention:
             return x
-        return SwinLayers(self.depth, self.embed, self.heads, self.window, name=name)(x)
+        part = nn.remat(SwinLayers) if self.remat else SwinLayers
+        return part(self.depth, self.embed, self.heads, self.window, name=name)(x)
 
     def _check(self, shape: Sequence[int]) -> None:
         coarsest = 2 ** (len(self.multipliers) - 1)
@@ -287,7 +297,7 @@ def _areas(height: int, width: int, side: int, shift: int) -> jax.Array:
 
 
 VARIANTS: dict[str, Any] = {
-    "resshift": (SwinUNet, {}),
+    "resshift": (SwinUNet, {"every_block": False}),
     "resshift_small": (
         SwinUNet,
         {

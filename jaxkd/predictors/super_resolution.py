@@ -14,9 +14,11 @@ from jaxkd.diffusion import resshift as diffusion
 from jaxkd.methods import resshift
 from jaxkd.models.super_resolution import enlarged
 from jaxkd.predictors.inputs import attempt, output_names, summary, write_status
+from jaxkd.predictors.restoration_quality import Quality
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
 from jaxkd.report.statistics import plural
+from jaxkd.views import real_esrgan
 
 
 def predict(
@@ -29,11 +31,14 @@ def predict(
     use: str = "last",
     tile: int = 64,
     overlap: int = 8,
+    references: str = "",
+    lpips: str = "",
 ) -> str:
     """Enlarges image files and writes PNG files of the same names.
 
     Where two inputs have one name, the second is numbered (``a.png``, ``a-2.png``).
-    ``files.csv`` has a row for each image with its status, in the order of the names.
+    ``files.csv`` has a row for each image with its status, in the order of the names,
+    and ``quality.csv``, where there are references, one with PSNR, SSIM and LPIPS.
 
     Images are cut into overlapping tiles of one size, so that the network is compiled
     once and any size fits into memory; where tiles overlap, they fade into each other.
@@ -47,15 +52,21 @@ def predict(
       use: "last" or "best" parameters.
       tile: side of a tile, in pixels of the small image.
       overlap: of neighbouring tiles, likewise, below half a tile.
+      references: folder of the true large images, of the inputs' names; empty for none.
+      lpips: file of weights for LPIPS, see ``jaxkd.readers.lpips_weights``.
 
     Returns:
       What was done, for the terminal.
 
     Raises:
-      UserError: if an input is missing or no image, the run is unknown or does not
-        enlarge, or its network cannot read tiles of that size.
+      UserError: if an input or its reference is missing or no image, the run is unknown
+        or does not enlarge, its network cannot read tiles of that size, or LPIPS' file
+        is refused.
     """
     files = output_names(list(images.find(inputs, output)))
+    if lpips and not references:
+        raise UserError("lpips compares with references; give --option=references=DIR.")
+    quality = Quality(references, list(files.values()), lpips) if references else None
     restored = restore(workdir, student, seed, use)
     scale, run = _enlarger(restored)
     if not scale:
@@ -84,10 +95,13 @@ def predict(
         levels = np.round(255 * np.clip((large + 1) / 2, 0, 1)).astype(np.uint8)
         picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         picture.save(output / f"{name}.png")
+        if quality:
+            quality.add(file, levels, scale)
+    compared = quality.write(output / "quality.csv") if quality else ""
     write_status(output / "files.csv", list(files.values()), errors)
     return (
         f"{plural(len(files) - len(errors), 'image')} enlarged {scale} times by "
-        f"{restored.name}, in {output}{summary(errors)}"
+        f"{restored.name}, in {output}{summary(errors)}{compared}"
     )
 
 
@@ -133,6 +147,8 @@ def _diffusion_scale(restored: Restored) -> int:
     low = restored.config.view.base
     if "side" in low:
         return restored.info.image_shape[0] // low.side
+    if low.get("name") == "real_esrgan":
+        return low.get("scale", real_esrgan.PUBLISHED.scale)
     return restored.config.data.get("scale", 2)
 
 

@@ -30,6 +30,7 @@ VIEWS: dict[str, str] = {
     "recolour": "jaxkd.views.low_resolution:recolour",
     "low": "jaxkd.views.low_resolution:low",
     "noisy": "jaxkd.views.low_resolution:noisy",
+    "real_esrgan": "jaxkd.views.real_esrgan:real_esrgan",
     "mixed_low": "jaxkd.views.mixed_resolution:mixed_low",
     "ct": "jaxkd.views.ct:ct",
     "mask_dihedral": "jaxkd.views.masks:dihedral",

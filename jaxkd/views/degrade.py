@@ -19,7 +19,7 @@ A resize is a product with a fixed matrix along each axis, exact to float32's ro
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,23 +42,24 @@ class Kernel(NamedTuple):
         border then do not count. Otherwise the border's pixels are repeated.
     """
 
-    weigh: Callable[[np.ndarray], np.ndarray]
+    weigh: Callable[[Any], Any]
     radius: float
     widen: bool
 
 
-def _cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
-    def weigh(x: np.ndarray) -> np.ndarray:
-        x = np.abs(x)
+# Products with truth values, not ``where``: for NumPy's and for traced arrays alike.
+def _cubic(a: float) -> Callable[[Any], Any]:
+    def weigh(x):
+        x = abs(x)
         near = ((a + 2) * x - (a + 3)) * x**2 + 1
         far = ((x - 5) * x + 8) * x * a - 4 * a
-        return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+        return near * (x < 1) + far * ((x >= 1) & (x < 2))
 
     return weigh
 
 
-def _triangle(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(x), 0)
+def _triangle(x):
+    return (1 - abs(x)) * (abs(x) < 1)
 
 
 KERNELS: dict[str, Kernel | None] = {

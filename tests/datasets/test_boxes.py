@@ -40,7 +40,9 @@ def test_images_and_boxes_are_fitted_into_a_square(tmp_path):
     assert data.info.class_names == ("cat", "dog")  # by their id
     found = data.prepare_test(data.test[0])
     assert found["image"].shape == (20, 20, 3)
-    np.testing.assert_array_equal(found["classes"], [1, 0, -1])
+    np.testing.assert_array_equal(found["classes"], [1, 0, -3])  # a crowd of dogs
+    learnt = data.prepare_train(data.train(0)[0], np.random.default_rng(0))
+    np.testing.assert_array_equal(learnt["classes"], [1, 0, -1])
     np.testing.assert_allclose(
         found["boxes"][0], np.array([4, 2, 24, 12]) / 2, atol=0.6
     )

@@ -1,6 +1,7 @@
 """Text lines from files: what is read, and what is refused."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,7 @@ def test_damaged_records(tmp_path):
 def table(folder, rows, images=("a.png",)):
     folder.mkdir(parents=True, exist_ok=True)
     for image in images:
+        (folder / image).parent.mkdir(exist_ok=True)
         (folder / image).write_bytes(png(0, (9, 31, 3))[1])  # odd sizes are resized
     (folder / "labels.csv").write_text("".join(f"{row}\n" for row in rows))
 
@@ -130,3 +132,27 @@ def test_what_is_no_data_set(tmp_path):
     (tmp_path / "train/labels.csv").unlink()
     with pytest.raises(UserError, match=r"neither data\.mdb nor labels\.csv"):
         text_lines.load(str(tmp_path))
+
+
+def test_lines_that_would_be_passed_over(tmp_path):
+    table(tmp_path / "train", ["a.png,x"])
+    for name in ("easy", "medium"):
+        table(tmp_path / "test" / name, ["a.png,x"])
+    for name in ("test/.cache", "test/__MACOSX", "fonts"):
+        (tmp_path / name).mkdir()
+    assert text_lines.load(str(tmp_path)).test.groups == ("easy", "medium")
+    for name in ("test/Hard", "train3"):
+        table(tmp_path / name, ["a.png,x"])
+        message = f"/{name}: no line would be read .*test/<easy.medium.hard>"
+        with pytest.raises(UserError, match=message):
+            text_lines.load(str(tmp_path))
+        (tmp_path / name).rename(tmp_path / "fonts" / Path(name).name)
+    table(tmp_path / "test", ["easy/a.png,x"])
+    with pytest.raises(UserError, match="/test: no line would be read"):
+        text_lines.load(str(tmp_path))
+
+
+def test_folders_of_images_inside_one_test_folder(tmp_path):
+    table(tmp_path / "train", ["a.png,x"])
+    table(tmp_path / "test", ["scans/a.png,x"], images=("scans/a.png",))
+    assert len(text_lines.load(str(tmp_path)).test) == 1

@@ -66,12 +66,38 @@ def test_the_small_network_sees_step_condition_and_shift():
         model.init(jax.random.key(0), jnp.zeros((1, 12, 16, 7)))
 
 
-def test_the_published_network_can_be_built():
+def test_the_published_size():
     network, options = swin_unet.VARIANTS["resshift"]
     image = jax.ShapeDtypeStruct((1, 64, 64, 7), jnp.float32)
-    shapes = jax.eval_shape(network(**options).init, jax.random.key(0), image)
-    total = sum(x.size for x in jax.tree.leaves(shapes))
-    assert 100e6 < total < 135e6  # ResShift reports 118.6 million
+    (_, features), variables = jax.eval_shape(
+        network(**options).init_with_output, jax.random.key(0), image
+    )
+    total = sum(x.size for x in jax.tree.leaves(variables))
+    assert total == 118_593_583  # ResShift reports 118.59 million
+    # What TAD-SR's discriminator sees: c, 2 c, 2 c, 4 c and 4 c channels.
+    widths = [features[name].shape[-1] for name in sorted(features)]
+    assert widths == [160, 320, 320, 640, 640]
+
+
+def test_activations_computed_anew_change_nothing():
+    options = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,)}
+    options |= {"depth": 2, "embed": 8, "heads": 2, "window": 4, "groups": 4}
+    image = jax.random.normal(jax.random.key(1), (2, 8, 8, 7))
+    variables = swin_unet.SwinUNet(**options).init(jax.random.key(0), image)
+
+    def slope(remat):
+        model = swin_unet.SwinUNet(**options, remat=remat)
+
+        def loss(variables):
+            return jnp.mean(model.apply(variables, image)[0] ** 2)
+
+        return jax.jit(jax.value_and_grad(loss))(variables)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6),
+        slope(False),
+        slope(True),
+    )
 
 
 def test_spectral_normalisation_finds_the_largest_singular_value():

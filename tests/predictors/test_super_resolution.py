@@ -92,6 +92,7 @@ def test_the_scale_of_a_diffusion_is_the_views_or_the_datas():
     info = SimpleNamespace(image_shape=(32, 32, 3))
     made = {"view": {"base": {"name": "low", "side": 8}}, "data": {}}
     read = {"view": {"base": {"name": "signed_dihedral"}}, "data": {"scale": 3}}
-    for config, expected in ((made, 4), (read, 3)):
+    drawn = {"view": {"base": {"name": "real_esrgan", "scale": 2}}, "data": {}}
+    for config, expected in ((made, 4), (read, 3), (drawn, 2)):
         restored = SimpleNamespace(config=ConfigDict(config), info=info)
         assert super_resolution._diffusion_scale(restored) == expected
