@@ -30,16 +30,23 @@ MICRO = {
     "pyramid_width": 8,
 }
 
+SEVERAL = ("telea", "navier_stokes", "biharmonic", "exemplar", "generative")
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
+    variant, _, held_out = arg.partition(",")
+    if variant == "several":
+        return several(*held_out.split(",")) if held_out else several()
     variants = {
         "": embedded,
+        "inpainter": inpainter,
         "noise": noise,
         "ablation": ablation,
         "official": official,
     }
-    return choose(arg, variants, what="configs/defi.py variant")()
+    names = {**variants, "several": several}
+    return choose(arg, names, what="configs/defi.py variant")()
 
 
 def embedded() -> ConfigDict:
@@ -73,6 +80,60 @@ def embedded() -> ConfigDict:
             "clip_value": 0.5,  # as the official code
         }
     )
+    return config
+
+
+def inpainter() -> ConfigDict:
+    """A diffusion model of the training photographs, which fills in holes."""
+    config = configs.default()
+    config.name = "inpainter"
+    config.method = "edm"
+    config.loss = ConfigDict({"samples": False})
+    config.model = ConfigDict(
+        {"name": "song_unet", "model_channels": 12, "channel_mult": (1, 2, 2)}
+    )
+    config.data = ConfigDict(
+        {
+            **{"name": "inpainted", "size": 48, "train": 2000, "test": 50},
+            **{"authentic": 1.0, "test_methods": ()},
+        }
+    )
+    config.view = ConfigDict({"name": "signed"})
+    config.unit, config.duration = "steps", 500
+    config.eval_every = config.checkpoint_every = 250
+    config.batch_size, config.eval_batch_size, config.ema = 8, 50, 0.99
+    config.optim.update(
+        {"name": "adamw", "lr": 2e-3, "weight_decay": 0.0, "warmup": 50}
+    )
+    return config
+
+
+def several(*held_out: str) -> ConfigDict:
+    """Many inpainters, and regions that are smooth but authentic."""
+    unseen = held_out or ("navier_stokes",)
+    config = embedded()
+    config.name = "defi-several"
+    config.data.update(
+        {
+            "train": 1500,
+            "test": 48,
+            "train_methods": tuple(m for m in SEVERAL if m not in unseen),
+            "test_methods": SEVERAL,
+            "authentic": 0.15,
+            "hard_negatives": 0.25,
+            "train_negatives": ("blurred", "recompressed", "resized"),
+            "test_negatives": ("blurred", "denoised", "recompressed", "resized"),
+            "inpainter": "runs/inpainter",
+        }
+    )
+    config.students = configs.students(
+        {
+            "whole": {},
+            "no_negatives": {"method": "defi", "loss": {"negative_weight": 0.0}},
+            "no_edge_loss": {"method": "defi", "loss": {"edge_weight": 0.0}},
+        }
+    )
+    config.reference = "whole"
     return config
 
 

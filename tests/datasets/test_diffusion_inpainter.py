@@ -1,0 +1,73 @@
+"""The generative inpainter, with denoisers whose samples are known in closed form."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from jaxkd.core.errors import UserError
+from jaxkd.datasets import diffusion_inpainter
+
+SIZE = 8
+
+
+def image():
+    return np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def hole():
+    found = np.zeros((SIZE, SIZE), bool)
+    found[2:6, 3:7] = True
+    return found
+
+
+def gaussian(x, sigma):
+    """The denoiser of pixels that are normal with mean 0.2 and deviation 0.1."""
+    return (0.01 * x + sigma**2 * 0.2) / (0.01 + sigma**2)
+
+
+def nearest_mean(x, sigma):
+    """Continues into the hole the mean of all pixels as they are given."""
+    del sigma
+    return jnp.broadcast_to(jnp.mean(x, axis=(1, 2), keepdims=True), x.shape)
+
+
+def test_samples_follow_the_law_of_the_denoiser():
+    fill = diffusion_inpainter.make(Partial(gaussian))
+    rng = np.random.default_rng(1)
+    drawn = np.stack([fill(image(), hole(), rng)[hole()] for _ in range(40)])
+    values = drawn / 127.5 - 1
+    # 1,920 values; a seventh of the deviation is far beyond their standard error.
+    assert values.mean() == pytest.approx(0.2, abs=0.015)
+    assert values.std() == pytest.approx(0.1, rel=0.15)
+
+
+def test_known_pixels_stay_and_hidden_ones_do_not_matter():
+    fill = diffusion_inpainter.make(Partial(nearest_mean))
+    filled = fill(image(), hole(), np.random.default_rng(0))
+    known = ~hole()
+    # The last sigma's noise, in grey levels, is all that is left on them.
+    assert np.abs(filled[known].astype(int) - image()[known]).max() <= 6
+    other = np.where(hole()[..., None], 255 - image(), image())
+    again = fill(other, hole(), np.random.default_rng(0))
+    np.testing.assert_array_equal(filled, again)
+    assert (fill(image(), hole(), np.random.default_rng(1)) != filled).any()
+
+
+def test_what_is_known_decides_what_is_filled_in():
+    fill = diffusion_inpainter.make(Partial(nearest_mean))
+    dark, bright = (np.full((SIZE, SIZE, 3), v, np.uint8) for v in (40, 200))
+    filled = [
+        fill(x, hole(), np.random.default_rng(0))[hole()].mean() for x in (dark, bright)
+    ]
+    assert filled[1] - filled[0] > 100
+
+
+def test_other_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        diffusion_inpainter.load(str(tmp_path), SIZE)
+    (tmp_path / "results.json").write_text(json.dumps({}))
+    with pytest.raises(UserError):
+        diffusion_inpainter.load(str(tmp_path), SIZE)
