@@ -17,6 +17,7 @@ cores, no download; needs the extra ``forensics``. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
 from jaxkd.core.lookup import choose
 
 # Narrower than the presets: for crops of 48 pixels on two cores.
@@ -35,18 +36,19 @@ SEVERAL = ("telea", "navier_stokes", "biharmonic", "exemplar", "generative")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, _, held_out = arg.partition(",")
-    if variant == "several":
-        return several(*held_out.split(",")) if held_out else several()
+    variant, *held_out = arg.split(",")
     variants = {
         "": embedded,
         "inpainter": inpainter,
+        "several": several,
+        "several_parts": several_parts,
         "noise": noise,
         "ablation": ablation,
         "official": official,
     }
-    names = {**variants, "several": several}
-    return choose(arg, names, what="configs/defi.py variant")()
+    if held_out and variant != "several":
+        raise UserError(f"configs/defi.py:{variant} takes no {','.join(held_out)}.")
+    return choose(variant, variants, what="configs/defi.py variant")(*held_out)
 
 
 def embedded() -> ConfigDict:
@@ -88,13 +90,13 @@ def inpainter() -> ConfigDict:
     config = configs.default()
     config.name = "inpainter"
     config.method = "edm"
-    config.loss = ConfigDict({"samples": False})
+    config.loss = ConfigDict({"draw_samples": False})
     config.model = ConfigDict(
         {"name": "song_unet", "model_channels": 12, "channel_mult": (1, 2, 2)}
     )
     config.data = ConfigDict(
         {
-            **{"name": "inpainted", "size": 48, "train": 2000, "test": 50},
+            **{"name": "inpainted", "size": 40, "train": 2000, "test": 50},
             **{"authentic": 1.0, "test_methods": ()},
         }
     )
@@ -111,29 +113,44 @@ def inpainter() -> ConfigDict:
 def several(*held_out: str) -> ConfigDict:
     """Many inpainters, and regions that are smooth but authentic."""
     unseen = held_out or ("navier_stokes",)
+    for name in unseen:
+        choose(name, dict.fromkeys(SEVERAL), what="inpainter to hold out")
     config = embedded()
     config.name = "defi-several"
-    config.data.update(
+    config.data = ConfigDict(
         {
-            "train": 1500,
-            "test": 48,
+            **{"name": "inpainted", "size": 40, "train": 1500, "test": 48},
             "train_methods": tuple(m for m in SEVERAL if m not in unseen),
             "test_methods": SEVERAL,
-            "authentic": 0.15,
-            "hard_negatives": 0.25,
+            **{"authentic": 0.15, "hard_negatives": 0.25},
             "train_negatives": ("blurred", "recompressed", "resized"),
-            "test_negatives": ("blurred", "denoised", "recompressed", "resized"),
+            "test_negatives": ("blurred", "recompressed", "resized", "denoised"),
             "inpainter": "runs/inpainter",
         }
     )
+    config.duration = 450
+    config.eval_every = config.checkpoint_every = 225
     config.students = configs.students(
         {
             "whole": {},
             "no_negatives": {"method": "defi", "loss": {"negative_weight": 0.0}},
-            "no_edge_loss": {"method": "defi", "loss": {"edge_weight": 0.0}},
         }
     )
     config.reference = "whole"
+    return config
+
+
+def several_parts() -> ConfigDict:
+    """The same with a part of the network replaced."""
+    config = several()
+    config.name = "defi-several-parts"
+    rows = ablation().students
+    config.students = configs.students(
+        {
+            name: rows[name]
+            for name in ("whole", "no_edge_loss", "plain_pyramid", "sum_fusion")
+        }
+    )
     return config
 
 

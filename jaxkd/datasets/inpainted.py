@@ -11,12 +11,13 @@ Needs the extra ``forensics`` (OpenCV and scikit-image).
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Items, Range
 from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 from jaxkd.datasets import diffusion_inpainter
 from jaxkd.datasets.hard_negatives import KINDS as NEGATIVES
@@ -245,9 +246,9 @@ def load(
     train: int = 600,
     test: int = 60,
     train_methods: Sequence[str] = ("telea", "biharmonic"),
-    test_methods: Sequence[str] = METHODS,
+    test_methods: Annotated[Sequence[str], Items(least=0)] = METHODS,
     authentic: float = 0.2,
-    hard_negatives: float = 0.0,
+    hard_negatives: Annotated[float, Range(0, 1)] = 0.0,
     train_negatives: Sequence[str] = NEGATIVES,
     test_negatives: Sequence[str] = (),
     inpainter: str = "",

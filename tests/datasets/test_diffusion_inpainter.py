@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from configs import defi as defi_config
+from jaxkd import api
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import diffusion_inpainter
+from jaxkd.methods import edm
+from jaxkd.train import train
 
 SIZE = 8
 
@@ -71,3 +75,30 @@ def test_other_runs_are_refused(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({}))
     with pytest.raises(UserError):
         diffusion_inpainter.load(str(tmp_path), SIZE)
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_an_inpainter(tmp_path):
+    """Its denoiser is the one that the method itself makes of the checkpoint."""
+    pytest.importorskip("skimage")
+    config = defi_config.get_config("inpainter")
+    config.data.update({"size": 16, "train": 12, "test": 4})
+    config.model.update({"model_channels": 4, "channel_mult": (1, 2)})
+    config.batch_size = config.eval_batch_size = 4
+    config.duration = config.eval_every = config.checkpoint_every = 2
+    config.optim.warmup = 1
+    train(config, tmp_path)
+    with pytest.raises(UserError, match="images of"):
+        diffusion_inpainter.load(str(tmp_path), SIZE)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    inside = np.zeros((16, 16), bool)
+    inside[4:9, 5:12] = True
+    fill = diffusion_inpainter.load(str(tmp_path), 16)
+    filled = fill(picture, inside, np.random.default_rng(0))
+    model = api.load(tmp_path)
+    denoise = edm.denoiser(model.network, model.variables, {}, sigma_data=0.5)
+    expected = diffusion_inpainter.make(denoise)(
+        picture, inside, np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(filled, expected)
+    assert (filled[inside] != picture[inside]).mean() > 0.9
