@@ -27,6 +27,6 @@ def replace(monkeypatch):
     """Replaces reading and inpainting; options are still checked by the real code."""
     monkeypatch.setattr(inpainted, "photographs", lambda names: {"a": None})
     monkeypatch.setattr(inpainted, "make", _crops)
-    monkeypatch.setattr(diffusion_inpainter, "load", lambda folder, size: None)
+    monkeypatch.setattr(diffusion_inpainter, "from_run", lambda folder, size: None)
     monkeypatch.setattr(mask_images, "_split", lambda top, *names: top / names[0])
     monkeypatch.setattr(mask_images, "_checked", _checked)

@@ -28,7 +28,7 @@ NUM_SIGMAS = 16
 _SIGMA_DATA = 0.5  # the default of ``jaxkd.methods.edm``
 
 
-def load(folder: str, size: int) -> Filler:
+def from_run(folder: str, size: int) -> Filler:
     """Loads the inpainter of a finished run.
 
     Args:

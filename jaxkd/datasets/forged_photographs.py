@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
     try:
         generate, methods = None, METHODS
         if given.inpainter:
-            generate = diffusion_inpainter.load(given.inpainter, given.size)
+            generate = diffusion_inpainter.from_run(given.inpainter, given.size)
             methods = (*METHODS, GENERATIVE)
         count = write(given.folder, given.size, methods, given.seed, generate)
     except UserError as error:

@@ -288,7 +288,7 @@ def load(
         for kind in (*test_methods, AUTHENTIC, *test_negatives)
         for _ in range(test)
     ]
-    generate = diffusion_inpainter.load(inpainter, size) if inpainter else None
+    generate = diffusion_inpainter.from_run(inpainter, size) if inpainter else None
     sources = []
     for part, chosen, number in (
         (TRAIN, shuffled, 2 * seed),

@@ -71,10 +71,10 @@ def test_what_is_known_decides_what_is_filled_in():
 
 def test_other_runs_are_refused(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        diffusion_inpainter.load(str(tmp_path), SIZE)
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)
     (tmp_path / "results.json").write_text(json.dumps({}))
     with pytest.raises(UserError):
-        diffusion_inpainter.load(str(tmp_path), SIZE)
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)
 
 
 @pytest.mark.slow
@@ -89,11 +89,11 @@ def test_a_trained_run_is_an_inpainter(tmp_path):
     config.optim.warmup = 1
     train(config, tmp_path)
     with pytest.raises(UserError, match="images of"):
-        diffusion_inpainter.load(str(tmp_path), SIZE)
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     inside = np.zeros((16, 16), bool)
     inside[4:9, 5:12] = True
-    fill = diffusion_inpainter.load(str(tmp_path), 16)
+    fill = diffusion_inpainter.from_run(str(tmp_path), 16)
     filled = fill(picture, inside, np.random.default_rng(0))
     model = api.load(tmp_path)
     denoise = edm.denoiser(model.network, model.variables, {}, sigma_data=0.5)

@@ -52,6 +52,25 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     baseline = laplacian.tuned(trained, truth)
     shown_names = _shown_names(trained, groups)
     sweep = _sweep(trained, groups)
+    return EvaluationReport(
+        scores={
+            student: _summary(runs, maps[student], truth, groups)
+            for student, runs in scores.items()
+        },
+        figures=_figures(trained, truth, maps, groups, sweep),
+        tables=(
+            _method_table(scores, baseline, truth, groups, shown_names),
+            false_alarms.table(
+                {**maps, "Laplacian": [baseline.maps]}, truth, groups, shown_names
+            ),
+            _official_table(trained, truth, groups),
+            _sweep_table(sweep),
+        ),
+    )
+
+
+def _figures(trained: TrainedStudy, truth: Rows, maps, groups, sweep):
+    """Draws test images with their maps, and robustness."""
     folder, shown = trained.folder, _examples(groups)
     first = next(iter(maps.values()))[0]
     for path, theme in themes(folder / "localization"):
@@ -60,32 +79,17 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         figures.robustness(
             path, theme, student_order=trained.student_order, sweep=sweep
         )
-    return EvaluationReport(
-        scores={
-            student: _summary(runs, maps[student], truth, groups)
-            for student, runs in scores.items()
-        },
-        figures=(
-            Figure(
-                "localization",
-                "Test images",
-                "Image, inpainted region, probability; the first student and seed.",
-            ),
-            Figure(
-                "robustness",
-                "Robustness",
-                "Mean IoU of tampered images that were disturbed before they were "
-                "looked at; bands span the seeds. Methods that are reported apart are "
-                "left out.",
-            ),
+    return (
+        Figure(
+            "localization",
+            "Test images",
+            "Image, inpainted region, probability; the first student and seed.",
         ),
-        tables=(
-            _method_table(scores, baseline, truth, groups, shown_names),
-            false_alarms.table(
-                {**maps, "Laplacian": [baseline.maps]}, truth, groups, shown_names
-            ),
-            _official_table(trained, truth, groups),
-            _sweep_table(sweep),
+        Figure(
+            "robustness",
+            "Robustness",
+            "Mean IoU of tampered images that were disturbed before they were looked "
+            "at; bands span the seeds. Methods that are reported apart are left out.",
         ),
     )
 
