@@ -7,8 +7,8 @@ installed packages, filled in by OpenCV's and scikit-image's methods, and tests 
 other photographs, on a method it never saw, and under disturbances. Minutes on two CPU
 cores, no download; needs the extra ``forensics``. Variants:
 
-    configs/defi.py:inpainter        a diffusion model of the training photographs, which
-                                     fills in holes for the next two; minutes
+    configs/defi.py:inpainter        a diffusion model of the training photographs,
+                                     which fills in holes for the next two
     configs/defi.py:several          five inpainters, of which training sees four, and
                                      smooth but authentic regions; see below
     configs/defi.py:several_parts    the same with parts of the network replaced
@@ -20,8 +20,8 @@ cores, no download; needs the extra ``forensics``. Variants:
 
 What the first study finds is smoothness, not forgery (docs/forgery.md). In ``:several``
 smoothness alone is not enough: two of the inpainters leave texture (patches of the same
-picture, samples of a diffusion model), and a quarter of the training crops are authentic
-but blurred, recompressed or rescaled in a region drawn as the holes are.
+picture, samples of a diffusion model), and a quarter of the training crops are
+authentic but blurred, recompressed or rescaled in a region drawn as the holes are.
 
     python -m jaxkd.main --config=configs/defi.py:inpainter --workdir=runs/inpainter
     python -m jaxkd.main --config=configs/defi.py:several --workdir=runs/several
@@ -35,10 +35,10 @@ Registered before any run of ``:several`` with seeds 1 to 3. At a recall of one 
 1. On Navier-Stokes, unseen, the IoU of ``whole`` is at least 1.5 times the Laplacian's,
    in every seed. It has seen two methods of the same kind, and where to cut.
 2. ``whole`` marks at most 10 % of the pixels of authentic crops where it finds half of
-   what Telea, Navier-Stokes or the biharmonic method filled in; the Laplacian marks more
-   than 15 %, since photographs are smooth in many places.
-3. Of the regions that are smooth but authentic ``no_negatives`` marks at least 1.5 times
-   as much as ``whole``, in every seed. ``whole`` marks more of them than of authentic
+   what Telea, Navier-Stokes or the biharmonic method filled in; the Laplacian marks
+   more than 15 %, since photographs are smooth in many places.
+3. Of the regions that are smooth but authentic ``no_negatives`` marks at least 1.5
+   times as much as ``whole``, in every seed. ``whole`` marks more of them than of authentic
    crops, and most of those that are denoised, which it has not seen.
 4. That costs: on the three methods that smooth, ``whole`` is behind ``no_negatives`` in
    IoU by up to 0.08.

@@ -121,12 +121,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--inpainter", default="", help="folder of the run that is 'generative'"
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=inpainted.FORGED,
+        help="in turn; all by default, 'generative' with --inpainter alone",
+    )
     given = parser.parse_args(arguments)
     try:
         generate, methods = None, METHODS
         if given.inpainter:
             generate = diffusion_inpainter.from_run(given.inpainter, given.size)
             methods = (*METHODS, GENERATIVE)
+        methods = given.methods or methods
         count = write(given.folder, given.size, methods, given.seed, generate)
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
