@@ -38,8 +38,8 @@ Registered before any run of ``:several`` with seeds 1 to 3. At a recall of one 
    what Telea, Navier-Stokes or the biharmonic method filled in; the Laplacian marks
    more than 15 %, since photographs are smooth in many places.
 3. Of the regions that are smooth but authentic ``no_negatives`` marks at least 1.5
-   times as much as ``whole``, in every seed. ``whole`` marks more of them than of authentic
-   crops, and most of those that are denoised, which it has not seen.
+   times as much as ``whole``, in every seed. ``whole`` marks more of them than
+   of authentic crops, and most of those that are denoised, which it has not seen.
 4. That costs: on the three methods that smooth, ``whole`` is behind ``no_negatives`` in
    IoU by up to 0.08.
 5. ``exemplar`` is not found although trained on: IoU below 0.1, and false alarms there
