@@ -2,17 +2,17 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from configs import defi as defi_config
-from jaxkd import api
+from jaxkd import models
+from jaxkd.core import checkpoint, records
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import diffusion_inpainter
 from jaxkd.methods import edm
-from jaxkd.train import train
 
 SIZE = 8
 
@@ -77,28 +77,57 @@ def test_other_runs_are_refused(tmp_path):
         diffusion_inpainter.from_run(str(tmp_path), SIZE)
 
 
-@pytest.mark.slow
-def test_a_trained_run_is_an_inpainter(tmp_path):
+def write_run(folder, options, method="edm", side=SIZE):
+    """The files of a finished run, whose checkpoint is left to the caller."""
+    config = {"method": method, "model": {"name": "song_unet", **options}, "loss": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    one = {"method": method, "model": "song_unet", "last": {"loss": [0.5]}}
+    records.write_results(
+        folder,
+        {
+            **{"name": "x", "seeds": [0], "steps": 1, "batch_size": 1, "frozen": {}},
+            "data": {
+                **{"name": "x", "num_classes": 2, "class_names": ["a", "b"]},
+                **{"train_examples": 1, "test_examples": 1},
+            },
+            "students": {"edm": one},
+            "preprocessing": {"image_shape": [side, side, 3]},
+        },
+    )
+
+
+def test_a_trained_run_is_an_inpainter(tmp_path, monkeypatch):
     """Its denoiser is the one that the method itself makes of the checkpoint."""
-    pytest.importorskip("skimage")
-    config = defi_config.get_config("inpainter")
-    config.data.update({"size": 16, "train": 12, "test": 4})
-    config.model.update({"model_channels": 4, "channel_mult": (1, 2)})
-    config.batch_size = config.eval_batch_size = 4
-    config.duration = config.eval_every = config.checkpoint_every = 2
-    config.optim.warmup = 1
-    train(config, tmp_path)
-    with pytest.raises(UserError, match="images of"):
-        diffusion_inpainter.from_run(str(tmp_path), SIZE)
-    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    inside = np.zeros((16, 16), bool)
-    inside[4:9, 5:12] = True
-    fill = diffusion_inpainter.from_run(str(tmp_path), 16)
-    filled = fill(picture, inside, np.random.default_rng(0))
-    model = api.load(tmp_path)
-    denoise = edm.denoiser(model.network, model.variables, {}, sigma_data=0.5)
+    options = {"model_channels": 4, "channel_mult": [1]}
+    write_run(tmp_path, options)
+    network = models.build("song_unet", 2, model_channels=4, channel_mult=(1,))
+    variables = network.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: (x + rng.normal(0, 0.3, x.shape)).astype(x.dtype), variables
+    )
+    opened = []
+
+    def load_member(folder, use):
+        opened.append((folder, use))
+        return variables
+
+    monkeypatch.setattr(checkpoint, "load_member", load_member)
+    fill = diffusion_inpainter.from_run(str(tmp_path), SIZE)
+    assert opened == [(tmp_path / "checkpoints", "last")]
+    filled = fill(image(), hole(), np.random.default_rng(0))
+    denoise = edm.denoiser(network, variables, {}, sigma_data=0.5)
     expected = diffusion_inpainter.make(denoise)(
-        picture, inside, np.random.default_rng(0)
+        image(), hole(), np.random.default_rng(0)
     )
     np.testing.assert_array_equal(filled, expected)
-    assert (filled[inside] != picture[inside]).mean() > 0.9
+    assert (filled[hole()] != image()[hole()]).mean() > 0.9
+
+
+def test_runs_of_other_images_or_methods_are_refused(tmp_path):
+    write_run(tmp_path, {}, side=16)
+    with pytest.raises(UserError, match=r"images of \(16, 16, 3\)"):
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)
+    write_run(tmp_path, {}, method="vae")
+    with pytest.raises(UserError, match="'vae'"):
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)
