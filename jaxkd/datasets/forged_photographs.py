@@ -52,22 +52,21 @@ def write(
     parts = {name: folder / name for name in ("images", "labels", "authentic")}
     for part in parts.values():
         part.mkdir(parents=True, exist_ok=True)
+
+    def fill(window: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
+        return inpaint(window, mask, method, rng, generate)
+
+    def smooth(window: np.ndarray, mask: np.ndarray, kind: str) -> np.ndarray:
+        return hard_negatives.smooth(window, mask, kind, rng)
+
     photographs = inpainted.photographs(inpainted.TEST)
     for name, picture in photographs.items():
         stem = Path(name).stem
         _save(parts["authentic"] / f"{stem}.png", picture)
-        forged, mask = change(
-            picture, size, methods, rng, lambda *a: inpaint(*a, rng, generate)
-        )
+        forged, mask = change(picture, size, methods, rng, fill)
         _save(parts["images"] / f"{stem}.png", forged)
         _save(parts["labels"] / f"{stem}.png", mask)
-        smoothed, _ = change(
-            picture,
-            size,
-            inpainted.NEGATIVES,
-            rng,
-            lambda *a: hard_negatives.smooth(*a, rng),
-        )
+        smoothed, _ = change(picture, size, inpainted.NEGATIVES, rng, smooth)
         _save(parts["authentic"] / f"{stem}_smoothed.png", smoothed)
     return len(photographs)
 
@@ -129,7 +128,8 @@ def main(arguments: list[str]) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        generate, methods = None, METHODS
+        generate: Filler | None = None
+        methods: Sequence[str] = METHODS
         if given.inpainter:
             generate = diffusion_inpainter.from_run(given.inpainter, given.size)
             methods = (*METHODS, GENERATIVE)
