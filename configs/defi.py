@@ -165,8 +165,8 @@ def several(*held_out: str) -> ConfigDict:
             "inpainter": "runs/inpainter",
         }
     )
-    config.duration = 450
-    config.eval_every = config.checkpoint_every = 225
+    config.duration = 400
+    config.eval_every = config.checkpoint_every = 200
     config.students = configs.students(
         {
             "whole": {},
