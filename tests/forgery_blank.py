@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.datasets import inpainted, mask_images
+from jaxkd.datasets import diffusion_inpainter, inpainted, mask_images
 from jaxkd.readers.masks.pairs import Pair
 
 
-def _crops(pictures, kinds, size, seed):
+def _crops(pictures, kinds, size, seed, generate=None):
     count = len(kinds)
     rng = np.random.default_rng(seed)
     numbers = np.zeros(count, np.int32)
     return inpainted.Crops(
         rng.integers(0, 256, (count, size, size, 3), np.uint8),
-        np.zeros((count, size, size), np.uint8),
+        *(np.zeros((count, size, size), np.uint8),) * 2,
         *(numbers,) * 3,
     )
 
@@ -27,5 +27,6 @@ def replace(monkeypatch):
     """Replaces reading and inpainting; options are still checked by the real code."""
     monkeypatch.setattr(inpainted, "photographs", lambda names: {"a": None})
     monkeypatch.setattr(inpainted, "make", _crops)
+    monkeypatch.setattr(diffusion_inpainter, "from_run", lambda folder, size: None)
     monkeypatch.setattr(mask_images, "_split", lambda top, *names: top / names[0])
     monkeypatch.setattr(mask_images, "_checked", _checked)

@@ -2,7 +2,8 @@
 
 Nothing is downloaded: the pictures are files of the scikit-image, scikit-learn and
 matplotlib wheels. Crops are taken from them, and part of each is filled in by one of
-several methods. Training and test crops never share a photograph.
+several methods; others are left as they are, or smoothed in part, which is no forgery.
+Training and test crops never share a photograph.
 
 Needs the extra ``forensics`` (OpenCV and scikit-image).
 """
@@ -10,13 +11,18 @@ Needs the extra ``forensics`` (OpenCV and scikit-image).
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Items, Range
 from jaxkd.core.source import ArraySource, Dataset, Info, statistics
+from jaxkd.datasets import diffusion_inpainter
+from jaxkd.datasets.hard_negatives import KINDS as NEGATIVES
+from jaxkd.datasets.hard_negatives import smooth
+from jaxkd.datasets.inpainters import GENERATIVE, METHODS, Filler, inpaint
 from jaxkd.readers.images import decode
 
 # Package, folder within it, and files. Only these are asked for: other pictures of
@@ -46,8 +52,10 @@ TEST = (
     "sklearn/flower.jpg",
     "matplotlib/grace_hopper.jpg",
 )
-METHODS = ("telea", "navier_stokes", "biharmonic", "exemplar")
 AUTHENTIC = "authentic"
+# What was done to a crop; the field ``kind`` is the place in this list.
+KINDS = (*METHODS, AUTHENTIC, GENERATIVE, *NEGATIVES)
+FORGED = (*METHODS, GENERATIVE)
 
 _LEAST_DEVIATION = 8.0  # grey levels; flatter crops show nothing
 _LEAST_CHANGE = 2.0  # grey levels; a smaller change cannot be seen by anyone
@@ -90,19 +98,20 @@ def _folder(package: str) -> Path | None:
 
 
 class Crops(NamedTuple):
-    """Crops with a hole filled in, or untouched.
+    """Crops with a hole filled in, a region smoothed, or untouched.
 
     Attributes:
       image: uint8 ``[n, size, size, 3]``.
       target_mask: uint8 ``[n, size, size]``, 255 where the picture was filled in.
-      label: int32 ``[n]``, 1 where any of it was.
-      kind: int32 ``[n]``: the place of the method in ``METHODS``, or its length for
-        authentic crops.
+      region: likewise, 255 where it was filled in or smoothed.
+      label: int32 ``[n]``, 1 where any of it was filled in.
+      kind: int32 ``[n]``: the place of what was done in ``KINDS``.
       origin: int32 ``[n]``: the place of the photograph among those that were read.
     """
 
     image: np.ndarray
     target_mask: np.ndarray
+    region: np.ndarray
     label: np.ndarray
     kind: np.ndarray
     origin: np.ndarray
@@ -113,26 +122,30 @@ def make(
     kinds: Sequence[str],
     size: int,
     seed: int,
+    generate: Filler | None = None,
 ) -> Crops:
     """Makes one crop for each of ``kinds``.
 
     Pictures are taken in turn. A crop is at full scale or half of it, and not flat; a
-    filled region covers 4 to 30 % of it and differs visibly from what was there.
+    region that is filled in or smoothed covers 4 to 30 % of it and differs visibly from
+    what was there.
 
     Args:
       pictures: uint8 ``[height, width, 3]``, larger than ``2 size``.
-      kinds: of ``METHODS``, or ``AUTHENTIC``.
+      kinds: of ``KINDS``.
       size: side of the crops.
       seed: of everything that is drawn.
+      generate: the filler that is "generative".
 
     Raises:
-      UserError: if a method is unknown, or the pictures do not give such crops.
+      UserError: if a kind is unknown, or the pictures do not give such crops.
     """
-    unknown = sorted(set(kinds) - {*METHODS, AUTHENTIC})
+    unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise UserError(
-            f"Inpainting methods {', '.join(unknown)} are not known, expected some of "
-            f"{', '.join(METHODS)}."
+            f"{', '.join(unknown)}: not known as a way to make crops. Expected "
+            f"inpainting methods of {', '.join(FORGED)}, and hard negatives of "
+            f"{', '.join(NEGATIVES)}."
         )
     rng = np.random.default_rng([seed, size])
     halves = [_half(picture) for picture in pictures]
@@ -140,14 +153,16 @@ def make(
     for place, kind in enumerate(kinds):
         origin = place % len(pictures)
         scales = (pictures[origin], halves[origin])
-        rows.append((*_draw(scales, kind, size, rng), origin))
-    images, masks, places, origins = zip(*rows, strict=True)
-    drawn = np.asarray(places, np.int32)
+        rows.append((*_draw(scales, kind, size, rng, generate), origin))
+    images, regions, origins = zip(*rows, strict=True)
+    forged = np.isin(kinds, FORGED)
+    region = np.stack(regions)
     return Crops(
         np.stack(images),
-        np.stack(masks),
-        (drawn < len(METHODS)).astype(np.int32),
-        drawn,
+        np.where(forged[:, None, None], region, 0).astype(np.uint8),
+        region,
+        forged.astype(np.int32),
+        np.asarray([KINDS.index(kind) for kind in kinds], np.int32),
         np.asarray(origins, np.int32),
     )
 
@@ -158,8 +173,8 @@ def _half(picture: np.ndarray) -> np.ndarray:
     return np.round(parts.astype(np.float64).mean((1, 3))).astype(np.uint8)
 
 
-def _draw(scales, kind: str, size: int, rng: np.random.Generator):
-    """Draws until a crop and its change are visible; returns crop, mask and kind."""
+def _draw(scales, kind: str, size: int, rng: np.random.Generator, generate):
+    """Draws until a crop and its change are visible; returns crop and region."""
     for _ in range(_ATTEMPTS):
         picture = scales[rng.integers(2)]
         if min(picture.shape[:2]) < size:
@@ -169,12 +184,15 @@ def _draw(scales, kind: str, size: int, rng: np.random.Generator):
         if crop.std(axis=(0, 1)).mean() < _LEAST_DEVIATION:
             continue
         if kind == AUTHENTIC:
-            return crop, np.zeros((size, size), np.uint8), len(METHODS)
+            return crop, np.zeros((size, size), np.uint8)
         mask = draw_mask(size, rng)
-        filled = inpaint(crop, mask, kind, rng)
-        change = np.abs(filled.astype(int) - crop)[mask > 0]
+        if kind in NEGATIVES:
+            changed = smooth(crop, mask, kind, rng)
+        else:
+            changed = inpaint(crop, mask, kind, rng, generate)
+        change = np.abs(changed.astype(int) - crop)[mask > 0]
         if change.mean() >= _LEAST_CHANGE:
-            return filled, mask, METHODS.index(kind)
+            return changed, mask
     raise UserError(
         f"A picture of {scales[0].shape} gives no crop of {size} pixels with a visible "
         f"{kind} change in {_ATTEMPTS} attempts. Expected larger or less flat pictures."
@@ -223,133 +241,82 @@ def _stroke(pen, size: int, rng: np.random.Generator) -> None:
 _SHAPES: tuple[Callable, ...] = (_ellipse, _polygon, _stroke)
 
 
-def inpaint(
-    image: np.ndarray, mask: np.ndarray, method: str, rng: np.random.Generator
-) -> np.ndarray:
-    """Fills in the masked pixels; the others are exactly those of the image.
-
-    Args:
-      image: uint8 ``[h, w, 3]``.
-      mask: uint8 ``[h, w]``, not zero where to fill in.
-      method: "telea" or "navier_stokes" (OpenCV, radius 3), "biharmonic"
-        (scikit-image), or "exemplar", which copies patches of the same image.
-      rng: for "exemplar".
-
-    Raises:
-      UserError: if the extra ``forensics`` is not installed.
-    """
-    hole = mask > 0
-    filled = _FILLERS[method](image, hole, rng)
-    return np.where(hole[..., None], filled, image)
-
-
-def _opencv(flag: str) -> Callable:
-    def fill(image: np.ndarray, hole: np.ndarray, rng) -> np.ndarray:
-        cv2 = optional.load("cv2", extra="forensics", purpose="Inpainting")
-        return cv2.inpaint(image, hole.astype(np.uint8), 3, getattr(cv2, flag))
-
-    return fill
-
-
-def _biharmonic(image: np.ndarray, hole: np.ndarray, rng) -> np.ndarray:
-    restoration = optional.load(
-        "skimage.restoration", extra="forensics", purpose="Inpainting"
-    )
-
-    filled = restoration.inpaint_biharmonic(image / 255.0, hole, channel_axis=-1)
-    return np.round(np.clip(filled, 0, 1) * 255).astype(np.uint8)
-
-
-def _exemplar(
-    image: np.ndarray, hole: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Copies, from the border inwards, what fits best of randomly chosen patches.
-
-    In the manner of Criminisi et al., "Region Filling and Object Removal by
-    Exemplar-Based Image Inpainting", 2004: patches of 9x9 pixels, 150 candidates.
-    """
-    reach, candidates = 4, 150
-    pad = ((reach, reach), (reach, reach))
-    filled = np.pad(image, (*pad, (0, 0)), mode="reflect").astype(np.float64)
-    # What is mirrored from the hole is not known either.
-    known = ~np.pad(hole, pad, mode="reflect")
-    side = 2 * reach + 1
-    windows = np.lib.stride_tricks.sliding_window_view(known, (side, side))
-    whole = np.argwhere(windows.all((-2, -1)))  # top left corners of known patches
-    if not len(whole):
-        return image
-    missing = ~known
-    while missing[reach:-reach, reach:-reach].any():
-        top, left = _most_known(missing, reach)
-        target = filled[top : top + side, left : left + side]
-        seen = ~missing[top : top + side, left : left + side]
-        tried = whole[rng.integers(len(whole), size=candidates)]
-        patches = np.stack([filled[y : y + side, x : x + side] for y, x in tried])
-        errors = (((patches - target) ** 2).sum(-1) * seen).sum((1, 2))
-        target[~seen] = patches[np.argmin(errors)][~seen]
-        missing[top : top + side, left : left + side] = False
-    return np.round(filled[reach:-reach, reach:-reach]).astype(np.uint8)
-
-
-def _most_known(missing: np.ndarray, reach: int) -> tuple[int, int]:
-    """Returns the patch about a missing pixel that misses fewest, its corner."""
-    side = 2 * reach + 1
-    windows = np.lib.stride_tricks.sliding_window_view(missing, (side, side))
-    counts = windows.sum((-2, -1)).astype(float)
-    counts[~missing[reach:-reach, reach:-reach]] = np.inf
-    top, left = np.unravel_index(np.argmin(counts), counts.shape)
-    return int(top), int(left)
-
-
-_FILLERS: dict[str, Callable] = {
-    "telea": _opencv("INPAINT_TELEA"),
-    "navier_stokes": _opencv("INPAINT_NS"),
-    "biharmonic": _biharmonic,
-    "exemplar": _exemplar,
-}
-
-
 def load(
     size: int = 64,
     train: int = 600,
     test: int = 60,
     train_methods: Sequence[str] = ("telea", "biharmonic"),
-    test_methods: Sequence[str] = METHODS,
+    test_methods: Annotated[Sequence[str], Items(least=0)] = METHODS,
     authentic: float = 0.2,
+    hard_negatives: Annotated[float, Range(0, 1)] = 0.0,
+    train_negatives: Sequence[str] = NEGATIVES,
+    test_negatives: Sequence[str] = (),
+    inpainter: str = "",
     seed: int = 0,
 ) -> Dataset:
     """Makes the data set.
 
     Examples have, beside ``image`` and ``label`` (1 where any pixel was filled in),
-    ``target_mask``, ``kind`` and ``origin`` (see ``Crops``).
+    ``target_mask``, ``region``, ``kind`` and ``origin`` (see ``Crops``).
 
     Args:
       size: side of the crops, a multiple of 8.
       train: training crops, of ``TRAIN``.
-      test: test crops of each method, of ``TEST``; and as many authentic ones.
+      test: test crops of each method, of ``TEST``; and as many authentic ones, and of
+        each hard negative.
       train_methods: that training crops are filled in by, in turn.
       test_methods: that test crops are filled in by; one that is not in
         ``train_methods`` tells of transfer.
       authentic: part of the training crops that are left as they are.
+      hard_negatives: part of them that are smoothed in a region, which is no forgery;
+        see ``jaxkd.datasets.hard_negatives``.
+      train_negatives: how, in turn.
+      test_negatives: the same of test crops.
+      inpainter: folder of the run that is the method "generative"; see
+        ``jaxkd.datasets.diffusion_inpainter``.
       seed: of crops, masks and fillings.
 
     Raises:
-      UserError: for an unknown method, or if packages are not installed.
+      UserError: for an unknown method, impossible parts, or if packages or the
+        inpainter are missing.
     """
-    untouched = round(train * authentic)
-    kinds = [train_methods[i % len(train_methods)] for i in range(train - untouched)]
+    mixed = _mixed(train, authentic, hard_negatives, train_methods, train_negatives)
     order = np.random.default_rng(seed).permutation(train)
-    mixed = [([*kinds, *[AUTHENTIC] * untouched])[i] for i in order]
-    wanted = [kind for kind in (*test_methods, AUTHENTIC) for _ in range(test)]
+    shuffled = [mixed[i] for i in order]
+    wanted = [
+        kind
+        for kind in (*test_methods, AUTHENTIC, *test_negatives)
+        for _ in range(test)
+    ]
+    generate = diffusion_inpainter.from_run(inpainter, size) if inpainter else None
     sources = []
     for part, chosen, number in (
-        (TRAIN, mixed, 2 * seed),
+        (TRAIN, shuffled, 2 * seed),
         (TEST, wanted, 2 * seed + 1),
     ):
         pictures = list(photographs(part).values())
-        crops = make(pictures, chosen, size, number)
+        crops = make(pictures, chosen, size, number, generate)
         sources.append(ArraySource(crops._asdict()))
     mean, std = statistics(sources[0].arrays["image"], "inpainted")
     names = (AUTHENTIC, "inpainted")
     info = Info("inpainted", 2, (size, size, 3), mean, std, names)
     return Dataset(info, lambda _: sources[0], sources[1])
+
+
+def _mixed(count, authentic, smoothed, methods, negatives) -> list[str]:
+    """Lists what is done to training crops: methods in turn, negatives, nothing."""
+    untouched, hard = round(count * authentic), round(count * smoothed)
+    forged = count - untouched - hard
+    if min(untouched, hard, forged) < 0:
+        raise UserError(
+            f"authentic={authentic} and hard_negatives={smoothed}; expected parts of "
+            "the training crops, from 0 on and at most 1 together."
+        )
+    if (forged and not methods) or (hard and not negatives):
+        raise UserError(
+            f"{forged} training crops are to be filled in and {hard} smoothed, but "
+            f"train_methods={methods} and train_negatives={negatives}; expected some."
+        )
+    filled = [methods[i % len(methods)] for i in range(forged)]
+    softened = [negatives[i % len(negatives)] for i in range(hard)]
+    return [*filled, *softened, *[AUTHENTIC] * untouched]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from clu import metrics
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.types import (
     Batch,
     Loss,
@@ -120,6 +121,7 @@ def make(
     segmentation_weight: float = 5.0,
     edge_weight: float = 1.0,
     official: bool = False,
+    negative_weight: float = 1.0,
     start_from: str = "",
 ) -> Method:
     """Makes a localiser of structure loss and boundary loss.
@@ -130,18 +132,37 @@ def make(
       edge_weight: of the boundary loss; 0 leaves the edge head untrained.
       official: whether pixels weigh alike in the cross entropies, as in the official
         code; see ``jaxkd.losses.localization``.
+      negative_weight: of hard negatives in both losses, whose means are weighted ones:
+        images with a ``region`` that was smoothed and no tampered pixel. With 0 nothing
+        is learnt from them, and batch normalisation alone sees them.
       start_from: name of a needed run whose backbone the network starts with, such as
         one that ``python -m jaxkd.convert from-torch --part=backbone`` has written.
+
+    Raises:
+      UserError: if hard negatives are to weigh less, and the data set marks none.
     """
+    if negative_weight != 1 and "region" not in spec.fields:
+        raise UserError(
+            f"negative_weight is {negative_weight}, but the batches hold no 'region' "
+            f"that tells hard negatives, only {', '.join(spec.fields)}. Leave it out, "
+            "or train on the data set 'inpainted'."
+        )
+
+    def weighted(inputs: LossInputs, losses: jax.Array) -> jax.Array:
+        if negative_weight == 1:
+            return losses
+        return losses * _weights(inputs.batch, negative_weight)
 
     def segmentation(inputs: LossInputs) -> jax.Array:
         logits, masks = _logits_and_masks(inputs)
-        return localization.structure_loss(logits, masks, official=official)
+        losses = localization.structure_loss(logits, masks, official=official)
+        return weighted(inputs, losses)
 
     def edge(inputs: LossInputs) -> jax.Array:
         ring = localization.edge_ring(inputs.batch["target_mask"])
         logits = inputs.outputs["edge"][..., 0]
-        return localization.boundary_loss(logits, ring, official=official)
+        losses = localization.boundary_loss(logits, ring, official=official)
+        return weighted(inputs, losses)
 
     terms = {
         "segmentation": Term(segmentation_weight, segmentation),
@@ -166,6 +187,15 @@ def make(
         evaluator=_evaluator,
         **functions._asdict(),
     )
+
+
+def _weights(batch: Batch, negative_weight: float) -> jax.Array:
+    """Returns the weight of each example, of mean 1, ``[batch]``."""
+    region, masks = (
+        jnp.any(batch[name] > 0, axis=(-2, -1)) for name in ("region", "target_mask")
+    )
+    weights = jnp.where(region & ~masks, negative_weight, 1.0)
+    return weights / jnp.maximum(jnp.mean(weights), 1e-6)
 
 
 def _logits_and_masks(inputs: LossInputs) -> tuple[jax.Array, jax.Array]:

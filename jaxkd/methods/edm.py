@@ -50,6 +50,7 @@ def make(
     log_mean: Annotated[float, Range(low=None)] = -1.2,
     log_std: float = 1.2,
     levels: int = 8,
+    draw_samples: bool = True,
 ) -> Method:
     """Makes a denoiser trained with EDM's loss (arXiv:2206.00364, table 1).
 
@@ -65,6 +66,9 @@ def make(
       log_mean: mean of ``ln sigma``.
       log_std: standard deviation of ``ln sigma``.
       levels: quantiles of the evaluation.
+      draw_samples: whether samples are drawn after training and compared with the
+        training images by the covariance of all pixels, which takes long for large
+        images.
 
     Raises:
       UserError: if one of these is not positive where it must be.
@@ -122,7 +126,7 @@ def make(
         predict=predict,
         evaluate=_evaluate,
         score=SCORE,
-        evaluator=_evaluator(network, input_key, sigma_data),
+        evaluator=_evaluator(network, input_key, sigma_data) if draw_samples else None,
     )
 
 

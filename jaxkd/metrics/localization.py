@@ -129,6 +129,32 @@ def boundary_f(
     return float(2 * precision * recall / total) if total else 0.0
 
 
+def recall_threshold(
+    scores: np.ndarray, truth: np.ndarray, recall: float = 0.5
+) -> float:
+    """Returns the largest threshold at which tampered pixels are found often enough.
+
+    Detectors that are cut alike, at one recall, are compared by their false alarms:
+    neither gains by where it happens to put one half.
+
+    Args:
+      scores: of any shape; a pixel is marked from the threshold on.
+      truth: bool, of the same shape.
+      recall: least part of the tampered pixels, all images taken together, in (0, 1].
+
+    Raises:
+      ValueError: if no pixel is tampered, or the recall is impossible.
+    """
+    tampered = np.sort(np.asarray(scores)[np.asarray(truth, bool)])
+    if not tampered.size or not 0 < recall <= 1:
+        raise ValueError(
+            f"recall is {recall} of {tampered.size} tampered pixels, expected a part "
+            "in (0, 1] of at least one."
+        )
+    found = int(np.ceil(recall * tampered.size - 1e-9))
+    return float(tampered[tampered.size - found])
+
+
 def image_scores(probabilities: np.ndarray) -> np.ndarray:
     """Returns the mean of the top 1 % of each image's pixels, ``[images]``."""
     flat = np.reshape(probabilities, (len(probabilities), -1))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from jaxkd.core.errors import UserError
 from jaxkd.core.files import write_text
 from jaxkd.metrics import localization
-from jaxkd.predictors import localization_page
+from jaxkd.predictors import localization_page, localization_truth
 from jaxkd.predictors.inputs import OK, UNREADABLE, output_names, write_table
 from jaxkd.predictors.restore import in_batches, restore
 from jaxkd.readers import images
@@ -67,13 +67,16 @@ def predict(
     inference: str = "tile",
     overlap: float = 0.5,
     threshold: float = 0.5,
+    truth: str = "",
+    recall: float = 0.5,
 ) -> str:
     """Marks images and writes what is found into a folder.
 
     ``masks/``, ``maps/`` (probabilities as grey) and ``overlays/``, PNG files of the
     images' own sizes and names; ``scores.csv`` and ``scores.json``; and ``index.html``,
     which shows them all. Every image has a row with its status; one that cannot be
-    read has the reason, and no files.
+    read has the reason, and no files. With masks of what was filled in, ``truth.csv``
+    and ``truth.json`` compare, and count false alarms on authentic photographs.
 
     Args:
       workdir: folder of a finished run; its data set is not needed.
@@ -87,6 +90,9 @@ def predict(
         does.
       overlap: of neighbouring windows, a fraction.
       threshold: probability from which a pixel is marked.
+      truth: folder of ``images/``, ``labels/`` and ``authentic/``, or a list, which
+        knows every input; see ``jaxkd.predictors.localization_truth``.
+      recall: part of all tampered pixels at which false alarms are counted.
 
     Returns:
       What was done, for the terminal.
@@ -95,12 +101,7 @@ def predict(
       UserError: if there are no images, an option is impossible, or, once the tables
         are written, none could be read.
     """
-    if inference not in INFERENCES or not 0 <= overlap < 1 or not 0 < threshold < 1:
-        raise UserError(
-            f"inference is {inference!r}, overlap {overlap} and threshold {threshold}; "
-            f"expected one of {', '.join(INFERENCES)}, a fraction below 1, and a "
-            "probability."
-        )
+    _check(inference, overlap, threshold, recall)
     restored = restore(workdir, student, seed, use)
     forward = jax.jit(
         lambda batch: jax.nn.sigmoid(restored.apply({"image": batch})[0][..., 0])
@@ -112,10 +113,12 @@ def predict(
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
     files = output_names(list(images.find(inputs, output)))
+    known = localization_truth.find(truth, list(files.values())) if truth else None
+    maps: dict[Path, np.ndarray] = {}
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
     readings = [
-        _read(path, name, localize, output, threshold)
+        _read(path, name, localize, output, threshold, maps if known else None)
         for name, path in tqdm(files.items(), unit="image", disable=None)
     ]
     good = [reading for reading in readings if not reading.error]
@@ -130,7 +133,22 @@ def predict(
     write_text(output / "index.html", page)
     bad = [f"\n  {reading.error}" for reading in readings if reading.error]
     failed = f"; {len(bad)} could not be read:{''.join(bad)}" if bad else ""
-    return f"{plural(len(good), 'image')} -> {output / 'index.html'}{failed}"
+    done = f"{plural(len(good), 'image')} -> {output / 'index.html'}{failed}"
+    if known is None:
+        return done
+    cut, judged = localization_truth.judge(maps, known, recall)
+    return done + localization_truth.write(output, cut, recall, judged)
+
+
+def _check(inference: str, overlap: float, threshold: float, recall: float) -> None:
+    if inference not in INFERENCES or not 0 <= overlap < 1 or not 0 < threshold < 1:
+        raise UserError(
+            f"inference is {inference!r}, overlap {overlap} and threshold {threshold}; "
+            f"expected one of {', '.join(INFERENCES)}, a fraction below 1, and a "
+            "probability."
+        )
+    if not 0 < recall <= 1:
+        raise UserError(f"recall is {recall}, expected a part above 0, at most 1.")
 
 
 def tiled(
@@ -190,7 +208,15 @@ def squeezed(image: np.ndarray, classify: Classify, window: int) -> np.ndarray:
     return np.array(large, np.float64)
 
 
-def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Reading:
+def _read(
+    path: Path,
+    name: str,
+    localize: Callable[[np.ndarray], np.ndarray],
+    output: Path,
+    threshold: float,
+    keep: dict[Path, np.ndarray] | None,
+) -> Reading:
+    """Reads and marks an image; its map is put into ``keep`` where that is given."""
     notes: list[str] = []
     try:
         image = mask_files.read_image(path, notes.append).pixels
@@ -198,6 +224,8 @@ def _read(path: Path, name: str, localize, output: Path, threshold: float) -> Re
         print(f"jaxkd: {error}", file=sys.stderr)
         return Reading(shown(path), error=shown(str(error)))
     probabilities = localize(image)
+    if keep is not None:
+        keep[path] = probabilities.astype(np.float32)
     marked = probabilities >= threshold
     localization_page.write(output, name, image, probabilities, marked)
     height, width = image.shape[:2]

@@ -1,10 +1,12 @@
 """The embedded set: which pictures, what is changed in them, and what is not."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from jaxkd.core.errors import UserError
-from jaxkd.datasets import inpainted
+from jaxkd.datasets import inpainted, inpainters
 
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")
@@ -40,7 +42,7 @@ def test_kinds_and_labels(dataset):
     assert count.tolist() == [8, 0, 8, 0, 4]  # Telea, biharmonic, authentic
     assert np.bincount(test["kind"]).tolist() == [4] * 5
     for arrays in (train, test):
-        authentic = arrays["kind"] == len(inpainted.METHODS)
+        authentic = arrays["kind"] == len(inpainters.METHODS)
         np.testing.assert_array_equal(arrays["label"], 1 - authentic)
         assert not arrays["target_mask"][authentic].any()
         parts = (arrays["target_mask"][~authentic] > 0).mean((1, 2))
@@ -55,13 +57,13 @@ def test_equal_seeds_make_equal_sets(dataset):
     assert (dataset.test.arrays["image"] != other.test.arrays["image"]).any()
 
 
-@pytest.mark.parametrize("method", inpainted.METHODS)
+@pytest.mark.parametrize("method", inpainters.METHODS)
 def test_only_the_hole_is_changed(method):
     picture = inpainted.photographs(["skimage/chelsea.png"])["skimage/chelsea.png"]
     crop = np.ascontiguousarray(picture[100:140, 100:140])
     rng = np.random.default_rng(0)
     mask = inpainted.draw_mask(SIZE, rng)
-    filled = inpainted.inpaint(crop, mask, method, rng)
+    filled = inpainters.inpaint(crop, mask, method, rng)
     np.testing.assert_array_equal(filled[mask == 0], crop[mask == 0])
     assert np.abs(filled.astype(int) - crop)[mask > 0].mean() > 1
 
@@ -71,9 +73,9 @@ def test_what_is_under_the_hole_does_not_matter():
     crop = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     mask = inpainted.draw_mask(SIZE, rng)
     other = np.where(mask[..., None] > 0, 255 - crop, crop)
-    for method in inpainted.METHODS:
+    for method in inpainters.METHODS:
         first, second = (
-            inpainted.inpaint(image, mask, method, np.random.default_rng(1))
+            inpainters.inpaint(image, mask, method, np.random.default_rng(1))
             for image in (crop, other)
         )
         leak = np.abs(first.astype(int) - second)[mask > 0]
@@ -88,9 +90,89 @@ def test_exemplar_copies_pixels_of_the_image():
     crop = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[15:22, 12:20] = 255
-    filled = inpainted.inpaint(crop, mask, "exemplar", rng)
+    filled = inpainters.inpaint(crop, mask, "exemplar", rng)
     known = {tuple(pixel) for pixel in crop[mask == 0].tolist()}
     assert all(tuple(pixel) in known for pixel in filled[mask > 0].tolist())
+
+
+def invert(image, hole, rng):
+    """An inpainter whose work can be told."""
+    return 255 - image
+
+
+PICTURES = ("skimage/chelsea.png", "sklearn/flower.jpg")
+
+
+@pytest.fixture(scope="module")
+def crops():
+    kinds = inpainted.KINDS * 2
+    pictures = list(inpainted.photographs(PICTURES).values())
+    return kinds, pictures, inpainted.make(pictures, kinds, SIZE, 3, invert)
+
+
+def source_of(image, region, pictures):
+    """The crop that was there before, found by the pixels that nobody changed."""
+    kept = region == 0
+    for picture in pictures:
+        for whole in (picture, inpainted._half(picture)):
+            windows = np.lib.stride_tricks.sliding_window_view(
+                whole, (SIZE, SIZE), axis=(0, 1)
+            )
+            fits = np.ones(windows.shape[:2], bool)
+            for y, x in np.argwhere(kept)[:: max(kept.sum() // 12, 1)]:
+                fits &= (windows[..., y, x] == image[y, x]).all(-1)
+            for top, left in np.argwhere(fits):
+                crop = whole[top : top + SIZE, left : left + SIZE]
+                if (crop[kept] == image[kept]).all():
+                    return crop
+    return None
+
+
+def test_all_that_lies_outside_of_a_region_is_the_photograph(crops):
+    kinds, pictures, made = crops
+    for row, kind in enumerate(kinds):
+        crop = source_of(made.image[row], made.region[row], pictures)
+        assert crop is not None, kind
+        changed = np.abs(made.image[row].astype(int) - crop)
+        inside = made.region[row] > 0
+        assert not changed[~inside].any()
+        if kind != inpainted.AUTHENTIC:
+            assert changed[inside].mean() >= 2
+        if kind == inpainted.GENERATIVE:
+            np.testing.assert_array_equal(made.image[row][inside], 255 - crop[inside])
+
+
+def test_hard_negatives_are_authentic(crops):
+    kinds, _, made = crops
+    for row, kind in enumerate(kinds):
+        forged = kind in inpainted.FORGED
+        assert inpainted.KINDS[made.kind[row]] == kind
+        assert made.label[row] == forged
+        expected = made.region[row] if forged else np.zeros((SIZE, SIZE))
+        np.testing.assert_array_equal(made.target_mask[row], expected)
+        assert made.region[row].any() == (kind != inpainted.AUTHENTIC)
+
+
+def test_parts_of_the_training_crops():
+    made = inpainted.load(
+        size=SIZE,
+        train=20,
+        test=2,
+        train_methods=("telea", "navier_stokes"),
+        test_methods=("telea",),
+        authentic=0.1,
+        hard_negatives=0.4,
+        train_negatives=("blurred", "resized"),
+        test_negatives=("recompressed",),
+    )
+    arrays = made.train(0).arrays
+    counts = Counter(inpainted.KINDS[kind] for kind in arrays["kind"])
+    assert counts == {
+        **{"telea": 5, "navier_stokes": 5, "blurred": 4, "resized": 4},
+        "authentic": 2,
+    }
+    kinds = [inpainted.KINDS[kind] for kind in made.test.arrays["kind"]]
+    assert kinds == ["telea"] * 2 + ["authentic"] * 2 + ["recompressed"] * 2
 
 
 def test_mistakes_are_explained():
@@ -99,3 +181,11 @@ def test_mistakes_are_explained():
     flat = np.full((100, 100, 3), 7, np.uint8)
     with pytest.raises(UserError, match="less flat"):
         inpainted.make([flat], ["telea"], SIZE, 0)
+    with pytest.raises(UserError, match="at most 1 together"):
+        inpainted.load(size=SIZE, train=10, authentic=0.6, hard_negatives=0.5)
+    with pytest.raises(UserError, match="expected some"):
+        inpainted.load(size=SIZE, train=10, train_methods=())
+    with pytest.raises(UserError, match="defi:inpainter"):
+        inpainted.load(size=SIZE, train=2, train_methods=("generative",))
+    with pytest.raises(UserError, match="no finished run"):
+        inpainted.load(size=SIZE, inpainter="nowhere")

@@ -13,6 +13,7 @@ from jaxkd import models, views
 from jaxkd.convert.__main__ import main as convert
 from jaxkd.core import checkpoint, optim
 from jaxkd.core import config as configs
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info
 from jaxkd.core.types import Spec
 from jaxkd.losses import localization
@@ -75,6 +76,42 @@ def test_the_loss_adds_up(official):
     second = localization.boundary_loss(edge, ring, official=official).mean()
     np.testing.assert_allclose(total, 3 * first + 0.5 * second, rtol=1e-6)
     assert set(aux.metrics) == {"segmentation", "edge", "iou"}
+
+
+def test_hard_negatives_weigh_as_they_are_told():
+    spec, batch = make_spec(), make_batch(4)
+    batch["target_mask"][2:] = 0
+    region = batch["target_mask"].copy()
+    region[2, 4:9, 4:9] = 1  # a hard negative; the last one is plainly authentic
+    batch["region"] = region
+    fields = spec.fields | {"region": spec.fields["target_mask"]}
+    spec = spec._replace(fields=fields)
+    outputs = make_outputs(batch)
+    kept = {name: np.delete(x, 2, axis=0) for name, x in batch.items()}
+    seen = {name: np.delete(x, 2, axis=0) for name, x in outputs.items()}
+    expected, _ = loss_of(defi.make(spec), {}, {}, seen, kept, {}, None, 0)
+    without = defi.make(spec, negative_weight=0.0)
+    total, _ = loss_of(without, {}, {}, outputs, batch, {}, None, 0)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    each = [
+        loss_of(
+            defi.make(spec),
+            *({}, {}),
+            {name: x[i : i + 1] for name, x in outputs.items()},
+            {name: x[i : i + 1] for name, x in batch.items()},
+            *({}, None, 0),
+        )[0]
+        for i in range(4)
+    ]
+    threefold = defi.make(spec, negative_weight=3.0)
+    total, _ = loss_of(threefold, {}, {}, outputs, batch, {}, None, 0)
+    weighted = np.average(np.array(each), weights=[1, 1, 3, 1])
+    np.testing.assert_allclose(total, weighted, rtol=1e-6)
+
+
+def test_hard_negatives_have_to_be_marked():
+    with pytest.raises(UserError, match="region"):
+        defi.make(make_spec(), negative_weight=0.0)
 
 
 def test_evaluation_counts_each_image_where_it_is_defined():
@@ -210,20 +247,23 @@ def evaluation_report(tmp_path_factory):
 
     def source(count):
         images = rng.integers(0, 100, (count, 24, 24, 3)).astype(np.uint8)
-        masks = np.zeros((count, 24, 24), np.uint8)
-        kinds = np.arange(count) % 5
-        for mask, kind in zip(masks, kinds, strict=True):
-            if kind < 4:
-                mask[6:14, 8:18] = 255
+        # Four methods, authentic and, as a hard negative, blurred.
+        kinds = np.array([0, 1, 2, 3, 4, 6])[np.arange(count) % 6]
+        region = np.zeros((count, 24, 24), np.uint8)
+        region[kinds != 4, 6:14, 8:18] = 255
+        masks = np.where((kinds < 4)[:, None, None], region, 0).astype(np.uint8)
         images[masks > 0] = 220
         images[kinds == 3] = 50  # the hard one: nothing to be seen
         label = (kinds < 4).astype(np.int32)
         return ArraySource(
-            {"image": images, "target_mask": masks, "label": label, "kind": kinds}
+            {
+                **{"image": images, "target_mask": masks, "region": region},
+                **{"label": label, "kind": kinds},
+            }
         )
 
     info = Info("x", 2, (24, 24, 3), (0.5,) * 3, (0.5,) * 3, ("a", "b"))
-    train, test = source(10), source(15)
+    train, test = source(12), source(18)
     predict = jax.jit(lambda batch: {"logits": 9 * batch["image"][..., :1]})
     folder = tmp_path_factory.mktemp("figures")
     trained = TrainedStudy(
@@ -249,7 +289,13 @@ def test_findings(evaluation_report):
     assert scores["iou_exemplar"] == pytest.approx([0, 0])
     assert scores["image_false_alarms"] == [0, 0]
     titles = [table.title for table in found.tables]
-    assert titles[0] == "By inpainting method" and len(titles) == 3
+    assert titles[0] == "By inpainting method" and len(titles) == 4
+    # Half of all tampered pixels lie in three methods that are seen as they are.
+    assert scores["alarms_authentic"] == scores["alarms_smoothed_regions"] == [0, 0]
+    alarms = {tuple(row[:2]): row[2:] for row in found.tables[1].rows[1:]}
+    assert alarms["telea", "a"] == ["0.000 ± 0.000"] * 3
+    # To find the hard one, which is darker than the rest, more than half is marked.
+    assert float(alarms["exemplar", "a"][0].split()[0]) > 0.4
     for table in found.tables:
         assert len({len(row) for row in table.rows}) == 1
     systems = {row[2] for row in found.tables[0].rows[1:]}
@@ -263,6 +309,6 @@ def test_findings(evaluation_report):
 def test_robustness_is_over_the_whole_grid(evaluation_report):
     from jaxkd.evaluators.localization import corruptions
 
-    rows = evaluation_report[0].tables[2].rows
+    rows = evaluation_report[0].tables[3].rows
     assert len(rows) == 1 + 2 * len(corruptions.GRID)
     assert all(0 <= float(cell) <= 1 for row in rows[2::2] for cell in row[2:] if cell)

@@ -93,6 +93,24 @@ def test_boundaries():
     assert np.isnan(localization.boundary_f(truth, np.ones_like(truth)))
 
 
+@pytest.mark.parametrize("recall", [0.1, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("levels", [4, 1000])
+def test_the_threshold_of_a_recall_is_the_largest_that_finds_as_much(recall, levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(0, levels, (3, 9, 11)) / levels  # few levels tie
+    truth = rng.random(scores.shape) < 0.3
+    wanted = max(
+        t for t in np.unique(scores) if (scores[truth] >= t).mean() >= recall - 1e-12
+    )
+    assert localization.recall_threshold(scores, truth, recall) == wanted
+
+
+def test_a_threshold_needs_something_to_find():
+    for truth, recall in ((np.zeros(4, bool), 0.5), (np.ones(4, bool), 0.0)):
+        with pytest.raises(ValueError, match="expected a part"):
+            localization.recall_threshold(np.arange(4.0), truth, recall)
+
+
 def test_image_level():
     maps = np.zeros((2, 10, 20))
     maps[0, 0, :2], maps[0, 5, 5] = (0.9, 0.7), 0.4

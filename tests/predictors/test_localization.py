@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,12 +142,71 @@ def test_names_are_escaped(tmp_path, run):
         ({"inference": "whole"}, "tile"),
         ({"overlap": 1.0}, "overlap"),
         ({"threshold": 0}, "threshold"),
+        ({"recall": 0}, "recall"),
     ],
 )
 def test_impossible_options(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         localization.predict(tmp_path, [tmp_path], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def judged_photos(tmp_path):
+    """Two forged photographs and two authentic ones, one of them bright in part."""
+    top = tmp_path / "photos"
+    for part in ("images", "labels", "authentic"):
+        (top / part).mkdir(parents=True)
+    values = {"a": 200, "b": 100}
+    for name, value in values.items():
+        image, mask = np.full((20, 30, 3), 10, np.uint8), np.zeros((20, 30), np.uint8)
+        mask[4:14, 5:15] = 255
+        image[mask > 0] = value
+        image[0, :6] = 220  # six of 500 other pixels
+        Image.fromarray(image).save(top / "images" / f"{name}.png")
+        Image.fromarray(mask).save(top / "labels" / f"{name}_mask.png")
+    dark, partly = np.full((2, 20, 20, 3), 10, np.uint8)
+    partly[:5] = 210
+    Image.fromarray(dark).save(top / "authentic" / "c.png")
+    Image.fromarray(partly).save(top / "authentic" / "d.png")
+    return top
+
+
+@pytest.mark.parametrize(("recall", "threshold"), [(0.5, 200 / 255), (0.6, 100 / 255)])
+def test_false_alarms_are_counted_at_a_recall(
+    tmp_path, run, judged_photos, recall, threshold
+):
+    inputs = [judged_photos / "images", judged_photos / "authentic"]
+    out = tmp_path / "out"
+    text = localization.predict(
+        tmp_path, inputs, out, truth=str(judged_photos), recall=recall
+    )
+    found = json.loads((out / "truth.json").read_text())
+    assert found["threshold"] == pytest.approx(threshold, abs=1e-6)
+    assert found["recall"] == recall
+    rows = {Path(row["file"]).stem: row for row in found["images"]}
+    assert rows["a"]["recall"] == 1 and rows["a"]["iou"] == pytest.approx(100 / 106)
+    assert rows["b"]["recall"] == (recall > 0.5)
+    assert rows["a"]["false_alarms"] == pytest.approx(6 / 500)
+    assert rows["c"]["false_alarms"] == 0 and rows["d"]["false_alarms"] == 0.25
+    assert rows["c"]["recall"] is None and rows["c"]["tampered"] == 0
+    assert found["false_alarms_authentic"] == 0.125 == found["worst_authentic"] / 2
+    assert "12.5% of the pixels on average, 25.0% on the worst" in text
+    with (out / "truth.csv").open() as file:
+        assert [row["recall"] for row in csv.DictReader(file)][2:] == ["", ""]
+
+
+def test_masks_have_to_know_every_input(tmp_path, run, judged_photos):
+    Image.fromarray(photo(16, 16)).save(tmp_path / "other.png")
+    truth = str(judged_photos)
+    with pytest.raises(UserError, match=r"other.png is not among"):
+        localization.predict(
+            tmp_path, [tmp_path / "other.png"], tmp_path / "out", truth=truth
+        )
+    with pytest.raises(UserError, match="None of the 2 inputs has a mask"):
+        localization.predict(
+            tmp_path, [judged_photos / "authentic"], tmp_path / "out", truth=truth
+        )
 
 
 def test_nothing_to_look_at(tmp_path, run):

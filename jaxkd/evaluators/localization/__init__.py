@@ -1,4 +1,4 @@
-"""What is found out about localisers after training: methods, transfer, robustness."""
+"""Evaluates localisers after training: methods, transfer, false alarms, robustness."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,17 +9,25 @@ import numpy as np
 from jaxkd.core.source import Source
 from jaxkd.datasets import inpainted
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
-from jaxkd.evaluators.localization import corruptions, figures
+from jaxkd.evaluators.localization import (
+    corruptions,
+    false_alarms,
+    figures,
+    laplacian,
+)
+from jaxkd.evaluators.localization.laplacian import fast_iou
 from jaxkd.metrics import localization
 from jaxkd.report.items import Figure, Table
 from jaxkd.report.statistics import format_mean
 from jaxkd.report.style import themes
 
-# Not learnt at small scale: reported beside the others, never averaged with them.
-HARD = "exemplar"
+# What they fill in is as rough as the rest: reported beside the methods that smooth,
+# never averaged with them.
+HARD = ("exemplar", inpainted.GENERATIVE)
+_UNTAMPERED = (inpainted.AUTHENTIC, *inpainted.NEGATIVES)
 
 _SHOWN = ("iou", "f1", "best_f1", "auc", "boundary_f")
-_TUNING = 300  # training images by which the baseline's threshold is chosen
+_SWEPT = 40  # images of each method that are disturbed; fewer for many networks
 
 Rows = dict[str, np.ndarray]
 
@@ -41,8 +49,28 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         student: [_score(p, truth["target_mask"]) for p in runs]
         for student, runs in maps.items()
     }
-    baseline = _laplacian(trained, truth)
+    baseline = laplacian.tuned(trained, truth)
+    shown_names = _shown_names(trained, groups)
     sweep = _sweep(trained, groups)
+    return EvaluationReport(
+        scores={
+            student: _summary(runs, maps[student], truth, groups)
+            for student, runs in scores.items()
+        },
+        figures=_figures(trained, truth, maps, groups, sweep),
+        tables=(
+            _method_table(scores, baseline, truth, groups, shown_names),
+            false_alarms.table(
+                {**maps, "Laplacian": [baseline.maps]}, truth, groups, shown_names
+            ),
+            _official_table(trained, truth, groups),
+            _sweep_table(sweep),
+        ),
+    )
+
+
+def _figures(trained: TrainedStudy, truth: Rows, maps, groups, sweep):
+    """Draws test images with their maps, and robustness."""
     folder, shown = trained.folder, _examples(groups)
     first = next(iter(maps.values()))[0]
     for path, theme in themes(folder / "localization"):
@@ -51,29 +79,17 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         figures.robustness(
             path, theme, student_order=trained.student_order, sweep=sweep
         )
-    return EvaluationReport(
-        scores={
-            student: _summary(runs, maps[student], truth, groups)
-            for student, runs in scores.items()
-        },
-        figures=(
-            Figure(
-                "localization",
-                "Test images",
-                "Image, inpainted region, probability; the first student and seed.",
-            ),
-            Figure(
-                "robustness",
-                "Robustness",
-                "Mean IoU of tampered images that were disturbed before they were "
-                "looked at; bands span the seeds. Methods that are reported apart are "
-                "left out.",
-            ),
+    return (
+        Figure(
+            "localization",
+            "Test images",
+            "Image, inpainted region, probability; the first student and seed.",
         ),
-        tables=(
-            _method_table(scores, baseline, truth, groups),
-            _official_table(trained, truth, groups),
-            _sweep_table(sweep),
+        Figure(
+            "robustness",
+            "Robustness",
+            "Mean IoU of tampered images that were disturbed before they were looked "
+            "at; bands span the seeds. Methods that are reported apart are left out.",
         ),
     )
 
@@ -84,30 +100,41 @@ def _collect(trained: TrainedStudy) -> Rows:
     plain = trained.batches(view=lambda batch: batch)
     for batch in plain:
         real = np.asarray(batch["mask"])
-        for name in ("image", "target_mask", "label", "kind", "origin"):
+        for name in ("image", "target_mask", "region", "label", "kind", "origin"):
             if name in batch:
                 kept.setdefault(name, []).append(np.asarray(batch[name])[real])
     rows = {name: np.concatenate(parts) for name, parts in kept.items()}
-    return rows | {"target_mask": rows["target_mask"] / 255.0}
+    scaled = [name for name in ("target_mask", "region") if name in rows]
+    return rows | {name: rows[name] / 255.0 for name in scaled}
 
 
 def _groups(trained: TrainedStudy, truth: Rows) -> dict[str, np.ndarray]:
-    """Returns the rows of each method's images, authentic ones last."""
+    """Returns the rows of each method's images, untampered ones last."""
     authentic = truth["label"] == 0
     groups: dict[str, np.ndarray] = {}
     if "kind" in truth:
-        for place, name in enumerate(inpainted.METHODS):
+        for name in (*inpainted.FORGED, *_UNTAMPERED):
+            place = inpainted.KINDS.index(name)
             groups[name] = np.flatnonzero(truth["kind"] == place)
     else:
         groups["tampered"] = np.flatnonzero(~authentic)
-    groups[inpainted.AUTHENTIC] = np.flatnonzero(authentic)
+        groups[inpainted.AUTHENTIC] = np.flatnonzero(authentic)
     return {name: rows for name, rows in groups.items() if len(rows)}
 
 
 def _averaged(groups: Mapping[str, Any]) -> list[str]:
     """Lists the groups over which scores are averaged."""
-    named = [name for name in groups if name not in (HARD, inpainted.AUTHENTIC)]
-    return named or [name for name in groups if name != inpainted.AUTHENTIC]
+    named = [name for name in groups if name not in (*HARD, *_UNTAMPERED)]
+    return named or [name for name in groups if name not in _UNTAMPERED]
+
+
+def _shown_names(trained: TrainedStudy, groups: Mapping[str, Any]) -> dict[str, str]:
+    """Returns how methods are written: those that training did not see are marked."""
+    source = trained.dataset.train(trained.seeds[0])
+    if "kind" not in trained.dataset.example(source):
+        return {}
+    seen = {inpainted.KINDS[source[i]["kind"]] for i in range(len(source))}
+    return {name: name if name in seen else f"{name}, unseen" for name in groups}
 
 
 def _probabilities(
@@ -143,8 +170,10 @@ def _summary(
             means = _group_means(rows, groups, metric)
             one[f"macro_{metric}"] = float(np.mean([means[n] for n in averaged]))
         for name, value in _group_means(rows, groups, "iou").items():
-            if name != inpainted.AUTHENTIC:
+            if name not in _UNTAMPERED:
                 one[f"iou_{name}"] = value
+        *_, alarms = false_alarms.measure(probabilities, truth, groups).values()
+        one |= {f"alarms_{untampered}": value for untampered, value in alarms.items()}
         scores = localization.image_scores(probabilities)
         for name, value in localization.image_level(scores, truth["label"]).items():
             one[f"image_{name}"] = value
@@ -153,47 +182,13 @@ def _summary(
     return found
 
 
-def _laplacian(trained: TrainedStudy, truth: Rows) -> Rows:
-    """Scores the smoothed Laplacian, its width and threshold chosen on training images.
-
-    Filled-in regions lack noise: the score of a pixel is how little it differs from its
-    neighbours, averaged over some distance.
-    """
-    source = trained.dataset.train(trained.seeds[0])
-    count = min(_TUNING, len(source))
-    examples = [trained.dataset.prepare_test(source[i]) for i in range(count)]
-    chosen = [e for e in examples if e["label"] > 0]
-    masks = np.stack([e["target_mask"] for e in chosen]) / 255.0
-    best = (-1.0, 0.0, 0.0)
-    for sigma in (1.0, 2.0, 3.0):
-        maps = np.stack([smoothness(e["image"], sigma) for e in chosen])
-        for threshold in np.quantile(maps, np.linspace(0.5, 0.98, 25)):
-            iou = localization.mean(_fast_iou(maps >= threshold, masks > 0.5))
-            best = max(best, (iou, sigma, float(threshold)))
-    _, sigma, threshold = best
-    maps = np.stack([smoothness(image, sigma) for image in truth["image"]])
-    return localization.fixed(maps, truth["target_mask"], threshold)
-
-
-def smoothness(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Returns minus the smoothed, absolute Laplacian of the grey image, ``[h, w]``."""
-    from scipy import ndimage
-
-    grey = image.astype(np.float64).mean(-1)
-    return -ndimage.gaussian_filter(np.abs(ndimage.laplace(grey)), sigma)
-
-
-def _fast_iou(marked: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    both = (marked & truth).sum((1, 2))
-    return both / np.maximum((marked | truth).sum((1, 2)), 1)
-
-
 def _sweep(trained: TrainedStudy, groups) -> dict[str, dict[str, list[list[float]]]]:
     """Returns student -> disturbance -> level -> IoU of each seed.
 
-    The images of the averaged groups, at most forty of each.
+    The images of the averaged groups, at most ``_SWEPT`` of each, and at least ten.
     """
-    rows = np.concatenate([groups[name][:40] for name in _averaged(groups)])
+    most = max(10, min(_SWEPT, 3 * _SWEPT // len(trained.members)))
+    rows = np.concatenate([groups[name][:most] for name in _averaged(groups)])
     source = _Rows(trained.dataset.test, rows)
     found: dict[str, dict[str, list[list[float]]]] = {}
     for kind, levels in corruptions.GRID.items():
@@ -224,7 +219,7 @@ def _iou_on(trained: TrainedStudy, member: Member, source: Source) -> float:
     for batch in trained.batches(source):
         logits = np.asarray(member.predict(batch)["logits"])[..., 0]
         truth = np.asarray(batch["target_mask"]) > 0.5
-        ious.append(_fast_iou(logits >= 0, truth)[np.asarray(batch["mask"])])
+        ious.append(fast_iou(logits >= 0, truth)[np.asarray(batch["mask"])])
     return float(np.concatenate(ious).mean())
 
 
@@ -236,12 +231,13 @@ def _examples(groups: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _method_table(scores, baseline: Rows, truth: Rows, groups) -> Table:
+def _method_table(scores, baseline, truth: Rows, groups, shown_names) -> Table:
     heading = ["", "images", "", "IoU", "F1", "best F1", "AUC", "boundary F", "marked"]
     lines: list[list[str]] = [heading]
     ones = localization.fixed(np.ones(truth["target_mask"].shape), truth["target_mask"])
     systems: dict[str, Sequence[Rows]] = dict(scores)
-    systems |= {"Laplacian": [baseline], "all pixels": [ones]}
+    smooth = localization.fixed(baseline.maps, truth["target_mask"], baseline.threshold)
+    systems |= {"Laplacian": [smooth], "all pixels": [ones]}
     for group, at in groups.items():
         for system, runs in systems.items():
             cells = []
@@ -250,7 +246,8 @@ def _method_table(scores, baseline: Rows, truth: Rows, groups) -> Table:
                 cells.append("–" if np.isnan(values).any() else format_mean(values, 3))
             first = system == next(iter(systems))
             count = str(len(at)) if first else ""
-            lines.append([group if first else "", count, system, *cells])
+            name = shown_names.get(group, group) if first else ""
+            lines.append([name, count, system, *cells])
     return Table(
         "By inpainting method",
         lines,
@@ -284,7 +281,7 @@ def _official_table(trained: TrainedStudy, truth: Rows, groups) -> Table:
         logits = [_logit(_probabilities(trained, member)) for member in members]
         runs = [localization.official(z, truth["target_mask"]) for z in logits]
         for group, at in groups.items():
-            if group == inpainted.AUTHENTIC:
+            if group in _UNTAMPERED:
                 continue
             cells = [
                 format_mean([localization.mean(run[metric][at]) for run in runs], 3)

@@ -4,7 +4,6 @@ Images are uint8 ``[height, width, 3]``; masks only follow changes of size. The 
 that of the IMDL-BenCo benchmark, with changes of size added.
 """
 
-import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from jaxkd.core.errors import UserError
 from jaxkd.core.lookup import choose
 from jaxkd.core.source import Example, Source
+from jaxkd.drawing.disturbances import blur, jpeg, noise, resize, resize_to
 
 # Kind -> levels, from mild to harsh; at the first nothing, or nearly, is changed.
 GRID: Mapping[str, tuple[float, ...]] = {
@@ -26,39 +26,6 @@ LABELS: Mapping[str, str] = {
     "blur": "kernel of the blur",
     "resize": "scale",
 }
-
-
-def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
-    """Compresses and decompresses, with subsampled colour as is usual."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=int(quality))
-    return np.array(Image.open(file))
-
-
-def noise(image: np.ndarray, variance: float, seed: int = 0) -> np.ndarray:
-    """Adds normal noise of this variance in grey levels, the same for each call."""
-    rng = np.random.default_rng(seed)
-    grain = rng.normal(0, np.sqrt(variance), image.shape)
-    return np.clip(np.round(image + grain), 0, 255).astype(np.uint8)
-
-
-def blur(image: np.ndarray, kernel: float) -> np.ndarray:
-    """Blurs with a normal kernel of this many pixels, of OpenCV's deviation for it."""
-    from scipy import ndimage
-
-    reach = (int(kernel) - 1) // 2
-    sigma = 0.3 * (reach - 1) + 0.8
-    grown = ndimage.gaussian_filter(
-        image.astype(np.float32), (sigma, sigma, 0), mode="mirror", radius=(reach,) * 3
-    )
-    return np.clip(np.round(grown), 0, 255).astype(np.uint8)
-
-
-def resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resizes bilinearly, antialiased where smaller."""
-    return _resize(image, scale, "BILINEAR")
 
 
 _KINDS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -78,7 +45,8 @@ def apply(example: Example, kind: str, level: float) -> Example:
     function = choose(kind, _KINDS, what="disturbance")
     changed = {"image": function(example["image"], level)}
     if kind == "resize" and "target_mask" in example:
-        changed["target_mask"] = _resize(example["target_mask"], level, "NEAREST")
+        size = changed["image"].shape[:2]
+        changed["target_mask"] = resize_to(example["target_mask"], size, "NEAREST")
     return example | changed
 
 
@@ -95,11 +63,3 @@ class Disturbed:
 
     def __getitem__(self, index: int) -> Example:
         return apply(self.source[index], self.kind, self.level)
-
-
-def _resize(image: np.ndarray, scale: float, filter_name: str) -> np.ndarray:
-    from PIL import Image
-
-    height, width = (max(round(side * scale), 1) for side in image.shape[:2])
-    chosen = Image.Resampling[filter_name]
-    return np.array(Image.fromarray(image).resize((width, height), chosen))
