@@ -23,8 +23,20 @@ SIDES = (6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variants = {"": lambda: recipes.mixed_faces(32, SIDES), "quick": quick}
+    variants = {
+        "": lambda: recipes.mixed_faces(32, SIDES),
+        "coarse": coarse,
+        "quick": quick,
+    }
     return choose(arg, variants, what="configs/ipn.py variant")()
+
+
+def coarse() -> ConfigDict:
+    """Networks that shrink their maps all at once, in the first stage."""
+    config = recipes.mixed_faces(32, SIDES, strides=(8, 2, 1))
+    config.name = "ipn-coarse"
+    config.seeds = (1, 2, 3, 4, 5)
+    return config
 
 
 def quick() -> ConfigDict:
