@@ -30,12 +30,17 @@ before any of its runs on the test images. Expected:
    standard error and in four of five seeds. Both backbones have seen the same images,
    so that this alone is what the generator has learnt.
 
-It would speak against generative features, at this size of denoiser and 1,250 steps, if
+It would speak against generative features, at this size of denoiser and 938 steps, if
 4 failed, whatever 2 and 3 say: predicting any features of large images would then do.
 If 4 holds and 3 does not, they are of use to frozen backbones alone. If 2 fails the
 recipe is at fault and the regime shows nothing. One generator and two backbones: the
 errors cover the students' images, weights and order.
-@PILOT_GDRD@
+
+Not blind: on 1,500 validation images ridge regression of 5 labels per class had, on the
+features of large images (time 0.02), 8.1 % after 1,250 steps and 4.3 % before in the
+second stage, 8.0 and 6.1 in the third, and 5.5 % on the pixels of small images. The
+denoiser's loss had settled by 900 steps. It is half as wide as in the first study, for
+time; nothing else was chosen on any data.
 """
 
 from ml_collections import ConfigDict
@@ -61,10 +66,10 @@ def embedded() -> ConfigDict:
 
 def unlabelled() -> ConfigDict:
     """Few labels for all; generator and backbone learn from 10,000 images without."""
-    epochs = 30.0
+    epochs = 45.0
     config = recipes.glyphs("gdrd-unlabelled", epochs, teacher_epochs=40.0)
-    recipes.gdrd(config, 8.0, denoiser={"widths": (16, 32, 64)})
-    recipes.share_unlabelled(config, epochs=8.0)
+    recipes.gdrd(config, 6.0, denoiser={"widths": (16, 32, 64)})
+    recipes.share_unlabelled(config, epochs=6.0)
     teacher = config.needs.teacher
     del teacher.data.train
     for part in (config, teacher):

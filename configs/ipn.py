@@ -9,7 +9,31 @@ each with and without the teacher's embedding and maps; faces of unseen people a
 verified at 6 pixels, and one sharp face with one at each side. Minutes on two CPU
 cores, no download. docs/recognition.md says what came out.
 
+    configs/ipn.py:coarse            networks that shrink 32 pixels to 4 at once, where
+                                     strides lose pixels and wavelets do not; see below
     configs/ipn.py:quick             few steps: a look at how it works
+
+The argument for wavelets is that a strided convolution aliases: of a sharp image its
+maps hold a sample, not a mean. In the first study (strides 2, 2, 2) each 3x3 convolution
+overlaps the next and misses no pixel, and wavelets changed nothing. ``:coarse`` has the
+strides 8, 2, 1: a place of the strided network's first stage sees 5 x 5 of 8 x 8 pixels
+and no later stage the others, while the wavelets average all. Where an image is reduced
+to 8 pixels or fewer before it is enlarged, pixels between those seen say nothing new; the
+sharper it is, the more is lost, and two poses of a face are sampled at different places.
+The same four rows, five seeds, the same recipe. Registered before any run on the test's
+people. "At s" is the verification of one sharp image against one of side s. Expected:
+
+1. waves is above strided at 32 by at least one point and in four of five seeds, and
+   ipn above ipn_strided likewise: with or without the teacher.
+2. With both images at 6 pixels the gaps are smaller than at 32, in mean.
+3. The gap of waves to strided is larger at 32 than it was in the first study, where it
+   was less than a point.
+4. The teacher adds to either network at 6 pixels, as in the first study.
+
+It would speak against wavelets if 1 failed: then not even lost pixels are missed, since
+a drawn face is few numbers. If 1 holds, the tie of the first study was one of strides
+that overlap, and says nothing of coarser ones.
+@PILOT_IPN@
 """
 
 from ml_collections import ConfigDict

@@ -58,7 +58,7 @@ class Disturbance(NamedTuple):
 
 
 def _roughen(images: jax.Array, side: int) -> jax.Array:
-    """Darkens, blurs and roughens images; each alike whenever it is measured."""
+    """Brightens, blurs and roughens images; each alike whenever it is measured."""
     images = degrade.blur(jnp.sqrt(images), jnp.ones(len(images)), 4)
     small = degrade.resize(images, side, "bicubic_noaa")
     noise = jax.random.normal(jax.random.key(0), small.shape)
@@ -80,7 +80,15 @@ def affine(
     return small * jnp.asarray(gain) + jnp.asarray(offset)
 
 
-# Fog and cast stay within [0, 1] for all images, so that nothing is clipped.
+def _light_each(images: jax.Array, side: int) -> jax.Array:
+    """Gives each image a gain and an offset of its own; alike whenever measured."""
+    gain_key, offset_key = jax.random.split(jax.random.key(0))
+    gain = jax.random.uniform(gain_key, (len(images), 1, 1, 1), minval=0.1, maxval=0.5)
+    room = jax.random.uniform(offset_key, (len(images), 1, 1, images.shape[-1]))
+    return degrade.resize(images, side, "area") * gain + (1 - gain) * room
+
+
+# All but the first stay within [0, 1] for all images, so that nothing is clipped.
 DISTURBANCES = {
     "rough": Disturbance(_roughen, "gamma 0.5, blur, another kernel, noise"),
     "fog": Disturbance(
@@ -90,6 +98,9 @@ DISTURBANCES = {
     "cast": Disturbance(
         functools.partial(affine, (0.6, 0.3, 0.15), (0.1, 0.35, 0.6)),
         "a gain and an offset for each channel",
+    ),
+    "each": Disturbance(
+        _light_each, "a gain and offsets for each image, which no batch shares"
     ),
 }
 
@@ -202,11 +213,12 @@ def evaluation_report(
         streams |= {name: (None, view), f"{name}, sorted by class": (by_class, view)}
     scores: dict[str, dict[str, list[float]]] = {}
     warned: dict[str, int] = {}
+    # Compiled once for all students and streams, which share shapes.
+    runs = {mode: jax.jit(make_adapted(trained.method, mode)) for mode in MODES}
     for stream, (source, view) in streams.items():
         batches = list(_whole(trained.batches(source, view)))
         for student, members in trained.by_student().items():
-            for mode in MODES:
-                run = jax.jit(make_adapted(trained.method, mode))
+            for mode, run in runs.items():
                 values = [_accuracy(run, member, batches) for member in members]
                 scores.setdefault(student, {})[_key(stream, mode)] = values
             first = members[0]
