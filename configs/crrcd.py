@@ -14,7 +14,7 @@ came out.
 In the first study the classes of the test are those of the training, and logits hand
 them on as well as relations do. ``:unseen`` has people: teacher (64 pixels, ArcFace,
 configs/faces.py) and students (8 pixels) learn 200 of them, and pairs of 50 others are
-verified. Relations are between the embeddings, which are what is compared. The argument:
+verified. Relations are between embeddings, which are what is compared. The argument:
 cross entropy has to tell known people apart and no more, and logits compare an image
 with them alone; a relation between two images is one of the embedding itself and holds
 for people who are no class. People differ less than in configs/faces.py (``spread``),

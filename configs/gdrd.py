@@ -24,8 +24,8 @@ before any of its runs on the test images. Expected:
 
 1. The classifier has less than 60 %: labels are short.
 2. gdrd (frozen) is above random_frozen by at least 3 points, in five of five seeds.
-3. gdrd_free is above kd by at least 2 points and in four of five seeds. It has seen more
-   images: that is the argument.
+3. gdrd_free is above kd by at least 2 points and in four of five seeds. It has seen
+   more images: that is the argument.
 4. gdrd is above untrained, and gdrd_free above untrained_free, each by more than its
    standard error and in four of five seeds. Both backbones have seen the same images,
    so that this alone is what the generator has learnt.

@@ -14,12 +14,12 @@ cores, no download. docs/recognition.md says what came out.
     configs/ipn.py:quick             few steps: a look at how it works
 
 The argument for wavelets is that a strided convolution aliases: of a sharp image its
-maps hold a sample, not a mean. In the first study (strides 2, 2, 2) each 3x3 convolution
-overlaps the next and misses no pixel, and wavelets changed nothing. ``:coarse`` has the
-strides 8, 2, 1: a place of the strided network's first stage sees 5 x 5 of 8 x 8 pixels
-and no later stage the others, while the wavelets average all. Where an image is reduced
-to 8 pixels or fewer before it is enlarged, pixels between those seen say nothing new; the
-sharper it is, the more is lost, and two poses of a face are sampled at different places.
+maps hold a sample, not a mean. In the first study (strides 2, 2, 2) the 3x3 windows of
+a convolution overlap and miss no pixel, and wavelets changed nothing. ``:coarse`` has
+the strides 8, 2, 1: a place of the strided network's first stage sees 5 x 5 of 8 x 8
+pixels and no later stage the others, while the wavelets average all. The fewer pixels an
+image was reduced to before it was enlarged, the more those seen tell of those between;
+the sharper it is, the more is lost, and two poses of a face are sampled at other places.
 The same four rows, five seeds, the same recipe. Registered before any run on the test's
 people. "At s" is the verification of one sharp image against one of side s. Expected:
 

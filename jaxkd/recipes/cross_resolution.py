@@ -279,9 +279,9 @@ def share_unlabelled(config: ConfigDict, epochs: float) -> ConfigDict:
     backbone.optim.warmup = 1.0
     config.needs.backbone = configs.needed(backbone)
     generator = backbone.needs.generator
-    # One step of no length, since a run has at least one.
+    # Two steps that change nothing.
     generator.optim.update({"lr": 0.0, "warmup": 0.0})
-    generator.duration = generator.eval_every = generator.checkpoint_every = 1e-3
+    generator.duration = generator.eval_every = generator.checkpoint_every = 0.01
     config.needs.untrained = configs.needed(backbone)
     return config
 
