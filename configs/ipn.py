@@ -17,11 +17,12 @@ The argument for wavelets is that a strided convolution aliases: of a sharp imag
 maps hold a sample, not a mean. In the first study (strides 2, 2, 2) the 3x3 windows of
 a convolution overlap and miss no pixel, and wavelets changed nothing. ``:coarse`` has
 the strides 8, 2, 1: a place of the strided network's first stage sees 5 x 5 of 8 x 8
-pixels and no later stage the others, while the wavelets average all. The fewer pixels an
-image was reduced to before it was enlarged, the more those seen tell of those between;
-the sharper it is, the more is lost, and two poses of a face are sampled at other places.
-The same four rows, five seeds, the same recipe. Registered before any run on the test's
-people. "At s" is the verification of one sharp image against one of side s. Expected:
+pixels and no later stage the others, while the wavelets average all. The fewer pixels
+an image was reduced to before it was enlarged, the more those seen tell of those
+between; the sharper it is, the more is lost, and two poses of a face are sampled at
+other places. The same four rows, five seeds, the same recipe. Registered before any run
+on the test's people. "At s" is the verification of one sharp image against one of side
+s. Expected:
 
 1. waves is above strided at 32 by at least one point and in four of five seeds, and
    ipn above ipn_strided likewise: with or without the teacher.
@@ -33,7 +34,6 @@ people. "At s" is the verification of one sharp image against one of side s. Exp
 It would speak against wavelets if 1 failed: then not even lost pixels are missed, since
 a drawn face is few numbers. If 1 holds, the tie of the first study was one of strides
 that overlap, and says nothing of coarser ones.
-@PILOT_IPN@
 """
 
 from ml_collections import ConfigDict
