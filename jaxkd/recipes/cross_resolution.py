@@ -23,7 +23,7 @@ LONG = 60.0, 40.0, 8.0  # of the same three
 # What cross entropy alone likes best, so all take it. With a shorter warm-up some seeds
 # of it fail.
 STUDENT_DECAY, STUDENT_WARMUP = 5e-3, 5.0
-ORDERS = {"first_weight": 20.0, "second_weight": 25.0, "third_weight": 50.0}
+ORDERS: Row = {"first_weight": 20.0, "second_weight": 25.0, "third_weight": 50.0}
 
 
 def fading(epochs: float) -> tuple[float, float]:
@@ -359,7 +359,7 @@ def cifar100(teacher: str, student: str, side: int) -> ConfigDict:
     if student.startswith("resnet"):
         config.model.strides = (1, 1, 2) if side == 8 else (1, 2, 2)
     kd = {"kd_weight": 0.9, "ce_weight": 0.1}
-    rows = {
+    rows: dict[str, Row] = {
         "ce": {},
         "kd": kd,
         "orders123": {"first_weight": 1.0, "second_weight": 25.0, "third_weight": 50.0},
