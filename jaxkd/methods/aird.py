@@ -29,6 +29,7 @@ def make(
     warmup: float = 0.0,
     fade: Stretch | None = None,
     adapt: bool = True,
+    disturbances: tuple[str, ...] = ("rough",),
 ) -> Method:
     """Makes a student of ``ce_weight * CE + instance * (1 - cos) + relation * contrast
     + distance * L2``.
@@ -47,6 +48,7 @@ def make(
       fade: units between which it falls to 0, linearly; None keeps it.
       adapt: whether to measure, after training, what adapting batch norm gives on
         disturbed test images.
+      disturbances: of those images, some of ``test_time_adaptation.DISTURBANCES``.
 
     Raises:
       UserError: if the run needs no teacher, or an option is out of its range.
@@ -86,5 +88,5 @@ def make(
     )
     method = adapters.with_projection(method, spec, spec.frozen)
     return method._replace(
-        evaluator=test_time_adaptation.report(spec) if adapt else None
+        evaluator=test_time_adaptation.report(spec, disturbances) if adapt else None
     )

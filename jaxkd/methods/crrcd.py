@@ -17,9 +17,8 @@ from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import Batch, LossInputs, Method, Spec
-from jaxkd.evaluators import resolution
 from jaxkd.losses.numerics import unit
-from jaxkd.methods.common import adapters, distillation
+from jaxkd.methods.common import adapters, distillation, embedding
 from jaxkd.methods.crd import draw_negatives
 from jaxkd.models import layers
 
@@ -39,6 +38,7 @@ def make(
     kd_temperature: float = 4.0,
     warmup: float = 0.0,
     fade: Stretch | None = None,
+    layer: embedding.Layer = "pooled",
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of ``ce_weight * CE + kd * KD + contrast * (student's half +
@@ -59,14 +59,16 @@ def make(
       warmup: units over which the distillation's weight rises.
       fade: units between which it falls to 0, linearly; None keeps it. CRCD drops it
         for the last 4 % of its epochs.
-      eval_sizes: see ``jaxkd.methods.horkd``.
+      layer: see ``jaxkd.methods.horkd``.
+      eval_sizes: likewise.
 
     Raises:
-      UserError: if an option is out of its range, or memories are asked for and the
-        training examples are not in memory.
+      UserError: if an option is out of its range, memories are asked for and the
+        training examples are not in memory, or a network lacks the layer.
     """
     _check(spec, negatives, features, temperature, momentum)
-    adapter = Relations(negatives, features, temperature, momentum)
+    embedding.check_layer(spec, "crrcd", layer, eval_sizes)
+    adapter = Relations(negatives, features, temperature, momentum, layer)
 
     relate = functools.partial(adapters.apply, adapter, NAME)
 
@@ -83,7 +85,7 @@ def make(
         fade=fade,
     )
     method = adapters.with_variables(method, spec, NAME, adapter)
-    return method._replace(evaluator=resolution.by_size(spec, tuple(eval_sizes)))
+    return embedding.measured(method, spec, layer, eval_sizes)
 
 
 class Relations(nn.Module):
@@ -98,20 +100,21 @@ class Relations(nn.Module):
     features: int
     temperature: float
     momentum: float
+    layer: embedding.Layer = "pooled"
 
     @nn.compact
     def __call__(self, outputs, targets, batch) -> jax.Array:
         """Returns both halves of the contrast, added up: a scalar."""
-        student = self._embed("student", outputs["features"]["pooled"])
-        teacher = self._embed("teacher", targets["teacher"]["features"]["pooled"])
+        student = self._embed("student", outputs["features"][self.layer])
+        teacher = self._embed("teacher", targets["teacher"]["features"][self.layer])
         if self.negatives:
             return self._with_memory(student, teacher, batch)
         if self.is_initializing():  # of two images, which have no relations to contrast
             return jnp.zeros(())
         return self._half(student, teacher) + self._half(teacher, student)
 
-    def _embed(self, side: str, pooled: jax.Array) -> jax.Array:
-        return unit(layers.Linear(self.features, name=f"embed_{side}")(pooled))
+    def _embed(self, side: str, rows: jax.Array) -> jax.Array:
+        return unit(layers.Linear(self.features, name=f"embed_{side}")(rows))
 
     def _half(self, moving: jax.Array, fixed: jax.Array) -> jax.Array:
         return losses.relation_contrast(moving, fixed, temperature=self.temperature)

@@ -16,9 +16,8 @@ from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import Stretch
 from jaxkd.core.types import LossInputs, Method, Spec
-from jaxkd.evaluators import resolution
 from jaxkd.losses.orders import Form
-from jaxkd.methods.common import adapters, distillation, warm_start
+from jaxkd.methods.common import adapters, distillation, embedding, warm_start
 from jaxkd.methods.common.terms import check_weights
 
 ORDERS = ("kd", "first", "second", "third")
@@ -40,6 +39,7 @@ def make(
     warmup: float = 0.0,
     fade: Stretch | None = None,
     start_from: str = "",
+    layer: embedding.Layer = "pooled",
     eval_sizes: tuple[int, ...] = (),
 ) -> Method:
     """Makes a student of CE and of what a teacher and an assistant say.
@@ -70,18 +70,22 @@ def make(
       warmup: units over which the weight of both networks rises.
       fade: units between which it falls to 0, linearly; None keeps it.
       start_from: name of a needed run whose network the student starts from.
+      layer: features that relations are between. ``"embedding"`` is for networks that
+        embed, such as ``embed8``; pairs of test images are then verified, who may show
+        people that no training image does.
       eval_sizes: sides to which test images are reduced after training, for the
         accuracy by resolution; none leaves this out.
 
     Raises:
-      UserError: if the run lacks a network that has a weight, or an option is out of
-        its range.
+      UserError: if the run lacks a network that has a weight, a network lacks the
+        layer, or an option is out of its range.
     """
     weights = dict(
         zip(ORDERS, (kd_weight, first_weight, second_weight, third_weight), strict=True)
     )
     weights |= dict(extra_relations or {})
     _check_names(weights)
+    embedding.check_layer(spec, "horkd", layer, eval_sizes)
     given = dict({"teacher": 1.0} if teacher_weights is None else teacher_weights)
     check_weights({**weights, **given}, "horkd")
     if not any(weights.values()):
@@ -99,7 +103,10 @@ def make(
         return run
 
     terms = {
-        name: (weight if given else 0.0, shared(term(name, temperature, form, chunk)))
+        name: (
+            weight if given else 0.0,
+            shared(term(name, temperature, form, chunk, layer)),
+        )
         for name, weight in weights.items()
     }
     method = distillation.student(
@@ -111,14 +118,18 @@ def make(
         warmup=warmup,
         fade=fade,
     )
-    return adapters.with_projection(method, spec, spec.frozen)._replace(
-        warm_start=warm_start.from_needed_run(start_from) if start_from else None,
-        evaluator=resolution.by_size(spec, tuple(eval_sizes)),
+    method = adapters.with_projection(method, spec, spec.frozen, layer, layer)
+    return embedding.measured(method, spec, layer, eval_sizes)._replace(
+        warm_start=warm_start.from_needed_run(start_from) if start_from else None
     )
 
 
 def term(
-    name: str, temperature: float, form: Form = "gram", chunk: int | None = None
+    name: str,
+    temperature: float,
+    form: Form = "gram",
+    chunk: int | None = None,
+    layer: embedding.Layer = "pooled",
 ) -> Callable[[Any, Any, Any], jax.Array]:
     """Returns ``(params, outputs, reference) -> scalar``, one of the terms of ``make``.
 
@@ -137,7 +148,7 @@ def term(
         if name == "kd":
             logits = outputs["logits"], reference["logits"]
             return jnp.mean(losses.kd(*logits, temperature=temperature))
-        s, t = outputs["features"]["pooled"], reference["features"]["pooled"]
+        s, t = outputs["features"][layer], reference["features"][layer]
         if name in behind_map:
             s = adapters.project(params, s, t.shape[-1])
         return jnp.mean((behind_map | rows)[name](s, t))

@@ -22,7 +22,7 @@ class Embedding(nn.Module):
       blocks: of each stage.
       stem: channels of the first convolution.
       widths: of the blocks of each stage.
-      strides: of each stage; 1 or 2 where ``wavelets``.
+      strides: of each stage; powers of two where ``wavelets``, whose transform halves.
       bottleneck: whether blocks are ``BottleneckBlock``.
       photographs: see ``resnet.ResNet``.
       wavelets: whether the trunk is a ``waveresnet.WaveResNet``.
@@ -82,7 +82,7 @@ class Embedding(nn.Module):
         if self.wavelets:
             return WaveResNet(
                 self.width,
-                halve=tuple(stride // 2 for stride in self.strides),
+                halve=tuple(_halvings(stride) for stride in self.strides),
                 blocks=self._only_blocks(),
                 **common,
             )
@@ -102,6 +102,16 @@ class Embedding(nn.Module):
                 "without bottleneck and photographs."
             )
         return self.blocks
+
+
+def _halvings(stride: int) -> int:
+    """Returns how often a map is halved to shrink by a stride."""
+    if stride < 1 or stride & (stride - 1):
+        raise ValueError(
+            f"A stride is {stride}, expected a power of two: wavelets=True shrinks "
+            "maps by halving them."
+        )
+    return stride.bit_length() - 1
 
 
 _FACES: dict[str, Any] = {"stem": 64, "widths": (64, 128, 256, 512)}

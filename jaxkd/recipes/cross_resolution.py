@@ -15,6 +15,7 @@ from jaxkd.recipes import classification
 Row = dict[str, Any]
 
 SIDES = (4, 5, 6, 8, 12)
+BY_SIDE = {"eval_sizes": SIDES}
 SEEDS = (1, 2, 3)
 PER_CLASS = 15
 EPOCHS, ASSISTANT_EPOCHS, TEACHER_EPOCHS = 32.0, 20.0, 6.0
@@ -22,7 +23,7 @@ LONG = 60.0, 40.0, 8.0  # of the same three
 # What cross entropy alone likes best, so all take it. With a shorter warm-up some seeds
 # of it fail.
 STUDENT_DECAY, STUDENT_WARMUP = 5e-3, 5.0
-ORDERS = {"first_weight": 20.0, "second_weight": 25.0, "third_weight": 50.0}
+ORDERS: Row = {"first_weight": 20.0, "second_weight": 25.0, "third_weight": 50.0}
 
 
 def fading(epochs: float) -> tuple[float, float]:
@@ -121,14 +122,14 @@ def horkd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     }
 
 
-def _row(**loss: Any) -> Row:
+def _row(measured: Row = BY_SIDE, **loss: Any) -> Row:
     none = {
         "kd_weight": 0.0,
         "first_weight": 0.0,
         "second_weight": 0.0,
         "third_weight": 0.0,
     }
-    return {"method": "horkd", "loss": none | loss | {"eval_sizes": SIDES}}
+    return {"method": "horkd", "loss": none | loss | measured}
 
 
 def joint_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
@@ -140,27 +141,28 @@ def joint_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
     }
 
 
-def crrcd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
-    """Returns CRRCD beside cross entropy, KD and the relations of HORKD."""
-    rows = horkd_rows(fade)
-    return {name: rows[name] for name in ("ce", "kd", "orders123")} | {
+def crrcd_rows(
+    fade: tuple[float, float] = FADE, measured: Row = BY_SIDE
+) -> dict[str, Row]:
+    """Returns CRRCD beside cross entropy, KD and the relations of HORKD.
+
+    Args:
+      fade: units between which all that the teacher says fades to nothing.
+      measured: options of both methods by which students are measured: ``eval_sizes``,
+        or ``layer`` for networks that embed.
+    """
+    common = {"fade": fade, **measured}
+    return {
+        "ce": _row(measured, fade=fade),
+        "kd": _row(measured, kd_weight=3.0, fade=fade),
+        "orders123": _row(measured, **ORDERS, fade=fade),
         "crrcd": {
             "method": "crrcd",
-            "loss": {
-                "kd_weight": 0.0,
-                "contrast_weight": 2.0,
-                "fade": fade,
-                "eval_sizes": SIDES,
-            },
+            "loss": {"kd_weight": 0.0, "contrast_weight": 2.0, **common},
         },
         "crrcd_kd": {
             "method": "crrcd",
-            "loss": {
-                "kd_weight": 3.0,
-                "contrast_weight": 0.8,
-                "fade": fade,
-                "eval_sizes": SIDES,
-            },
+            "loss": {"kd_weight": 3.0, "contrast_weight": 0.8, **common},
         },
     }
 
@@ -224,6 +226,9 @@ def gdrd(
     config: ConfigDict,
     generator_epochs: float = 6.0,
     epochs: float = 40.0,
+    *,
+    view: Row | None = None,
+    denoiser: Row | None = None,
 ) -> ConfigDict:
     """Adds GDRD's generative teacher and the backbones that learn from it.
 
@@ -231,12 +236,15 @@ def gdrd(
       config: of the students, as ``glyphs`` makes it; changed.
       generator_epochs: length of the denoiser's training.
       epochs: length of the backbones' training.
+      view: further options of the view ``noisy``.
+      denoiser: likewise of its network.
     """
-    view = ConfigDict({"name": "noisy", "base": config.view.to_dict()})
-    config.view = config.needs.teacher.view = view
+    noisy = {"name": "noisy", "base": config.view.to_dict(), **(view or {})}
+    config.view = config.needs.teacher.view = ConfigDict(noisy)
     generator = configs.standalone(config.needs.teacher)
     generator.name, generator.method = "generator", "gdrd_generator"
-    generator.model = ConfigDict({"name": "lowres_denoiser", "input": "noisy"})
+    model = {"name": "lowres_denoiser", "input": "noisy", **(denoiser or {})}
+    generator.model = ConfigDict(model)
     generator.duration = generator_epochs
     generator.eval_every = generator.checkpoint_every = generator_epochs
     generator.optim.update({"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4})
@@ -253,9 +261,36 @@ def gdrd(
     return config
 
 
-def gdrd_rows(fade: tuple[float, float] = FADE) -> dict[str, Row]:
+def share_unlabelled(config: ConfigDict, epochs: float) -> ConfigDict:
+    """Gives GDRD's backbones the generator's images; adds ``needs.untrained``.
+
+    One backbone for all seeds then predicts the features of the generator on the many
+    images that it was trained on, whose labels neither looks at. ``untrained`` is the
+    same of a generator that keeps its first weights.
+
+    Args:
+      config: as ``gdrd`` makes it; changed.
+      epochs: length of the backbones' training.
+    """
+    backbone = configs.standalone(config.needs.backbone)
+    backbone.data = backbone.needs.generator.data
+    backbone.seeds, backbone.batches = (0,), "shared"
+    backbone.duration = backbone.eval_every = backbone.checkpoint_every = epochs
+    backbone.optim.warmup = 1.0
+    config.needs.backbone = configs.needed(backbone)
+    generator = backbone.needs.generator
+    # Two steps that change nothing.
+    generator.optim.update({"lr": 0.0, "warmup": 0.0})
+    generator.duration = generator.eval_every = generator.checkpoint_every = 0.01
+    config.needs.untrained = configs.needed(backbone)
+    return config
+
+
+def gdrd_rows(
+    fade: tuple[float, float] = FADE, eval_sizes: tuple[int, ...] = SIDES
+) -> dict[str, Row]:
     """Returns GDRD beside a random frozen backbone and students trained as a whole."""
-    some = {"kd_weight": 3.0, "fade": fade, "eval_sizes": SIDES}
+    some = {"kd_weight": 3.0, "fade": fade, "eval_sizes": eval_sizes}
     fixed = {"weight_decay": 0.0}
     return {
         "kd": {
@@ -324,7 +359,7 @@ def cifar100(teacher: str, student: str, side: int) -> ConfigDict:
     if student.startswith("resnet"):
         config.model.strides = (1, 1, 2) if side == 8 else (1, 2, 2)
     kd = {"kd_weight": 0.9, "ce_weight": 0.1}
-    rows = {
+    rows: dict[str, Row] = {
         "ce": {},
         "kd": kd,
         "orders123": {"first_weight": 1.0, "second_weight": 25.0, "third_weight": 50.0},

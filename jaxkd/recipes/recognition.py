@@ -65,12 +65,15 @@ def face_rows() -> dict[str, Row]:
     }
 
 
-def mixed_faces(size: int, sides: tuple[int, ...]) -> ConfigDict:
+def mixed_faces(
+    size: int, sides: tuple[int, ...], strides: tuple[int, ...] = (2, 2, 2)
+) -> ConfigDict:
     """Makes a run of faces of mixed resolution, enlarged to one size.
 
     Args:
       size: of the images.
       sides: that students' images are reduced to; the smallest is evaluated.
+      strides: of the stages of all networks, powers of two.
     """
     config = _common("metric_learning", batch=64, steps=500, lr=0.1)
     config.loss = ConfigDict(LABELS)
@@ -85,7 +88,7 @@ def mixed_faces(size: int, sides: tuple[int, ...]) -> ConfigDict:
         }
     )
     config.name = "teacher"
-    trunk = {"stem": 8, "widths": (8, 16, 32), "strides": (2, 2, 2)}
+    trunk = {"stem": 8, "widths": (8, 16, 32), "strides": strides}
     waves = {"name": "embed8_wavelets", **trunk}
     config.model = ConfigDict(waves)
     need = configs.needed(config)

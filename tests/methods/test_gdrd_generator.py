@@ -7,10 +7,13 @@ import optax
 import pytest
 
 from jaxkd import methods, models, views
+from jaxkd.core import config as configs
+from jaxkd.core import optim
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.types import Spec
 from jaxkd.models.lowres_denoiser import depth_to_space, space_to_depth
+from jaxkd.recipes import cross_resolution
 from tests.fields import loss_of
 
 INFO = Info("test", 2, (16, 16, 3), (0.5,) * 3, (0.25,) * 3, ("a", "b"))
@@ -92,3 +95,36 @@ def test_training_lowers_the_error_of_the_noise(seen):
 def test_another_number_of_channels_is_refused():
     with pytest.raises(UserError, match="Expected 7"):
         _method((16, 16, 3))
+
+
+def _unlabelled():
+    config = cross_resolution.gdrd(cross_resolution.glyphs("test"))
+    return cross_resolution.share_unlabelled(config, 6.0)
+
+
+def test_the_control_differs_in_the_training_of_its_generator_alone():
+    needs = _unlabelled().needs
+    trained, untrained = (
+        configs.resolved(needs[name]) for name in ("backbone", "untrained")
+    )
+    changed = configs.changes(trained, untrained)
+    place = "needs.generator."
+    assert set(changed) == {
+        *(f"{place}optim.lr", f"{place}optim.warmup"),
+        *(f"{place}duration", f"{place}eval_every"),
+    }
+    # Both see the generator's images, not the students' few.
+    assert trained["data"] == trained["needs"]["generator"]["data"]
+    assert trained["data"]["train"] == 10_000 and "per_class" not in trained["data"]
+
+
+def test_the_control_keeps_its_first_weights():
+    options = configs.resolved(_unlabelled().needs.untrained.needs.generator.optim)
+    weights = {"kernel": jnp.array([1.0, -2.0])}
+    one = optim.optimizer(options)
+    rate = optim.schedule(options, 1, 156.25)(0)
+    transformation = one(rate, options["weight_decay"])
+    updates, _ = transformation.update(
+        {"kernel": jnp.array([3.0, 4.0])}, transformation.init(weights), weights
+    )
+    np.testing.assert_array_equal(updates["kernel"], 0)

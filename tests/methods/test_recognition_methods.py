@@ -219,6 +219,53 @@ def test_what_at_plus_refuses(batch):
         run("at_plus", batch, {}, CLASSIFY, other)
 
 
+RELATED = {"layer": "embedding"}
+
+
+@pytest.mark.slow
+def test_horkd_relates_embeddings(batch):
+    weights = {"first": 2.0, "second": 3.0, "third": 5.0}
+    options = RELATED | {f"{name}_weight": weight for name, weight in weights.items()}
+    value, metrics, outputs, taught, _ = run("horkd", batch, options)
+    s, t = (np.asarray(x["features"]["embedding"]) for x in (outputs, taught))
+    wanted = {
+        "first": 2 * gap(s, t),  # the squared distance of two directions
+        "second": losses.second_order(s, t),
+        "third": losses.third_order(s, t),
+    }
+    total = metrics["ce"] + sum(weights[n] * wanted[n] for n in weights)
+    np.testing.assert_allclose(value, total, 1e-4)
+
+
+@pytest.mark.slow
+def test_crrcd_relates_embeddings(batch):
+    options = RELATED | {"kd_weight": 0.0, "features": 6, "temperature": 0.3}
+    _, metrics, outputs, taught, params = run("crrcd", batch, options)
+    embedded = []
+    for side, x in (("student", outputs), ("teacher", taught)):
+        layer = params["contrast"][f"embed_{side}"]
+        rows = x["features"]["embedding"] @ layer["kernel"] + layer["bias"]
+        embedded.append(rows / jnp.linalg.norm(rows, axis=1, keepdims=True))
+    s, t = embedded
+    halves = [losses.relation_contrast(*x, temperature=0.3) for x in ((s, t), (t, s))]
+    np.testing.assert_allclose(metrics["contrast"], sum(halves), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["horkd", "crrcd"])
+def test_students_that_relate_embeddings_are_verified(name):
+    make = functools.partial(methods.make, name)
+    method = make(make_spec(), RELATED)
+    assert method.score == embedding.SCORE
+    assert method.evaluator is recognition.evaluate
+    assert make(make_spec(), {}).score.name == "top1"
+    with pytest.raises(UserError, match=r"needs\.teacher has only .*pooled"):
+        make(make_spec(teacher=CLASSIFY), RELATED)
+    with pytest.raises(UserError, match="needs a network with an embedding"):
+        make(make_spec(CLASSIFY), RELATED)
+    with pytest.raises(UserError, match="verified, not classified"):
+        make(make_spec(), RELATED | {"eval_sizes": (4,)})
+
+
 def counted(embeddings, labels):
     """The best mean of both kinds' accuracies, over thresholds between bins."""
     rows = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

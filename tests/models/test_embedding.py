@@ -43,6 +43,33 @@ def test_waves_and_strides_have_maps_of_one_shape(images):
         assert shapes[0][name] == shapes[1][name]
 
 
+def test_waves_shrink_by_any_power_of_two(images):
+    sizes = {"stem": 2, "widths": (2, 3), "strides": (8, 1)}
+    shapes = [
+        models.feature_shapes(models.build(name, 5, **sizes), (8, 8, 3))
+        for name in ("embed8", "embed8_wavelets")
+    ]
+    assert shapes[0]["stage1"] == shapes[1]["stage1"]
+    assert shapes[0]["stage2"] == shapes[1]["stage2"]
+    network = models.build("embed8_wavelets", 5, **sizes | {"strides": (3, 1)})
+    with pytest.raises(ValueError, match="A stride is 3, expected a power of two"):
+        network.init(jax.random.key(0), images)
+
+
+def test_a_wide_stride_skips_pixels_that_waves_see(images):
+    """The pixel at (5, 5) is outside the 5 x 5 that a place sees at a stride of 8."""
+    changed = images.at[:, 5, 5].add(3.0)
+    moved = {}
+    for name in ("embed8", "embed8_wavelets"):
+        network = models.build(name, 5, stem=2, widths=(2,), strides=(8,))
+        variables = variables_of(network, images)
+        pooled = jax.jit(lambda x, n=network, v=variables: n.apply(v, x)[1]["pooled"])
+        a, b = pooled(images), pooled(changed)
+        moved[name] = float(jnp.abs(a - b).max())
+    assert moved["embed8"] == 0
+    assert moved["embed8_wavelets"] > 1e-3
+
+
 def test_shrinking_keeps_the_mean_of_blocks():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     kept = waveresnet.Shrink(3, False, None).apply({}, x)

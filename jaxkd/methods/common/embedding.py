@@ -5,8 +5,9 @@ While training, all pairs within a batch of test images are compared; after it,
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,13 @@ from clu import metrics
 from jaxkd import losses
 from jaxkd.core.errors import UserError
 from jaxkd.core.types import Batch, Loss, LossInputs, Method, Score, Spec
-from jaxkd.evaluators import recognition
+from jaxkd.evaluators import recognition, resolution
 from jaxkd.losses.numerics import einsum, unit
 from jaxkd.methods.common import classification
 
+# Features that relations are between: those of any network, or what one that embeds is
+# verified by.
+Layer = Literal["pooled", "embedding"]
 BINS = 512  # of cosines from -1 to 1
 SCORE = Score("pairs", "pair accuracy")
 
@@ -90,18 +94,73 @@ def embedder(
     Raises:
       UserError: if the network has no embedding, or a side is out of its range.
     """
-    features = _features_of(spec)
+    _check_embeds(spec, name)
+    method = classification.classifier(spec, loss, targets)
+    return _verified(method)._replace(
+        evaluator=recognition.by_side(spec, sides) or recognition.evaluate
+    )
+
+
+def _verified(method: Method) -> Method:
+    return method._replace(
+        evaluate=evaluate, score=SCORE, evaluator=recognition.evaluate
+    )
+
+
+def _check_embeds(spec: Spec, name: str) -> None:
+    features = _features_of(spec.network, spec, spec.input_key)
     if "embedding" not in features:
         raise UserError(
             f"Method {name!r} needs a network with an embedding, but config.model.name "
             f"has only {', '.join(features)}. Take one such as 'embed8'."
         )
-    method = classification.classifier(spec, loss, targets)
-    return method._replace(
-        evaluate=evaluate,
-        score=SCORE,
-        evaluator=recognition.by_side(spec, sides) or recognition.evaluate,
-    )
+
+
+def check_layer(
+    spec: Spec, name: str, layer: Layer, eval_sizes: tuple[int, ...]
+) -> None:
+    """Checks that relations can be between features of a layer.
+
+    Args:
+      spec: the run.
+      name: of the method, for messages.
+      layer: ``"embedding"`` wants networks that embed.
+      eval_sizes: of ``resolution.by_size``, which measures classifiers alone.
+
+    Raises:
+      UserError: if a network has no embedding, or sides are given for embeddings.
+    """
+    if layer != "embedding":
+        return
+    _check_embeds(spec, name)
+    for needed, one in spec.frozen.items():
+        features = _features_of(one.network, spec, one.input_key)
+        if "embedding" not in features:
+            raise UserError(
+                f"Method {name!r} relates embeddings (layer='embedding'), but the "
+                f"network of config.needs.{needed} has only {', '.join(features)}. "
+                "Take one such as 'embed8' there, or layer='pooled'."
+            )
+    if eval_sizes:
+        raise UserError(
+            f"Method {name!r} got eval_sizes={tuple(eval_sizes)} with "
+            "layer='embedding', whose students are verified, not classified. Leave "
+            "eval_sizes out."
+        )
+
+
+def measured(
+    method: Method, spec: Spec, layer: Layer, eval_sizes: tuple[int, ...]
+) -> Method:
+    """Chooses what is measured of a method that relates features of a layer.
+
+    Of embeddings, pairs of test images are verified (``evaluators.recognition``), so
+    that people may be tested who are not in training; otherwise it is the accuracy, and
+    that by resolution. Arguments are those of ``check_layer``.
+    """
+    if layer == "embedding":
+        return _verified(method)
+    return method._replace(evaluator=resolution.by_size(spec, tuple(eval_sizes)))
 
 
 def class_loss(
@@ -128,9 +187,9 @@ def direction_gap(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return jnp.mean(1 - jnp.sum(rows[0] * rows[1], axis=-1))
 
 
-def _features_of(spec: Spec) -> dict[str, Any]:
+def _features_of(network: nn.Module, spec: Spec, input_key: str) -> dict[str, Any]:
     def forward(key, images):
-        return spec.network.init_with_output(key, images)[0][1]
+        return network.init_with_output(key, images)[0][1]
 
-    images = spec.batch_shapes(2)[spec.input_key]
+    images = spec.batch_shapes(2)[input_key]
     return jax.eval_shape(forward, jax.random.key(0), images)
