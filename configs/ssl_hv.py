@@ -6,7 +6,7 @@ Draws 200 writers of the word "and", pre-trains a small encoder on their words w
 labels by six methods (arXiv:2405.18320 compares thirteen), and verifies 60 other
 writers with a head trained on pairs of 20 labelled ones, beside an encoder trained from
 scratch on these and on the pairs of all 200 (in the folder all_writers), raw pixels,
-HOG and GSC-style bits. Three seeds, each with labelled writers of its own; 34 minutes
+HOG and GSC-style bits. Three seeds, each with labelled writers of its own; 25 minutes
 of CPU time, no download. docs/handwriting.md says what came out.
 
     configs/ssl_hv.py:all          all thirteen methods
