@@ -19,6 +19,7 @@ import numpy as np
 from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource, Dataset, Info
+from jaxkd.datasets import handwriting_tables
 from jaxkd.drawing.handwriting import draw_writers
 from jaxkd.readers import handwriting as reading
 from jaxkd.readers.handwriting import PairedWords, Words
@@ -38,6 +39,8 @@ def load(
     max_positives: int | None = None,
     test_pairs: int = 3_000,
     drop_single: bool = False,
+    train_table: str = "",
+    test_table: str = "",
     attributes: bool = False,
     writers: int = 200,
     test_writers: int = 60,
@@ -66,6 +69,10 @@ def load(
       test_pairs: most pairs to test, half of them of one hand.
       drop_single: whether writers of whom there is one picture are left out, instead of
         refused, for pairs.
+      train_table: file of the training pairs of a folder's pictures, instead of those
+        that would be made; see ``jaxkd.datasets.handwriting_tables``.
+      test_table: likewise; both, or none. For ``task="images"`` the words are those
+        that the tables name.
       attributes: whether drawn words carry their ``parameters``.
       writers: drawn for training.
       test_writers: drawn for the test.
@@ -85,6 +92,18 @@ def load(
     )
     if not 0 < labelled <= 1:
         raise UserError(f"labelled is {labelled}, expected a share above 0, up to 1.")
+    if train_table or test_table:
+        made = {"labelled": labelled != 1, "max_positives": max_positives is not None}
+        made["evaluate_on"] = evaluate_on != "test"
+        _check_tables(root, train_table, test_table, made)
+        tables = handwriting_tables.read(
+            Path(str(root)), size, train_table, test_table, split
+        )
+        info = _info(Path(str(root)).absolute().name, size)
+        if task == "pairs":
+            return Dataset(info, lambda seed: tables.train, tables.test)
+        extra = read_unlabelled(root, size)
+        return _images(info, tables.train.words, tables.test.words, False, extra)
     if root is None:
         drawn = functools.partial(_draw, size, samples, intra, inter, seed, cache)
         train = drawn(0, writers)
@@ -97,13 +116,32 @@ def load(
         if evaluate_on == "validation":
             train, test = _sides(train, "unseen", 0.2, order, seed + 1)
         name = Path(root).absolute().name
-    # Labels are writers or yes and no: no classes of a classifier.
-    info = Info(name, 0, (size, size, 1), (0.0,), (1.0,), ())
+    info = _info(name, size)
     if task == "images":
         extra = read_unlabelled(root, size)
         return _images(info, train, test, attributes, extra)
     options = (labelled, order, max_positives, drop_single)
     return _pairs(info, train, test, options, test_pairs, seed)
+
+
+def _info(name: str, size: int) -> Info:
+    # Labels are writers or yes and no: no classes of a classifier.
+    return Info(name, 0, (size, size, 1), (0.0,), (1.0,), ())
+
+
+def _check_tables(root, train: str, test: str, made: dict[str, bool]) -> None:
+    """Refuses one table without the other, and options of pairs that are made."""
+    if root is None or not (train and test):
+        raise UserError(
+            f"train_table is {train!r}, test_table {test!r} and root {root!r}, "
+            "expected all three: tables name the pictures of a folder."
+        )
+    wrong = [name for name, changed in made.items() if changed]
+    if wrong:
+        raise UserError(
+            f"{', '.join(wrong)} choose among pairs that are made, but pairs are read "
+            f"from {train}. Leave them at their defaults (labelled=1.0)."
+        )
 
 
 def read_unlabelled(root: str | None, size: int) -> np.ndarray | None:
