@@ -7,23 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxkd.core import files
-from jaxkd.core.errors import Interrupted, UserError
-from jaxkd.core.preemption import StopRequest
+from jaxkd.core.errors import UserError
 from jaxkd.report import page, study_table
 from jaxkd.report.items import Figure, Table
-
-
-def stop_if_requested(stop_requested: StopRequest) -> None:
-    """Ends a benchmark between two of its parts, if it is asked to stop.
-
-    Raises:
-      Interrupted: then; the parts that are done are kept.
-    """
-    who = stop_requested()
-    if who is not None:
-        raise Interrupted(
-            f"Stopped by {who}; what is done is kept. The same command goes on there."
-        )
 
 
 def check_keys(config: ConfigDict, known: ConfigDict, part: str) -> None:

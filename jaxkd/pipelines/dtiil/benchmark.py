@@ -1,6 +1,6 @@
 """The embedded benchmark of D-TIIL: masks, words and detection on drawn scenes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
-from jaxkd.pipelines import benchmark_page, scene_model
+from jaxkd.pipelines import benchmark_page, parts, scene_model
 from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.dtiil import difference, scene_pairs
 from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
@@ -80,25 +80,21 @@ def run(
 ) -> dict[str, Any]:
     """Measures every seed and control, or what is left; see ``pipelines.run``."""
     backbone = scene_model.load(config.needs.scenes, stop_requested, workdir)
-    cells: list[dict[str, Any]] = []
-    seconds = 0.0
+    plan: dict[str, Callable[[], dict[str, Any]]] = {}
     for seed in config.seeds:
-        parts = {_part(seed): partial(_measure, config, backbone, seed, workdir)}
+        plan[_part(seed)] = partial(_measure, config, backbone, seed, workdir)
         for control in config.controls:
             compute = partial(_control, config, backbone, seed, control)
-            parts[f"{seed}-{control}"] = compute
-        for name, compute in parts.items():
-            benchmark_page.stop_if_requested(stop_requested)
-            part = folders.keep(workdir, name, compute)
-            cells += part["cells"]
-            seconds += part["seconds"]
+            plan[f"{seed}-{control}"] = compute
+    found = parts.compute(plan, workdir, config.name, config.pairs, stop_requested)
+    cells = [cell for part in found for cell in part["cells"]]
     return {
         "about": _about(config),
         "cells": cells,
         "tables": [benchmark_page.as_dict(_table(cells))],
         # The paper's tables were not accessible; nothing is compared with them.
         "published": "unavailable",
-        "seconds": seconds,
+        "seconds": sum(part["seconds"] for part in found),
     }
 
 

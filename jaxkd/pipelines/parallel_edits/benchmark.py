@@ -1,5 +1,6 @@
 """The embedded benchmark of ParallelEdits: methods, numbers of edits, seeds."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.drawing import scenes
-from jaxkd.pipelines import benchmark_page, scene_model
+from jaxkd.pipelines import benchmark_page, parts, scene_model
 from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.parallel_edits import edit, scene_edits
 from jaxkd.pipelines.parallel_edits.edit import Settings
@@ -81,16 +82,11 @@ def run(
 ) -> dict[str, Any]:
     """Measures every method, or those that are left; see ``pipelines.run``."""
     backbone = scene_model.load(config.needs.scenes, stop_requested, workdir)
-    cells = []
-    for seed in config.seeds:
-        for count in config.edits:
-            for method in config.methods:
-                benchmark_page.stop_if_requested(stop_requested)
-                compute = partial(
-                    _measure, config, backbone, workdir, seed, count, method
-                )
-                name = _part(seed, count, method)
-                cells.append(folders.keep(workdir, name, compute))
+    plan = {
+        _part(*chosen): partial(_measure, config, backbone, workdir, *chosen)
+        for chosen in itertools.product(config.seeds, config.edits, config.methods)
+    }
+    cells = parts.compute(plan, workdir, config.name, config.scenes, stop_requested)
     return {
         "about": _about(config),
         "cells": cells,
