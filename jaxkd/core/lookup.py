@@ -185,9 +185,11 @@ def choose(name: Any, choices: Mapping[Any, T], *, what: str) -> T:
     Raises:
       UserError: if there is no such choice; the message lists those that there are.
     """
-    if name not in choices:
-        raise UserError(f"{what} is {name!r}, expected {_one_of(name, choices)}.")
-    return choices[name]
+    try:
+        return choices[name]
+    except (KeyError, TypeError):  # a list or a dictionary is no key at all
+        message = f"{what} is {name!r}, expected {_one_of(name, choices)}."
+    raise UserError(message)
 
 
 def call(

@@ -37,8 +37,9 @@ def table(
     alphas = noise_tables.alphas_cumprod() if alphas is None else alphas
     noise_tables.check_steps(steps, len(alphas))
     ratio = len(alphas) // steps
-    times = (np.arange(steps) * ratio)[::-1].astype(np.int32) + offset
-    times = np.minimum(times, len(alphas) - 1)
+    times = (np.arange(steps) * ratio)[::-1].astype(np.int32)
+    # With a step for every timestep there is no room for an offset.
+    times = times + min(offset, len(alphas) - 1 - int(times[0]))
     before = times - ratio
     end = alphas[0] if final is None else final
     following = np.where(before >= 0, alphas[np.maximum(before, 0)], end)
@@ -58,9 +59,11 @@ def part(whole: Table, strength: float) -> Table:
     """Returns the last steps of a table, from the noise of ``strength`` (0 to 1] on.
 
     Raises:
-      ValueError: if no step is left.
+      ValueError: for another strength, or if no step is left.
     """
-    count = min(int(len(whole.timestep) * strength), len(whole.timestep))
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength {strength}; expected above 0, at most 1.")
+    count = int(len(whole.timestep) * strength)
     if count < 1:
         raise ValueError(
             f"strength {strength} of {len(whole.timestep)} steps leaves none; expected "

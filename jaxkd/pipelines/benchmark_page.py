@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from jaxkd.core import files
+from jaxkd.core import files, options
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import Items, Range
 from jaxkd.report import page, study_table
 from jaxkd.report.items import Figure, Table
 
@@ -27,6 +28,26 @@ def check_keys(config: ConfigDict, known: ConfigDict, part: str) -> None:
             raise UserError(
                 f"{where} has unknown or missing keys: {', '.join(wrong)}; expected "
                 f"{', '.join(expected)}."
+            )
+
+
+def check_different(config: ConfigDict, *names: str) -> None:
+    """Checks the seeds of a benchmark, and that nothing is measured twice.
+
+    Args:
+      config: of the benchmark.
+      *names: of its keys that are lists, beside ``seeds``.
+
+    Raises:
+      UserError: for seeds that are no whole numbers of 0 to 2^32 - 1, or a list that
+        has something twice.
+    """
+    kind = Annotated[Sequence[int], Range(0, 2**32 - 1), Items()]
+    options.check_type(config.seeds, kind, "config.seeds")
+    for name in ("seeds", *names):
+        if len(set(config[name])) < len(config[name]):
+            raise UserError(
+                f"config.{name} is {tuple(config[name])}, expected all different."
             )
 
 

@@ -59,17 +59,28 @@ class Backbone(NamedTuple):
         """Checks an image before anything is compiled.
 
         Raises:
-          UserError: if it is not ``[height, width, 3]`` with sides that fit.
+          UserError: if it is not ``[height, width, 3]`` with sides that fit, uint8 or
+            floats of [0, 1].
         """
         if image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(
-                f"An image of shape {image.shape}; expected [height, width, 3]."
+                f"An image of shape {image.shape}; expected [height, width, 3]. "
+                "Convert grey and transparent ones to RGB."
             )
         height, width = image.shape[:2]
-        if height % self.multiple or width % self.multiple:
+        if not height or not width or height % self.multiple or width % self.multiple:
             raise UserError(
                 f"An image of {height} x {width} pixels; expected multiples of "
                 f"{self.multiple}. Crop or resize it."
+            )
+        if image.dtype == np.uint8:
+            return
+        low, high = float(np.min(image)), float(np.max(image))
+        if not jnp.issubdtype(image.dtype, jnp.floating) or not 0 <= low <= high <= 1:
+            raise UserError(
+                f"An image of {image.dtype}, from {low:g} to {high:g}; expected "
+                "uint8, or floating-point numbers of 0 to 1. Divide it by its largest "
+                "possible value."
             )
 
 
@@ -102,7 +113,16 @@ def of_stable_diffusion(sd: StableDiffusion, *, distilled: bool = False) -> Back
 
     As in ParallelEdits' code, the embedded scale of guidance of such a model is not
     used.
+
+    Raises:
+      UserError: for a UNet that takes more than latents, such as one for inpainting.
     """
+    if sd.unet.in_channels != sd.vae.latent_channels:
+        raise UserError(
+            f"The UNet takes {sd.unet.in_channels} channels, the autoencoder makes "
+            f"latents of {sd.vae.latent_channels}. Expected a text-to-image model; "
+            "with one for inpainting a region is redrawn by dtiil.inpainting."
+        )
     levels = 2 ** (len(sd.unet.widths) - 1)
     return Backbone(
         params=sd.params,
@@ -144,9 +164,22 @@ def to_signed(images: np.ndarray) -> jax.Array:
     return 2 * pixels - 1
 
 
-def to_unit(images: jax.Array) -> np.ndarray:
+def to_unit(images: jax.Array | np.ndarray) -> np.ndarray:
     """Maps images of [-1, 1] to [0, 1], limited."""
     return np.clip(np.asarray(images, np.float32) / 2 + 0.5, 0, 1)
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """Checks what a model computed.
+
+    Raises:
+      UserError: if a number is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{what} holds numbers that are not finite (NaN or infinity). Load the "
+            "model in float32 or bfloat16, and check its weights and the settings."
+        )
 
 
 def _noise(unet, params, x, timestep, context, *control):

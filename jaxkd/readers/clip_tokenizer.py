@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.core import parsing, schema
+from jaxkd.core import files, parsing, schema
 from jaxkd.core.errors import UserError
 
 LENGTH, MAX_LENGTH = 77, 4096
@@ -89,7 +89,7 @@ class ClipTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
-        (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        files.write_text(folder / MERGES, "\n".join(lines) + "\n")
         specials = {"bos_token": START, "eos_token": END, "unk_token": END}
         settings = {
             **specials,
@@ -103,7 +103,7 @@ class ClipTokenizer:
             ("tokenizer_config.json", settings),
         ):
             text = json.dumps(content, ensure_ascii=False, indent=2)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+            files.write_text(folder / name, text + "\n")
 
     def encode(
         self, prompts: str | Sequence[str], *, truncate: bool = False
@@ -115,10 +115,11 @@ class ClipTokenizer:
           truncate: whether a longer prompt loses its end; the end token stays.
 
         Raises:
-          UserError: for a longer prompt, without ``truncate``.
+          UserError: for a longer prompt, without ``truncate``, or one that is no text.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return np.array([self._row(p, truncate)[0] for p in prompts], np.int32)
+        rows = [self._row(prompt, truncate)[0] for prompt in prompts]
+        return np.array(rows, np.int32).reshape(-1, self.length)
 
     def words(self, prompt: str, *, truncate: bool = False) -> np.ndarray:
         """Returns for each token the number of its word in ``prompt.split()``.
@@ -135,7 +136,10 @@ class ClipTokenizer:
         return text.replace("</w>", " ").strip()
 
     def _row(self, prompt: str, truncate: bool) -> tuple[list[int], list[int]]:
-        encoding = self._bpe.encode(prompt, add_special_tokens=False)
+        if not isinstance(prompt, str):
+            raise UserError(f"A prompt is {prompt!r}; expected text.")
+        with parsing.parsing("The prompt", "text", "Write it in Unicode."):
+            encoding = self._bpe.encode(prompt, add_special_tokens=False)
         words = _words_of(prompt, encoding.offsets)
         room = self.length - 2
         if len(encoding.ids) > room and not truncate:

@@ -26,6 +26,7 @@ _ENTRIES = {
         "editing_prompt?": str,
         "mask?": [(int, str)],
         "editing_type_id?": (int, str),
+        "blended_word?": (str, schema.NULL),
     }
 }
 _PLAIN_FIELDS = ("image_path", "original_prompt", "editing_prompt", "mask")
@@ -101,7 +102,8 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
     """Reads PIE-Bench: ``mapping_file.json`` beside ``annotation_images``.
 
     Raises:
-      UserError: if a file is missing or an entry lacks a field.
+      UserError: if a file is missing or damaged, an entry lacks a field, or an image is
+        of another size than its mask.
     """
     folder = Path(folder)
     path = folder / MAPPING
@@ -114,7 +116,7 @@ def read_pie_bench(folder: str | Path) -> Iterator[EditExample]:
         missing = [field for field in _PLAIN_FIELDS if field not in entry]
         if missing:
             raise UserError(f"{path}: {name} lacks {', '.join(missing)}.")
-        words = str(entry.get("blended_word", "")).split()
+        words = (entry.get("blended_word") or "").split()
         with parsing.parsing(f"{path}: {name}", "an entry", _REMEDY):
             mask = decode_mask([int(number) for number in entry["mask"]])
             kind = int(entry["editing_type_id"]) if "editing_type_id" in entry else None
@@ -135,6 +137,8 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     content = parsing.read_json(path, "the mapping of PIE-Bench", _REMEDY)
     with parsing.parsing(path, "the mapping of PIE-Bench", _REMEDY):
         schema.check(content, _ENTRIES, "the file")
+    if not content:
+        raise UserError(f"{path} has no entries. {_REMEDY}")
     yield from content.items()
 
 
@@ -144,18 +148,22 @@ def read_pie_bench_pp(path: str | Path) -> Iterator[EditExample]:
     Fields that are not known are named in a warning.
 
     Raises:
-      UserError: if there is no file, or one lacks a field; or without ``pyarrow``.
+      UserError: if there is no file, one lacks a field or has no rows, or an image is
+        of another size than its mask; or without ``pyarrow``.
     """
     path = Path(path)
     files = [path] if path.is_file() else listing.named(path, (".parquet",))
     if not files:
         raise UserError(f"{path} holds no .parquet files of PIE-Bench++.")
     for file in files:
+        number = -1
         for number, row in enumerate(_rows(file)):
             name = f"{file.stem}-{number}"
             with parsing.parsing(f"{file}: row {number}", "an edit", _REMEDY):
                 example = _example(row, name)
             yield example
+        if number < 0:
+            raise UserError(f"{file} has no rows. {_REMEDY}")
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -218,13 +226,28 @@ def _decode(value: Any, name: str) -> np.ndarray:
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes):
         raise UserError(f"{name}: the image is not stored in the file as bytes.")
-    return images.decode_bytes(data, name, remedy=_REMEDY)
+    return _square(images.decode_bytes(data, name, remedy=_REMEDY), name)
 
 
 def _open(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"There is no image {path}. Copy the data set whole.")
-    return images.decode(path)
+    return _square(images.decode(path), path)
+
+
+def _square(image: np.ndarray, origin: Any) -> np.ndarray:
+    """Checks that an image has the size of the masks, which have no size of their own.
+
+    Raises:
+      UserError: if it has another.
+    """
+    height, width, _ = image.shape
+    if (height, width) != (SIDE, SIDE):
+        raise UserError(
+            f"{origin}: an image of {height} x {width} pixels; expected {SIDE} x "
+            f"{SIDE}, which the masks are of. {_REMEDY}"
+        )
+    return image
 
 
 def _clean(prompt: str) -> str:

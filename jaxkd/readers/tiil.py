@@ -23,10 +23,17 @@ _FIELDS = {
     *("ori_word", "new_word", "segmentation"),
 }
 
+_WORD = (str, schema.NULL)
 _FILE = {
-    "images?": [{"id": (int, str), "file_name": str}],
-    "annotations?": [
-        {"image_id?": (int, str), "caption?": str, "segmentation?": (dict, list)}
+    "images": [{"id": (int, str), "file_name": str}],
+    "annotations": [
+        {
+            "image_id?": (int, str),
+            "caption?": str,
+            "segmentation?": (dict, list, schema.NULL),
+            "new_word?": _WORD,
+            "ori_word?": _WORD,
+        }
     ],
 }
 
@@ -60,7 +67,8 @@ def read(folder: str | Path, masks: str | Path | None = None) -> Iterator[Pair]:
         see ``masks.files.read_mask``.
 
     Raises:
-      UserError: if a file is missing, or an annotation has no image or caption.
+      UserError: if a file is missing, damaged or without annotations, an annotation has
+        no image or caption, or a mask is of another size than its image.
     """
     folder = Path(folder)
     for name in (CONSISTENT, INCONSISTENT):
@@ -102,8 +110,12 @@ def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
     content = parsing.read_json(path, "annotations of TIIL", remedy)
     with parsing.parsing(path, "annotations of TIIL", remedy):
         schema.check(content, _FILE, "the file")
-        images = {image["id"]: image for image in content.get("images", ())}
-    annotations = content.get("annotations", ())
+    images = {image["id"]: image for image in content["images"]}
+    if len(images) < len(content["images"]):
+        raise UserError(f"{path}: two images have one id. {remedy}")
+    annotations = content["annotations"]
+    if not annotations:
+        raise UserError(f"{path} has no annotations. {remedy}")
     _report_unknown(path, images.values(), _IMAGE_FIELDS)
     _report_unknown(path, annotations, _FIELDS)
     wrong = path.name == INCONSISTENT
@@ -115,6 +127,8 @@ def _read_file(path: Path, masks: Path | None) -> Iterator[Pair]:
                 f"{one.get('image_id')!r}."
             )
         file = path.parent / image["file_name"]
+        if not parsing.is_file(file):
+            raise UserError(f"There is no image {file}. Copy the data set whole.")
         with parsing.parsing(f"{path}: annotation {number}", "a mask", remedy):
             mask = _mask(one, file, masks) if wrong else np.zeros((0, 0), bool)
         yield Pair(
@@ -127,7 +141,7 @@ def _mask(one: Mapping[str, Any], file: Path, masks: Path | None) -> np.ndarray:
         path = masks / f"{file.stem}.png"
         if not path.is_file():
             raise UserError(f"There is no mask {path} for {file.name}.")
-        return files.read_mask(path, _doubt) > 0
+        return _fitting(files.read_mask(path, _doubt) > 0, file, path)
     found = one.get("segmentation")
     if isinstance(found, dict):
         counts = found["counts"]
@@ -136,11 +150,27 @@ def _mask(one: Mapping[str, Any], file: Path, masks: Path | None) -> np.ndarray:
                 f"{file.name}: the mask has compressed run lengths. Give a folder of "
                 "PNG masks instead."
             )
-        return run_length_mask(counts, tuple(found["size"]))
+        mask = run_length_mask(counts, tuple(found["size"]))
+        return _fitting(mask, file, "its run lengths")
     if not found:
         return np.zeros((0, 0), bool)
+    return polygon_mask(found, _size(file))
+
+
+def _size(file: Path) -> tuple[int, int]:
     height, width, _ = images.decode(file).shape
-    return polygon_mask(found, (height, width))
+    return height, width
+
+
+def _fitting(mask: np.ndarray, file: Path, origin: Any) -> np.ndarray:
+    if mask.shape != _size(file):
+        height, width = _size(file)
+        raise UserError(
+            f"{file}: an image of {height} x {width} pixels has a mask of "
+            f"{mask.shape[0]} x {mask.shape[1]} ({origin}). Give masks of the images' "
+            "own sizes."
+        )
+    return mask
 
 
 def _doubt(note: str) -> None:

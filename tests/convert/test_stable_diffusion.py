@@ -7,7 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxkd.convert import load_clip, load_stable_diffusion
-from jaxkd.convert.stable_diffusion import names, save_stable_diffusion
+from jaxkd.convert.stable_diffusion import (
+    names,
+    save_stable_diffusion,
+)
 from jaxkd.core.errors import UserError
 from jaxkd.models.stable_diffusion import Clip, ClipImageEncoder
 from tests import tiny_stable_diffusion as tiny
@@ -83,9 +86,10 @@ def test_names_are_those_of_published_checkpoints(folder):
 def test_files_of_16_bits_alone(folder, kind):
     dtype = np.dtype(kind) if kind == "float16" else jnp.bfloat16
     save_stable_diffusion(folder, tiny.pipeline(), dtype=dtype)
+    variant = {"float16": "fp16", "bfloat16": "bf16"}[kind]
     for part in ("unet", "vae"):
         path = folder / part / f"{WEIGHTS}.safetensors"
-        path.rename(folder / part / f"{WEIGHTS}.fp16.safetensors")
+        path.rename(folder / part / f"{WEIGHTS}.{variant}.safetensors")
     sd = load_stable_diffusion(folder)
     kernel = sd.params["unet"]["conv_in"]["kernel"]
     expected = tiny.pipeline().params["unet"]["conv_in"]["kernel"]
@@ -119,6 +123,25 @@ def test_sharded_files(folder):
         load_stable_diffusion(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds no object"),
+        ({"weight_map": ["a"]}, "cannot be read as an index"),
+        ({"weight_map": {"conv_in.bias": 1}}, "expected a string"),
+        ({"weight_map": {"conv_in.bias": "../a.safetensors"}}, "expected files beside"),
+        ({"weight_map": {"ghost": "a.safetensors"}}, "has ghost in a.safetensors, whi"),
+        ({"weight_map": {}}, "names 0 files"),
+    ],
+)
+def test_damaged_index(folder, content, message):
+    path = folder / "unet" / f"{WEIGHTS}.safetensors"
+    path.rename(path.with_name("a.safetensors"))
+    path.with_name(path.name + ".index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_stable_diffusion(folder)
+
+
 def test_old_names_of_the_autoencoder(folder):
     new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -140,6 +163,75 @@ def test_old_names_of_the_autoencoder(folder):
         lambda s: {**s, "text_model.embeddings.position_ids": np.arange(77)[None]},
     )
     same(load_stable_diffusion(folder).params, tiny.pipeline().params)
+
+    def both(state):
+        old = "encoder.mid_block.attentions.0.query.weight"
+        new = "encoder.mid_block.attentions.0.to_q.weight"
+        state[new] = np.ascontiguousarray(state[old][:, :, 0, 0])
+        return state
+
+    rewrite(folder / "vae" / f"{WEIGHTS}.safetensors", both)
+    with pytest.raises(UserError, match=r"old and under their new names: .*query"):
+        load_stable_diffusion(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "message"),
+    [
+        (
+            lambda x: x * np.nan,
+            jnp.float32,
+            r"conv_in\.bias holds numbers that are",
+        ),
+        (lambda x: x + 1e6, jnp.float16, "too large for float16, up to 1e"),
+        (
+            lambda x: x.astype(np.int8),
+            jnp.float32,
+            "of int8 .* Quantised files are",
+        ),
+    ],
+)
+def test_numbers_that_are_no_weights(folder, change, dtype, message):
+    path = folder / "unet" / f"{WEIGHTS}.safetensors"
+    rewrite(path, lambda s: {**s, "conv_in.bias": change(s["conv_in.bias"])})
+    with pytest.raises(UserError, match=message):
+        load_stable_diffusion(folder, dtype=dtype)
+
+
+def test_nothing_is_written_that_could_not_be_read(tmp_path):
+    sd, folder = tiny.pipeline(), tmp_path / "sd"
+    large = jax.tree.map(lambda x: x * 1e6, sd.params)
+    for change, dtype, message in (
+        ({"params": large}, np.float16, "too large for float16"),
+        ({"params": {"unet": sd.params["unet"]}}, np.float32, "have no 'vae'"),
+        ({"unet": tiny.unet(widths=(16, 16))}, np.float32, "unet is of another model"),
+        ({}, np.int8, "of float32 and is needed in int8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            save_stable_diffusion(folder, sd._replace(**change), dtype=dtype)
+    assert not folder.exists()
+    folder.write_text("a file")
+    with pytest.raises(UserError, match=r"Cannot write to .*: Not a directory"):
+        save_stable_diffusion(folder, sd)
+
+
+def test_parts_that_do_not_belong_together(folder):
+    tokenizer = folder / "tokenizer"
+    table = json.loads((tokenizer / "vocab.json").read_text())
+    cases = (
+        ("tokenizer/vocab.json", {**table, "zz</w>": 500}, "token numbers up to 500"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 99}, "rows of 99"),
+        ("text_encoder/config.json", {"eos_token_id": 3}, "encoder by 3"),
+        ("text_encoder/config.json", {"hidden_size": 32}, "width 24, .* of 32"),
+        ("vae/config.json", {"latent_channels": 8}, "4 channels, .* of 8"),
+    )
+    for name, content, message in cases:
+        before = (folder / name).read_text()
+        content = {**json.loads(before), **content}
+        (folder / name).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            load_stable_diffusion(folder)
+        (folder / name).write_text(before)
 
 
 def test_differences_are_listed(folder):
@@ -169,6 +261,25 @@ def test_what_is_missing_or_of_another_kind(folder):
         ("unet", {"block_out_channels": None}, "does not give block_out_channels"),
         ("vae", {"shift_factor": 0.1}, "shift_factor"),
         ("text_encoder", {"hidden_act": "relu"}, "'relu'"),
+        ("unet", {"_class_name": "SD3Transformer2DModel"}, "_class_name='SD3"),
+        ("unet", {"resnet_skip_time_act": True}, "resnet_skip_time_act=True"),
+        (
+            "unet",
+            {"block_out_channels": [16, "x"]},
+            "a list, each of it a whole",
+        ),
+        ("unet", {"layers_per_block": [1, 1]}, r"layers_per_block is \[1, 1\]"),
+        ("unet", {"attention_head_dim": [2]}, "for 1 levels"),
+        ("unet", {"attention_head_dim": 3}, "heads is 3, which does not divide 16"),
+        ("unet", {"norm_num_groups": 5}, "norm_num_groups is 5"),
+        ("unet", {"down_block_types": 5}, "down_block_types is 5, expected a list"),
+        ("vae", {"_class_name": "VQModel"}, "_class_name='VQModel'"),
+        ("vae", {"scaling_factor": -1.0}, "scaling_factor is -1.0, expected .*> 0"),
+        ("vae", {"norm_num_groups": 3}, "does not divide 8, 16"),
+        ("vae", {"latents_mean": [0.1]}, "latents_mean"),
+        ("text_encoder", {"model_type": "t5"}, "model_type='t5'"),
+        ("text_encoder", {"num_attention_heads": 5}, "does not divide 24"),
+        ("text_encoder", {"hidden_size": None}, "hidden_size is None, expected a who"),
     ):
         path, before = config(part, **changes)
         with pytest.raises(UserError, match=message):
@@ -196,6 +307,36 @@ def test_velocity_is_read_from_the_scheduler(folder):
     assert sd.unet.predicts == "velocity"
     save_stable_diffusion(folder, sd)
     assert json.loads(path.read_text())["prediction_type"] == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"beta_schedule": "linear"},
+            "beta_schedule='linear' .expected 'scaled_l",
+        ),
+        ({"rescale_betas_zero_snr": True}, "of noise that is not supported"),
+        ({"num_train_timesteps": 4000}, "num_train_timesteps=4000"),
+        ({"prediction_type": "sample"}, "expected one of epsilon, v_prediction"),
+        ({"prediction_type": ["epsilon"]}, "expected one of epsilon, v_prediction"),
+    ],
+)
+def test_schedulers_of_other_noise_are_refused(folder, changes, message):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        load_stable_diffusion(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "scheduler/scheduler_config.json"]
+)
+def test_files_that_are_no_configuration(folder, name):
+    for content in (b"[]", b"", b"null", b"\xff", b'{"a":' + b"[" * 100_000):
+        (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"config\.json (holds no|cannot be read)"):
+            load_stable_diffusion(folder)
 
 
 def test_heads_under_either_name(folder):
@@ -230,3 +371,10 @@ def test_clip_from_a_folder(tmp_path):
     same(weights, params)
     assert "logit_scale" in load_file(tmp_path / "model.safetensors")
     assert tokenizer.encode("a fox").shape == (1, 77)
+    for changes, message in (
+        ({"vision_config": None}, "has no vision_config"),
+        ({"projection_dim": "x"}, "projection_dim is 'x'"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UserError, match=message):
+            load_clip(tmp_path)

@@ -53,6 +53,8 @@ def test_choose():
         lookup.choose("shift", choices, what="labels")
     with pytest.raises(UserError, match="size is 17, expected one of 16, 32"):
         lookup.choose(17, {16: 0, 32: 0}, what="size")
+    with pytest.raises(UserError, match=r"size is \[16\], expected one of 16, 32"):
+        lookup.choose([16], {16: 0, 32: 0}, what="size")
 
 
 def area(scale, *, width, height=1):

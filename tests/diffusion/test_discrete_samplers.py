@@ -185,6 +185,14 @@ def test_schedules_of_search_work_on_discrete_networks():
     np.testing.assert_allclose(run.x[-1], expected, atol=0.05)
 
 
+def test_a_step_for_every_timestep():
+    table, alphas = ddim.table(1000), noise_tables.alphas_cumprod()
+    np.testing.assert_array_equal(table.timestep, np.arange(1000)[::-1])
+    np.testing.assert_array_equal(table.alpha, alphas[::-1])
+    # Each step begins where the one before it has ended.
+    np.testing.assert_array_equal(table.alpha_next[:-1], table.alpha[1:])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -192,6 +200,8 @@ def test_schedules_of_search_work_on_discrete_networks():
         (lambda: ddim.table(1001), "1001 steps"),
         (lambda: consistency.table(51), "expected 1 to 50"),
         (lambda: ddim.part(ddim.table(5), 0.1), "leaves none"),
+        (lambda: ddim.part(ddim.table(5), 1.5), "at most 1"),
+        (lambda: ddim.part(ddim.table(5), float("nan")), "at most 1"),
         (lambda: lms.table(5, order=0), "order 0"),
     ],
 )

@@ -65,3 +65,25 @@ def test_configurations_that_cannot_be_run(name):
     config.seeds = ()
     with pytest.raises(UserError, match="at least"):
         pipelines.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("parallel_edits", "seeds", (-1,), "config.seeds is .*-1"),
+        ("parallel_edits", "seeds", (0, 0), "expected all different"),
+        ("parallel_edits", "edits", (2, 2), "expected all different"),
+        ("parallel_edits", "edit.cross_from", "own", "cross_from is 'own'"),
+        ("parallel_edits", "edit.scale", float("nan"), "scale is nan"),
+        ("dtiil", "seeds", (2**32,), "config.seeds is"),
+        ("dtiil", "controls", ("untrained",) * 2, "expected all different"),
+        ("dtiil", "settings.solver", "euler", "solver is 'euler'"),
+        ("dtiil", "settings.edit_steps", 0, "edit_steps is 0"),
+        ("dtiil", "settings.first_threshold", 1.5, "first_threshold is 1.5"),
+    ],
+)
+def test_values_that_are_refused_before_the_model_is_trained(name, key, value, message):
+    config = MODULES[name].get_config("quick")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        pipelines.check(config)

@@ -74,6 +74,15 @@ def test_long_prompts():
     assert cut[-2] == tokenizer.vocabulary["a</w>"]
 
 
+def test_prompts_that_are_none():
+    tokenizer = tiny.tokenizer()
+    assert tokenizer.encode([]).shape == (0, 77)
+    with pytest.raises(UserError, match="A prompt is None; expected text"):
+        tokenizer.encode([None])
+    with pytest.raises(UserError, match="cannot be read as text"):
+        tokenizer.encode("a \ud800 fox")
+
+
 def test_saved_and_loaded(tmp_path):
     vocabulary, merges = tiny.vocabulary()
     vocabulary = {**vocabulary, "#</w>": len(vocabulary)}

@@ -45,6 +45,17 @@ def test_pie_bench(tmp_path):
     assert one.local_words == ("blue",) and one.edit_type == 6
     assert one.image.shape == (512, 512, 3) and one.image[5, 5].tolist() == [10, 20, 30]
     assert one.mask[1, 88:91].all() and not one.mask[1, 91]
+    (tmp_path / "annotation_images" / "a.png").write_bytes(png((1, 2, 3), (256, 512)))
+    with pytest.raises(UserError, match=r"a\.png: an image of 512 x 256 pixels; exp"):
+        list(benchmarks.read_pie_bench(tmp_path))
+    for content, message in (
+        ({}, "has no entries"),
+        ({"000": {**entry, "blended_word": ["red"]}}, "blended_word is .* or null"),
+        ({"000": {**entry, "mask": None}}, "expected a list"),
+    ):
+        (tmp_path / benchmarks.MAPPING).write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            list(benchmarks.read_pie_bench(tmp_path))
     del entry["mask"]
     (tmp_path / benchmarks.MAPPING).write_text(json.dumps({"000": entry}))
     with pytest.raises(UserError, match="000 lacks mask"):
@@ -93,6 +104,13 @@ def test_pie_bench_pp(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"V1\.parquet cannot be read as a Parq"):
             list(benchmarks.read_pie_bench_pp(path))
+    small = demo | {"mask": "600 3", "image": {"bytes": png((1, 2, 3), (8, 8))}}
+    parquet.write_table(pyarrow.Table.from_pylist([small]), path)
+    with pytest.raises(UserError, match="an image of 8 x 8 pixels"):
+        list(benchmarks.read_pie_bench_pp(path))
+    parquet.write_table(pyarrow.Table.from_pylist([small]).slice(0, 0), path)
+    with pytest.raises(UserError, match="has no rows"):
+        list(benchmarks.read_pie_bench_pp(path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.parquet"):
         list(benchmarks.read_pie_bench_pp(tmp_path / "empty"))
@@ -147,6 +165,30 @@ def test_tiil(tmp_path):
         list(tiil.read(tmp_path, tmp_path / "m"))
     write("inconsistent.json", [{"image_id": 2, "caption": "x"}])
     with pytest.raises(UserError, match="no image 2"):
+        list(tiil.read(tmp_path))
+    for annotation, message in (
+        (wrong | {"segmentation": {"size": [3, 8], "counts": [24]}}, "a mask of 3 x 8"),
+        (wrong | {"new_word": 3}, "new_word is 3, expected a string or null"),
+    ):
+        write("inconsistent.json", [annotation])
+        with pytest.raises(UserError, match=message):
+            list(tiil.read(tmp_path))
+    Image.new("L", (6, 5)).save(tmp_path / "m" / "a.png")
+    write("inconsistent.json", [wrong])
+    with pytest.raises(UserError, match="a mask of 5 x 6"):
+        list(tiil.read(tmp_path, tmp_path / "m"))
+    for content, message in (
+        ({}, "lacks 'images'"),
+        ({"images": images}, "lacks 'annotations'"),
+        ({"images": images, "annotations": []}, "has no annotations"),
+        ({"images": images * 2, "annotations": [wrong]}, "two images have one id"),
+    ):
+        (tmp_path / "consistent.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            list(tiil.read(tmp_path))
+    write("consistent.json", [{"image_id": 1, "caption": "a cat"}])
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"There is no image .*a\.png"):
         list(tiil.read(tmp_path))
     with pytest.raises(UserError, match="Runs of 3 pixels"):
         tiil.run_length_mask([1, 2], (4, 6))

@@ -6,9 +6,11 @@
     noise = sd.unet.apply({"params": sd.params["unet"]}, latents, timesteps, context)
 
 Nothing is downloaded and nothing executed. Weights may be of 32 or 16 bits, in one file
-of safetensors or in several. A safety checker is neither needed nor read.
+of safetensors or in several; those that are not finite are refused. A safety checker is
+neither needed nor read.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +22,18 @@ import numpy as np
 
 from jaxkd.convert.stable_diffusion import configurations, names
 from jaxkd.convert.torch import reading
-from jaxkd.core import lookup
+from jaxkd.core import checkpoint, files, lookup, parsing, schema
 from jaxkd.core.errors import UserError
 from jaxkd.models.stable_diffusion import Autoencoder, Clip, ClipTextEncoder, UNet
-from jaxkd.readers.clip_tokenizer import ClipTokenizer
+from jaxkd.models.stable_diffusion.clip_towers import LEGACY_EOS
+from jaxkd.readers.clip_tokenizer import END, ClipTokenizer
 
 CONFIG, INDEX = "config.json", "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 _DIFFUSION, _TRANSFORMER = "diffusion_pytorch_model", "model"
+# Of files of 16 bits, which are read where there are none of 32.
+_VARIANTS = ("", ".fp16", ".bf16")
+_REMEDY = "Copy or download it again."
 _PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity"}
 # Of Stable Diffusion 1.x.
 _SCHEDULER = {
@@ -70,12 +76,14 @@ def load_stable_diffusion(
 
     Args:
       folder: with ``unet``, ``vae``, ``text_encoder`` and ``tokenizer``. Files of 16
-        bits (``.fp16.safetensors``) are read where there are none of 32.
+        bits (``.fp16.safetensors``, ``.bf16.safetensors``) are read where there are
+        none of 32.
       dtype: of the parameters and of the computation.
 
     Raises:
       UserError: if a file is missing or damaged, or is of another network; lists what
-        is missing, unexpected or of another shape.
+        is missing, unexpected or of another shape. Or if the parts do not belong
+        together, or the scheduler is of other noise than Stable Diffusion's.
     """
     folder = Path(folder)
     _check_folder(folder)
@@ -85,6 +93,7 @@ def load_stable_diffusion(
     }
     predicts = _read_prediction(folder)
     tokenizer = ClipTokenizer.load(folder / "tokenizer")
+    _check_tokenizer(folder, configs["text_encoder"], tokenizer)
     states = {
         part: _read_state(folder / part, stem)
         for part, stem in (
@@ -104,6 +113,7 @@ def load_stable_diffusion(
             configs["text_encoder"], origin, dtype, projection=projection
         ),
     }
+    _check_parts(folder, **networks)
     params = {
         part: names.to_params(
             states.pop(part), param_shapes(network), folder / part, dtype
@@ -124,7 +134,8 @@ def save_stable_diffusion(
       dtype: of the files.
 
     Raises:
-      UserError: if a network cannot be described in this format.
+      UserError: if a network cannot be described in this format, the parameters are
+        not its own or do not fit into ``dtype``, or the folder cannot be written to.
     """
     folder = Path(folder)
     configs = {
@@ -132,14 +143,39 @@ def save_stable_diffusion(
         "vae": configurations.of_vae(sd.vae),
         "text_encoder": configurations.of_text(sd.text_encoder),
     }
+    # All that can be refused comes before anything is written.
+    states = {part: _state_of(sd, part, dtype) for part in configs}
+    try:
+        _write_folder(folder, sd, configs, states)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder}: {error.strerror or error}. Choose a folder "
+            "that can be written to and has space left."
+        ) from error
+
+
+def _state_of(sd: StableDiffusion, part: str, dtype: Any) -> dict[str, np.ndarray]:
+    if part not in sd.params:
+        raise UserError(
+            f"The parameters have no {part!r}; they have {', '.join(sd.params)}. "
+            "Expected those of unet, vae and text_encoder."
+        )
+    checkpoint.compare(part, sd.params[part], param_shapes(getattr(sd, part)))
+    return names.to_state(sd.params[part], dtype)
+
+
+def _write_folder(
+    folder: Path,
+    sd: StableDiffusion,
+    configs: Mapping[str, Any],
+    states: Mapping[str, dict[str, np.ndarray]],
+) -> None:
     for part, config in configs.items():
         stem = _TRANSFORMER if part == "text_encoder" else _DIFFUSION
         (folder / part).mkdir(parents=True, exist_ok=True)
         _write_json(folder / part / CONFIG, config)
-        _write_state(
-            folder / part / f"{stem}.safetensors",
-            names.to_state(sd.params[part], dtype),
-        )
+        path = folder / part / f"{stem}.safetensors"
+        files.write_tensors(path, states[part], {"format": "pt"})
     sd.tokenizer.save(folder / "tokenizer")
     (folder / SCHEDULER).parent.mkdir(exist_ok=True)
     kinds = {value: key for key, value in _PREDICTIONS.items()}
@@ -176,25 +212,29 @@ def load_clip(
     """
     folder = Path(folder)
     config = _read_json(folder / CONFIG)
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name), dict):
+            raise UserError(
+                f"{folder / CONFIG} has no {name}. Expected the configuration of both "
+                "towers of CLIP."
+            )
     width = config.get("projection_dim", 512)
-    try:
-        texts, images = config["text_config"], config["vision_config"]
-    except KeyError as error:
-        raise UserError(
-            f"{folder / CONFIG} has no {error.args[0]}. Expected the configuration of "
-            "both towers of CLIP."
-        ) from error
+    texts, images = (
+        {**config[name], "projection_dim": width}
+        for name in ("text_config", "vision_config")
+    )
     clip = Clip(
-        configurations.text(
-            {**texts, "projection_dim": width}, folder / CONFIG, dtype, projection=True
-        ),
+        configurations.text(texts, folder / CONFIG, dtype, projection=True),
         configurations.image(images, folder / CONFIG, dtype, width),
     )
+    tokenizer = ClipTokenizer.load(folder)
+    _check_tokenizer(folder, texts, tokenizer)
     state = _read_state(folder, _TRANSFORMER)
     params = names.to_params(state, param_shapes(clip), folder, dtype)
-    return clip, params, ClipTokenizer.load(folder)
+    return clip, params, tokenizer
 
 
+@functools.lru_cache(maxsize=16)
 def param_shapes(network: Any) -> Any:
     """Returns the shapes of a network's parameters, without computing anything."""
     key = jax.random.key(0)
@@ -229,10 +269,47 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _check_tokenizer(
+    folder: Path, config: Mapping[str, Any], tokenizer: ClipTokenizer
+) -> None:
+    """Checks that a text tower knows all tokens; it would make NaN of others."""
+    tower = configurations.text(config, folder, jnp.float32)
+    largest = max(tokenizer.vocabulary.values())
+    if largest >= tower.vocab_size or tokenizer.length > tower.positions:
+        raise UserError(
+            f"The tokenizer of {folder} has token numbers up to {largest} and rows of "
+            f"{tokenizer.length}; its text encoder knows {tower.vocab_size} tokens, "
+            f"{tower.positions} in a row. Copy both from the same model."
+        )
+    end = tokenizer.vocabulary[END]
+    if tower.eos_id not in (LEGACY_EOS, end):
+        raise UserError(
+            f"The tokenizer of {folder} ends a text by the token {end}, its text "
+            f"encoder by {tower.eos_id} (eos_token_id). Copy both from the same model."
+        )
+
+
+def _check_parts(
+    folder: Path, unet: UNet, vae: Autoencoder, text_encoder: ClipTextEncoder
+) -> None:
+    if unet.context_width != text_encoder.width:
+        raise UserError(
+            f"{folder}: the UNet takes hidden states of width {unet.context_width}, "
+            f"the text encoder makes them of {text_encoder.width}. Copy both from the "
+            "same model."
+        )
+    if unet.out_channels != vae.latent_channels:
+        raise UserError(
+            f"{folder}: the UNet makes latents of {unet.out_channels} channels, the "
+            f"autoencoder of {vae.latent_channels}. Copy both from the same model."
+        )
+
+
 def _read_prediction(folder: Path) -> str:
     """Returns what the UNet predicts, which only the scheduler's file tells."""
     path = folder / SCHEDULER
     config = _read_json(path) if path.is_file() else _SCHEDULER
+    configurations.check_scheduler(config, path)
     return lookup.choose(
         config.get("prediction_type", "epsilon"),
         _PREDICTIONS,
@@ -242,7 +319,7 @@ def _read_prediction(folder: Path) -> str:
 
 def _read_state(folder: Path, stem: str) -> dict[str, np.ndarray]:
     """Reads one file or several, of 32 bits where there are."""
-    for variant in ("", ".fp16"):
+    for variant in _VARIANTS:
         index = folder / f"{stem}.safetensors.index{variant}.json"
         single = folder / f"{stem}{variant}.safetensors"
         if single.is_file():
@@ -251,30 +328,49 @@ def _read_state(folder: Path, stem: str) -> dict[str, np.ndarray]:
             return _read_shards(index)
     present = sorted(path.name for path in folder.glob("*") if path.is_file())
     raise UserError(
-        f"{folder} has no weights {stem}.safetensors, with or without .fp16, whole or "
-        f"in parts with an index; it has {', '.join(present) or 'no files'}. Copy or "
-        "download them; weights in .bin files are not read."
+        f"{folder} has no weights {stem}.safetensors, with or without .fp16 or .bf16, "
+        f"whole or in parts with an index; it has {', '.join(present) or 'no files'}. "
+        "Copy or download them; weights in .bin files are not read."
     )
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
-    table = _read_json(index).get("weight_map", {})
-    files = sorted(set(table.values()))
-    missing = [name for name in files if not (index.parent / name).is_file()]
-    if missing or not files:
+    content = _read_json(index)
+    with parsing.parsing(index, "an index of weights", _REMEDY):
+        schema.check(content, {"weight_map": {...: str}}, "the index")
+    table = content["weight_map"]
+    parts = sorted(set(table.values()))
+    outside = [name for name in parts if Path(name).name != name]
+    if outside:
         raise UserError(
-            f"{index} names {len(files)} files; missing: {', '.join(missing) or 'all'}."
+            f"{index} names {', '.join(outside)}; expected files beside it. {_REMEDY}"
+        )
+    missing = [name for name in parts if not (index.parent / name).is_file()]
+    if missing or not parts:
+        raise UserError(
+            f"{index} names {len(parts)} files; missing: {', '.join(missing) or 'all'}."
             " Copy or download all parts."
         )
     state: dict[str, np.ndarray] = {}
-    for name in files:
-        state.update(_read_arrays(index.parent / name))
+    for name in parts:
+        found = _read_arrays(index.parent / name)
+        absent = sorted(
+            k for k, part in table.items() if part == name and k not in found
+        )
+        if absent:
+            raise UserError(
+                f"{index} has {', '.join(absent[:6])} in {name}, which has no such "
+                "tensors. Copy or download the index and all parts again, of one model."
+            )
+        state.update(found)
     return state
 
 
 def _read_arrays(path: Path) -> Mapping[str, np.ndarray]:
     content = reading.read(path)
-    if not all(isinstance(value, np.ndarray) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, np.ndarray) for value in content.values()
+    ):
         raise UserError(f"{path} is not a file of safetensors. Download it again.")
     return content
 
@@ -282,19 +378,11 @@ def _read_arrays(path: Path) -> Mapping[str, np.ndarray]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no file {path}. Copy the folder whole.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}. Download it again.") from error
+    content = parsing.read_json(path, "a configuration", _REMEDY)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no object of JSON. {_REMEDY}")
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save
-
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save(dict(state), metadata={"format": "pt"}))
-    part.replace(path)
+    files.write_text(path, json.dumps(content, indent=2) + "\n")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -74,22 +75,30 @@ def to_params(
 
     Raises:
       UserError: if it is of another module; lists what is missing, unexpected or of
-        another shape.
+        another shape. Or if its numbers are no weights: whole numbers, as of quantised
+        files, not finite, or too large for ``dtype``.
     """
     flat = traverse_util.flatten_dict(dict(shapes))
     expected = {
         key_of(path): np.broadcast_to(np.float32(0), _outer_shape(path, leaf.shape))
         for path, leaf in flat.items()
     }
-    saved = {
-        _renamed(key): array for key, array in state.items() if not _IGNORED.search(key)
-    }
+    taken = [key for key in state if not _IGNORED.search(key)]
+    saved = {_renamed(key): state[key] for key in taken}
+    if len(saved) < len(taken):
+        twice = sorted(key for key in taken if _renamed(key) != key)
+        raise UserError(
+            f"{origin} has variables under their old and under their new names: "
+            f"{', '.join(twice[:6])}. Remove either."
+        )
     saved = {key: _fitted(array, expected.get(key)) for key, array in saved.items()}
     checkpoint.compare(origin, saved, expected)
     return traverse_util.unflatten_dict(
         {
-            path: np.array(
-                from_checkpoint(path, saved[key_of(path)]), dtype=dtype, order="C"
+            path: _cast(
+                from_checkpoint(path, saved[key_of(path)]),
+                dtype,
+                f"{origin}: {key_of(path)}",
             )
             for path in flat
         }
@@ -97,17 +106,48 @@ def to_params(
 
 
 def to_state(params: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
-    """Turns parameters into a state dictionary; undoes ``to_params``."""
+    """Turns parameters into a state dictionary; undoes ``to_params``.
+
+    Raises:
+      UserError: if they are not finite, or too large for ``dtype``.
+    """
     flat = traverse_util.flatten_dict(dict(params))
     state = {
-        key_of(path): np.array(
-            to_checkpoint(path, np.asarray(leaf)), dtype=dtype, order="C"
+        key_of(path): _cast(
+            to_checkpoint(path, np.asarray(leaf)), dtype, "/".join(map(str, path))
         )
         for path, leaf in flat.items()
     }
     if len(state) != len(flat):
         raise UserError("Two parameters have one name in checkpoints.")
     return state
+
+
+def _cast(array: np.ndarray, dtype: Any, origin: str) -> np.ndarray:
+    """Copies weights into another precision.
+
+    Raises:
+      UserError: if they are no weights, or do not fit into it.
+    """
+    for kind in (array.dtype, np.dtype(dtype)):
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise UserError(
+                f"{origin} is of {array.dtype} and is needed in {np.dtype(dtype)}; "
+                "expected floating-point numbers of both. Quantised files are not read."
+            )
+    with np.errstate(over="ignore"):
+        cast = np.array(array, dtype=dtype, order="C")
+    if not np.isfinite(cast).all():
+        if np.isfinite(array).all():
+            raise UserError(
+                f"{origin} holds numbers that are too large for {np.dtype(dtype)}, up "
+                f"to {np.max(np.abs(array)):g}. Use float32 or bfloat16."
+            )
+        raise UserError(
+            f"{origin} holds numbers that are not finite (NaN or infinity), expected "
+            "trained weights: the training diverged. Take an earlier checkpoint."
+        )
+    return cast
 
 
 def _outer_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

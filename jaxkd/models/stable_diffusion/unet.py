@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxkd.diffusion import noise_tables
 from jaxkd.diffusion.attention import AttentionFn, Site, plain_attention
 from jaxkd.models.layers import conv
 from jaxkd.models.stable_diffusion.unet_blocks import (
@@ -124,7 +125,7 @@ class UNet(nn.Module):
 
         Args:
           latents: ``[batch, height, width, in_channels]``.
-          timesteps: ``[batch]`` or a scalar, of 0 to 999.
+          timesteps: ``[batch]`` or a scalar, of 0 to 999, whole or between.
           context: hidden states of the text ``[batch, tokens, context_width]``.
           attn_fn: see ``attention``; a static function.
           state: pytree that ``attn_fn`` is given.
@@ -174,9 +175,12 @@ class UNet(nn.Module):
     def _as_noise(self, x, latents, timesteps):
         if self.predicts == "noise":
             return x
-        betas = jnp.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-        table = jnp.cumprod(1 - betas)[jnp.asarray(timesteps, jnp.int32)]
-        alpha = jnp.broadcast_to(table, x.shape[:1])[:, None, None, None]
+        # Samplers may stop between two timesteps: linear in log alpha there, as the
+        # clocks of jaxkd.diffusion are.
+        table = jnp.log(noise_tables.alphas_cumprod())
+        places = jnp.asarray(timesteps, jnp.float32)
+        alpha = jnp.exp(jnp.interp(places, jnp.arange(len(table)), table))
+        alpha = jnp.broadcast_to(alpha, x.shape[:1])[:, None, None, None]
         noisy = latents[..., : self.out_channels].astype(x.dtype)
         return jnp.sqrt(alpha) * x + jnp.sqrt(1 - alpha) * noisy
 

@@ -13,7 +13,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest, never_stop
 from jaxkd.pipelines import benchmark_page, parts, scene_model
 from jaxkd.pipelines import workdir as folders
-from jaxkd.pipelines.dtiil import difference, scene_pairs
+from jaxkd.pipelines.dtiil import difference, localization, scene_pairs
 from jaxkd.pipelines.dtiil.localization import Finding, Settings, localise
 from jaxkd.pipelines.dtiil.scene_pairs import Pairs
 from jaxkd.pipelines.text_to_image import Backbone
@@ -72,6 +72,8 @@ def check(config: ConfigDict) -> None:
             f"config.pairs={config.pairs}, validation={config.validation}, "
             f"seeds={config.seeds}; expected at least 2, 2 and one."
         )
+    benchmark_page.check_different(config, "controls")
+    localization.check(Settings(**config.settings.to_dict()))
     scene_model.check(config.needs.get("scenes"))
 
 

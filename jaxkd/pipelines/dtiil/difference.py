@@ -11,6 +11,7 @@ from scipy import ndimage
 from jaxkd.core.errors import UserError
 from jaxkd.diffusion import ddim, lms, noise_tables
 from jaxkd.models.stable_diffusion import plain_attention
+from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.text_to_image import Backbone, Static
 
 SOLVERS = ("ddim", "lms", "single_step")
@@ -55,13 +56,14 @@ def difference(
       ``[images, height, width]``, not normalised.
 
     Raises:
-      UserError: for an unknown solver or no samples.
+      UserError: for an unknown solver, no samples, or steps of which none is run.
     """
     if solver not in SOLVERS or samples < 1:
         raise UserError(
             f"solver {solver!r} and {samples} samples; expected one of "
             f"{', '.join(SOLVERS)} and at least 1."
         )
+    check_steps(steps, strength, solver)
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(latents)))
     plan = (samples, steps, strength, solver)
     texts = jnp.stack([first, second], axis=1)
@@ -77,9 +79,32 @@ def difference(
     )
 
 
+def check_steps(steps: int, strength: float, solver: str) -> None:
+    """Checks that a share of a schedule is at least one step.
+
+    Raises:
+      UserError: if it is not.
+    """
+    if not (0 < strength <= 1 and 1 <= steps <= noise_tables.TRAINED_STEPS):
+        raise UserError(
+            f"{steps} steps of a difference and strength {strength}; expected 1 to "
+            f"{noise_tables.TRAINED_STEPS} and a share above 0, at most 1."
+        )
+    if solver == "ddim" and int(steps * strength) < 1:
+        raise UserError(
+            f"Strength {strength} of {steps} steps of a difference leaves none; "
+            "expected more of either."
+        )
+
+
 def normalise(values: np.ndarray) -> np.ndarray:
-    """Scales a map to whole numbers of 0..255; a map without differences to zeros."""
+    """Scales a map to whole numbers of 0..255; a map without differences to zeros.
+
+    Raises:
+      UserError: if a number is not finite.
+    """
     values = np.asarray(values, np.float64)
+    text_to_image.check_finite(values, "A difference of predicted noise")
     low, high = values.min(), values.max()
     if high <= low:
         return np.zeros(values.shape, np.uint8)
@@ -184,7 +209,7 @@ def _last_noise(
     alphas = backbone.alphas
     guided = ddim.guided(call, pair, unconditional, scale)
     if solver == "single_step":
-        time = int(strength * len(alphas)) - 1
+        time = max(int(strength * len(alphas)) - 1, 0)
         noisy = noise_tables.add_noise(clean, noise, alphas[time])
         return call(noisy, jnp.asarray(time), pair)
     if solver == "lms":

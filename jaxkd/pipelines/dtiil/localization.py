@@ -7,19 +7,25 @@ decides everything.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import POSITIVE, SHARE, Range
+from jaxkd.diffusion.noise_tables import TRAINED_STEPS
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.dtiil import alignment, difference, inpainting, words
 from jaxkd.pipelines.dtiil.words import Phrase
 from jaxkd.pipelines.text_to_image import Backbone
 
-LATENTS = ("original", "edited")
+_Count = Annotated[int, Range(1)]
+_Steps = Annotated[int, Range(1, TRAINED_STEPS)]
+_NotNegative = Annotated[float, Range()]
+_Threshold = Annotated[float | Literal["otsu"], SHARE]
 Similarity = Callable[[np.ndarray, list[str]], np.ndarray]
 
 
@@ -35,7 +41,7 @@ class Settings(NamedTuple):
       mask_strength: share of it that is run.
       mask_scale: of its guidance.
       solver: of a difference; see ``difference.SOLVERS``.
-      first_threshold: of the mask that is redrawn.
+      first_threshold: of the mask that is redrawn; or "otsu".
       threshold: of the final mask; or "otsu".
       edit_steps: of inpainting.
       edit_scale: of its guidance.
@@ -45,24 +51,34 @@ class Settings(NamedTuple):
       single_words: whether each word with content is a phrase of its own.
     """
 
-    align_steps: int = 500
-    align_lr: float = 1e-3
-    align_batch: int = 1
-    samples: int = 8
-    mask_steps: int = 10
-    mask_strength: float = 0.5
-    mask_scale: float = 7.0
-    solver: str = "ddim"
-    first_threshold: float = 0.15
-    threshold: float | str = 0.30
-    edit_steps: int = 200
-    edit_scale: float = 7.5
-    latents: str = "original"
-    draws: int = 32
+    align_steps: Annotated[int, Range(0)] = 500
+    align_lr: Annotated[float, POSITIVE] = 1e-3
+    align_batch: _Count = 1
+    samples: _Count = 8
+    mask_steps: _Steps = 10
+    mask_strength: Annotated[float, Range(0, 1, above=True)] = 0.5
+    mask_scale: _NotNegative = 7.0
+    solver: Literal["ddim", "lms", "single_step"] = "ddim"
+    first_threshold: _Threshold = 0.15
+    threshold: _Threshold = 0.30
+    edit_steps: _Steps = 200
+    edit_scale: _NotNegative = 7.5
+    latents: Literal["original", "edited"] = "original"
+    draws: _Count = 32
     single_words: bool = False
 
 
 DEFAULT = Settings()
+
+
+def check(settings: Settings) -> None:
+    """Checks numbers and words before anything is compiled.
+
+    Raises:
+      UserError: for an impossible one.
+    """
+    lookup.check(Settings, settings._asdict(), what="The localisation")
+    difference.check_steps(settings.mask_steps, settings.mask_strength, settings.solver)
 
 
 class Finding(NamedTuple):
@@ -122,9 +138,11 @@ def localise(
     Raises:
       UserError: for images and captions that do not fit, before anything is compiled.
     """
+    images = [np.asarray(image) for image in images]
     found = _check(backbone, images, captions, settings)
     params = backbone.params
-    pixels = text_to_image.to_signed(np.stack(images))
+    # Each by its own type, since a batch may mix whole numbers and floats.
+    pixels = jnp.stack([text_to_image.to_signed(image) for image in images])
     latents = backbone.encode_image(params, pixels)
     texts = backbone.contexts([*captions, ""])
     given, empty = texts[:-1], texts[-1]
@@ -233,17 +251,18 @@ def _cosine(first: jax.Array, second: jax.Array, tokens: np.ndarray) -> float:
 
 
 def _check(backbone, images, captions, settings) -> list[list[Phrase]]:
+    check(settings)
+    if isinstance(captions, str):
+        raise UserError(
+            f"The captions are one text, {captions!r}; expected a list of them."
+        )
     if len(images) != len(captions) or not images:
         raise UserError(
             f"{len(images)} images and {len(captions)} captions; expected as many, and "
             "at least one."
         )
-    if settings.latents not in LATENTS:
-        raise UserError(
-            f"latents is {settings.latents!r}; expected one of {', '.join(LATENTS)}."
-        )
     for image in images:
-        backbone.check_image(np.asarray(image))
+        backbone.check_image(image)
         if image.shape != images[0].shape:
             raise UserError(
                 f"Images of {images[0].shape} and {image.shape}; expected one size. "

@@ -93,9 +93,14 @@ def between(source: str, target: str, whole: Iterable[str] = ()) -> list[Aspect]
       whole: words that concern the whole picture, such as names of backgrounds.
 
     Raises:
-      UserError: if the prompts do not differ.
+      UserError: if the prompts do not differ, or the target has no words.
     """
     old, new = strip_marks(source).split(), strip_marks(target).split()
+    if not new:
+        raise UserError(
+            f"The target prompt is {target!r}. Expected the prompt of the picture to "
+            "make, or actions in its place."
+        )
     wide = set(whole)
     found = []
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
@@ -119,7 +124,7 @@ def from_actions(source: str, actions: Mapping[str, Mapping[str, Any]]) -> list[
     """Reads aspects in the format of PIE-Bench++.
 
     Entries that contradict the prompt are left out with a warning: the published file
-    has a few.
+    has a few. What is added beyond the last word is added after it.
 
     Args:
       source: prompt of the given image.
@@ -127,19 +132,23 @@ def from_actions(source: str, actions: Mapping[str, Mapping[str, Any]]) -> list[
         action "+", "-" or the old words; for "-" the key is what is deleted.
 
     Raises:
-      UserError: if an entry lacks one of these, or none is left.
+      UserError: if an entry lacks one of these or is of another form, or none is left.
     """
+    if not isinstance(actions, Mapping):
+        raise UserError(
+            f"The actions are {actions!r}; expected an object with an entry for each "
+            "edit, as in PIE-Bench++."
+        )
     words = strip_marks(source).split()
     found = []
     for name, entry in actions.items():
-        missing = {"position", "action"} - set(entry)
-        if missing:
-            raise UserError(
-                f"The action for {name!r} lacks {', '.join(sorted(missing))}. Expected "
-                "position, edit_type and action."
-            )
         aspect = _from_entry(name, entry, words)
-        if tuple(words[aspect.position :][: len(aspect.old)]) != aspect.old:
+        if aspect.position < 0:
+            warnings.warn(
+                f"{aspect} left out: there is no word {aspect.position} in {source!r}.",
+                stacklevel=2,
+            )
+        elif tuple(words[aspect.position :][: len(aspect.old)]) != aspect.old:
             warnings.warn(
                 f"{aspect} left out: word {aspect.position} of {source!r} is not "
                 f"{' '.join(aspect.old)!r}.",
@@ -192,10 +201,28 @@ def _swap(position: int, old: tuple, new: tuple, wide: set[str]) -> Aspect:
 
 
 def _from_entry(name: str, entry: Mapping[str, Any], words: list[str]) -> Aspect:
-    action, new = str(entry["action"]).strip(), tuple(strip_marks(name).split())
-    kind = int(entry.get("edit_type", 0))
+    known = entry if isinstance(entry, Mapping) else {}
+    missing = {"position", "action"} - set(known)
+    if missing:
+        raise UserError(
+            f"The action for {name!r} lacks {', '.join(sorted(missing))}: {entry!r}. "
+            "Expected position, edit_type and action."
+        )
+    try:
+        position, kind = int(entry["position"]), int(entry.get("edit_type", 0))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"The action for {name!r} is {entry!r}; expected whole numbers as position "
+            "and edit_type."
+        ) from error
+    action = strip_marks(str(entry["action"]))
+    new = tuple(strip_marks(str(name)).split())
+    if not new or not action:
+        raise UserError(
+            f"The action for {name!r} is {entry['action']!r}; expected words, and for "
+            "them '+', '-' or the words that they replace."
+        )
     whole = kind in _WHOLE_PICTURE
-    position = int(entry["position"])
     if action == "+":
         return Aspect(ADD, min(position, len(words)), (), new, kind, whole)
     if action == "-":

@@ -73,6 +73,7 @@ def check(config: ConfigDict) -> None:
             f"config.scenes={config.scenes}, batch={config.batch}, "
             f"seeds={config.seeds}; expected at least one of each."
         )
+    benchmark_page.check_different(config, "methods", "edits")
     edit.check(Settings(**config.edit.to_dict()))
     scene_model.check(config.needs.get("scenes"))
 

@@ -6,24 +6,22 @@ steps, and serves any edit of as many branches.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import SHARE, Range
 from jaxkd.diffusion import attention_control as control
 from jaxkd.diffusion import consistency, ddcm, ddim, noise_tables
 from jaxkd.pipelines import text_to_image
 from jaxkd.pipelines.text_to_image import Backbone
 
-COMPAT = ("", "official")
-# Settings of 0 to 1.
-_SHARES = (
-    *("eta", "self_replace", "cross_replace", "chain_start"),
-    *("edit_threshold", "mutual_threshold"),
-)
+_Share = Annotated[float, SHARE]
+_NotNegative = Annotated[float, Range()]
 
 
 class Settings(NamedTuple):
@@ -50,20 +48,20 @@ class Settings(NamedTuple):
         prediction, and the references of chained branches are rotated the wrong way.
     """
 
-    steps: int = 15
-    scale: float = 4.0
-    source_scale: float = 1.0
-    eta: float = 1.0
-    self_replace: float = 0.7
-    cross_replace: float = 0.7
-    edit_threshold: float = 0.5
-    mutual_threshold: float = 0.8
-    temperature: float = 0.15
-    chain_start: float = 0.45
-    cross_from: str = "base"
-    kv_from: str = "late"
+    steps: Annotated[int, Range(1, noise_tables.TRAINED_STEPS)] = 15
+    scale: _NotNegative = 4.0
+    source_scale: _NotNegative = 1.0
+    eta: _Share = 1.0
+    self_replace: _Share = 0.7
+    cross_replace: _Share = 0.7
+    edit_threshold: _Share = 0.5
+    mutual_threshold: _Share = 0.8
+    temperature: _NotNegative = 0.15
+    chain_start: _Share = 0.45
+    cross_from: Literal["base", "mutual"] = "base"
+    kv_from: Literal["late", "always", "never"] = "late"
     mask_accumulate: bool = False
-    compat: str = ""
+    compat: Literal["", "official"] = ""
 
 
 DEFAULT = Settings()
@@ -136,20 +134,22 @@ def table(backbone: Backbone, steps: int) -> noise_tables.Table:
     return noise_tables.Table(times, alphas, np.append(alphas[1:], alphas[-1]))
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, backbone: Backbone | None = None) -> None:
     """Checks numbers and words before anything is compiled.
+
+    Args:
+      settings: of an edit.
+      backbone: the model, whose sampler may have fewer steps; None if it is not known.
 
     Raises:
       UserError: for an impossible one.
     """
-    if settings.compat not in COMPAT:
-        raise UserError(f"compat is {settings.compat!r}; expected '' or 'official'.")
-    for name in _SHARES:
-        value = getattr(settings, name)
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} is {value}; expected 0 to 1.")
-    if settings.steps < 1:
-        raise UserError(f"steps is {settings.steps}; expected at least 1.")
+    lookup.check(Settings, settings._asdict(), what="The edit")
+    if backbone is not None:
+        try:
+            table(backbone, settings.steps)
+        except ValueError as error:
+            raise UserError(f"The edit: {error} Choose other steps.") from error
 
 
 def edit(
@@ -175,7 +175,7 @@ def edit(
     Raises:
       UserError: for impossible settings.
     """
-    check(settings)
+    check(settings, backbone)
     if noise is None:
         keys = jax.vmap(partial(jax.random.fold_in, key))(
             jnp.arange(settings.steps + 1)
@@ -199,7 +199,7 @@ def edit_batch(
     settings: Settings = DEFAULT,
 ) -> Edited:
     """Edits several images with as many branches each; ``edit`` under ``vmap``."""
-    check(settings)
+    check(settings, backbone)
     static = text_to_image.Static(backbone)
     return _run_batch(static, settings, backbone.params, clean, branches, keys)
 

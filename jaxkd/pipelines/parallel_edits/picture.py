@@ -64,13 +64,16 @@ def edit_picture(
     Raises:
       UserError: for a picture or prompts that do not fit, before anything is compiled.
     """
-    backbone.check_image(np.asarray(image))
-    edit.check(settings)
+    image = np.asarray(image)
+    backbone.check_image(image)
+    edit.check(settings, backbone)
+    plan.check(grouping)
     if actions is None:
         edits = aspects.between(source, target)
     else:
         edits = aspects.from_actions(source, actions)
     goal = aspects.apply(source, edits, range(len(edits)))
+    plan.check_words(aspects.strip_marks(source), goal.text)
     backbone.tokenizer.encode([aspects.strip_marks(source), goal.text])
     pixels = text_to_image.to_signed(image)
     clean = backbone.encode_image(backbone.params, pixels[None])[0]
@@ -79,7 +82,8 @@ def edit_picture(
         backbone, clean, source, edits, plan_key, grouping, compat=settings.compat
     )
     found = edit.edit(backbone, clean, made.branches, edit_key, settings)
-    images = backbone.decode_image(backbone.params, found.latents)
+    images = np.asarray(backbone.decode_image(backbone.params, found.latents))
+    text_to_image.check_finite(images, "The edited picture")
     return EditedPicture(
         text_to_image.to_unit(pixels),
         text_to_image.to_unit(images),

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.core import lookup
 from jaxkd.core.errors import UserError
+from jaxkd.core.ranges import SHARE
 from jaxkd.diffusion import attention_control as control
 from jaxkd.pipelines.parallel_edits import aligner, aspects, edit, grouping
 from jaxkd.pipelines.parallel_edits.aspects import Aspect, Prompt
@@ -36,8 +38,8 @@ class Grouping(NamedTuple):
       groups: whether aspects are clustered; else each type is one branch (ablation).
     """
 
-    theta: float = 0.9
-    beta: float = 0.8
+    theta: Annotated[float, SHARE] = 0.9
+    beta: Annotated[float, SHARE] = 0.8
     union: bool = False
     merge_any: bool = False
     rigid_first: bool = True
@@ -46,6 +48,29 @@ class Grouping(NamedTuple):
 
 
 DEFAULT = Grouping()
+
+
+def check(options: Grouping) -> None:
+    """Checks the numbers of a grouping.
+
+    Raises:
+      UserError: for an impossible one.
+    """
+    lookup.check(Grouping, options._asdict(), what="The grouping")
+
+
+def check_words(source: str, target: str) -> None:
+    """Checks that there is attention to measure in either prompt.
+
+    Raises:
+      UserError: for a prompt without words.
+    """
+    for name, prompt in (("given picture", source), ("picture to make", target)):
+        if not prompt.split():
+            raise UserError(
+                f"The prompt of the {name} has no words: {prompt!r}. Describe it in a "
+                "few, since edits are found by where words are attended to."
+            )
 
 
 class Plan(NamedTuple):
@@ -85,8 +110,10 @@ def make(
         for its grouping of all that overlaps.
 
     Raises:
-      UserError: if a prompt is too long, or two aspects concern the same word.
+      UserError: if a prompt is too long or has no words, or two aspects concern the
+        same word.
     """
+    check(options)
     whole = range(len(edits))
     target = aspects.apply(source, edits, whole)
     maps = word_maps(backbone, clean, source, target.text, key)
@@ -177,7 +204,11 @@ def word_maps(
 
     Returns:
       ``[words, height, width]`` of the source and of the target.
+
+    Raises:
+      UserError: for a prompt without words, or one that is too long.
     """
+    check_words(source, target)
     ids = backbone.tokenizer.encode([source, source, target, ""])
     hidden = backbone.encode_text(backbone.params, jnp.asarray(ids))
     length = ids.shape[1]

@@ -5,7 +5,7 @@ import pytest
 
 from jaxkd.core.errors import UserError
 from jaxkd.drawing import scenes
-from jaxkd.pipelines.dtiil import alignment, difference, inpainting, words
+from jaxkd.pipelines.dtiil import alignment, difference, inpainting, localization, words
 from jaxkd.pipelines.dtiil.localization import Settings, localise
 from tests.pipelines import tiny_scenes
 
@@ -261,3 +261,47 @@ def test_all_stages_and_their_errors():
     ):
         with pytest.raises(UserError, match=message):
             localise(backbone, images, texts, jax.random.key(0), FAST)
+
+
+def test_what_is_refused_before_anything_is_compiled():
+    image = scenes.draw(scenes.draw_scenes(np.random.default_rng(0), 1))[0][0]
+    for changes, message in (
+        ({"align_steps": -1}, "align_steps is -1"),
+        ({"align_lr": float("nan")}, "align_lr is nan"),
+        ({"align_batch": 0}, "align_batch is 0"),
+        ({"samples": 0}, "samples is 0"),
+        ({"solver": "euler"}, "solver is 'euler', expected one of 'ddim'"),
+        ({"mask_strength": 1.5}, "mask_strength is 1.5"),
+        ({"mask_strength": 0.1}, "leaves none"),
+        ({"first_threshold": 2.0}, "first_threshold is 2.0"),
+        ({"threshold": "best"}, "threshold is 'best', expected .* or one of 'otsu'"),
+        ({"edit_steps": 1001}, "edit_steps is 1001"),
+        ({"edit_scale": float("inf")}, "edit_scale is inf"),
+        ({"draws": 0}, "draws is 0"),
+        ({"latents": "redrawn"}, "latents is 'redrawn'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            localise(
+                tiny_scenes.backbone(),
+                [image],
+                [OTHER],
+                jax.random.key(0),
+                FAST._replace(**changes),
+            )
+    localization.check(FAST._replace(threshold="otsu", solver="lms", mask_strength=0.1))
+    for images, captions, message in (
+        (np.stack([image, image]), [OTHER], "2 images and 1 captions"),
+        ([image], OTHER, "one text"),
+        ([], [], "0 images"),
+        ([255 * image], [OTHER], "expected uint8, or floating-point"),
+    ):
+        with pytest.raises(UserError, match=message):
+            localise(tiny_scenes.backbone(), images, captions, jax.random.key(0), FAST)
+
+
+def test_differences_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="not finite"):
+        difference.mask(np.array([[0.0, np.nan]]), 0.3)
+    for steps, strength in ((4, 0.0), (4, 1.1), (0, 0.5), (4, float("nan"))):
+        with pytest.raises(UserError, match="steps of a difference"):
+            difference.check_steps(steps, strength, "ddim")

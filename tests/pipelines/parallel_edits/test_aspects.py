@@ -64,8 +64,38 @@ def test_actions_of_the_published_format():
     text = aspects.apply(SOURCE, found, range(len(found))).text
     assert text == "a green shiny circle left of a square on black background"
     assert [one.whole for one in found] == [False, False, False, True]
-    with pytest.raises(UserError, match="lacks action"):
-        aspects.from_actions(SOURCE, {"x": {"position": 1}})
+    with pytest.warns(UserWarning, match="there is no word -1"):
+        (kept,) = aspects.from_actions(
+            SOURCE,
+            {
+                "background": {"position": -1, "action": "-"},
+                "green": {"position": "1", "action": "red"},
+            },
+        )
+    assert str(kept) == "red -> green"
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ({"x": {"position": 1}}, "lacks action"),
+        ({"x": None}, "lacks action, position: None"),
+        ([{"position": 1}], "expected an object with an entry for each"),
+        ({"x": {"position": "one", "action": "+"}}, "whole numbers as position"),
+        ({"x": {"position": None, "action": "+"}}, "whole numbers as position"),
+        ({"x": {"position": 1, "action": ""}}, "expected words, and for them"),
+        ({"[]": {"position": 1, "action": "+"}}, "expected words, and for them"),
+        ({"x": {"position": 1, "edit_type": {}, "action": "+"}}, "and edit_type"),
+    ],
+)
+def test_malformed_actions(actions, message):
+    with pytest.raises(UserError, match=message):
+        aspects.from_actions(SOURCE, actions)
+
+
+def test_a_target_without_words():
+    with pytest.raises(UserError, match="The target prompt is ''"):
+        aspects.between(SOURCE, "")
 
 
 def block(rows, columns):

@@ -180,13 +180,43 @@ def test_grouping_pass_reads_words():
 def test_settings_out_of_range():
     made = planned().branches
     for wrong, message in (
-        ({"compat": "paper"}, "expected '' or 'official'"),
+        ({"compat": "paper"}, "expected one of '', 'official'"),
         ({"eta": 1.5}, "eta is 1.5"),
-        ({"steps": 0}, "at least 1"),
+        ({"steps": 0}, "a whole number >= 1"),
+        ({"steps": 1001}, "<= 1,000"),
+        ({"steps": 2.5}, "a whole number"),
+        ({"scale": float("nan")}, "scale is nan, expected a number >= 0"),
+        ({"source_scale": -1.0}, "source_scale is -1.0"),
+        ({"cross_from": "own"}, "cross_from is 'own', expected one of 'base'"),
+        ({"kv_from": "soon"}, "kv_from is 'soon'"),
+        ({"temperature": float("inf")}, "temperature is inf"),
     ):
         with pytest.raises(UserError, match=message):
             run(made, SETTINGS._replace(**wrong))
-    with pytest.raises(UserError, match="multiples of 4"):
-        tiny_scenes.backbone().check_image(np.zeros((30, 32, 3)))
+    distilled = tiny_scenes.backbone()._replace(distilled=True)
+    with pytest.raises(UserError, match="51 steps; expected 1 to 50"):
+        edit.check(SETTINGS._replace(steps=51), distilled)
+    with pytest.raises(UserError, match="theta is 2"):
+        plan.check(plan.Grouping(theta=2.0))
+
+
+def test_pictures_that_do_not_fit():
+    check = tiny_scenes.backbone().check_image
+    check(np.zeros((32, 16, 3), np.uint8))
+    check(np.ones((4, 4, 3), np.float16))
+    for image, message in (
+        (np.zeros((30, 32, 3)), "multiples of 4"),
+        (np.zeros((0, 32, 3)), "multiples of 4"),
+        (np.zeros((32, 32, 4), np.uint8), "Convert grey and transparent ones"),
+        (np.full((4, 4, 3), 255.0), "from 255 to 255; expected uint8, or"),
+        (np.full((4, 4, 3), -1.0), "0 to 1"),
+        (np.full((4, 4, 3), np.nan), "from nan to nan"),
+        (np.zeros((4, 4, 3), np.uint16), "An image of uint16"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(image)
+
+
+def test_branches_that_do_not_fit():
     with pytest.raises(UserError, match="no aspects"):
         plan.of_groups(tiny_scenes.backbone(), SOURCE, [], [])

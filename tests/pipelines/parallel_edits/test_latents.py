@@ -39,3 +39,9 @@ def test_errors_before_anything_is_compiled():
     ):
         with pytest.raises(UserError, match=message):
             parallel_edits.edit_picture(model, image, "a cat", target, key=key)
+
+
+def test_a_model_for_inpainting_is_refused():
+    sd = tiny.pipeline()
+    with pytest.raises(UserError, match=r"takes 9 channels, .* latents of 4"):
+        text_to_image.of_stable_diffusion(sd._replace(unet=tiny.unet(in_channels=9)))

@@ -50,3 +50,19 @@ def test_input_that_does_not_fit(image, target, message):
             target,
             key=jax.random.key(0),
         )
+
+
+def test_prompts_without_words():
+    word = {"position": 0, "action": "+"}
+    for source, actions in (
+        ("", {"red": word}),
+        ("red", {"red": {**word, "action": "-"}}),
+    ):
+        with pytest.raises(UserError, match="has no words: ''"):
+            picture.edit_picture(
+                tiny_scenes.backbone(),
+                np.zeros((32, 32, 3)),
+                source,
+                actions=actions,
+                key=jax.random.key(0),
+            )
