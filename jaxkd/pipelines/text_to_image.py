@@ -63,7 +63,8 @@ class Backbone(NamedTuple):
         """
         if image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(
-                f"An image of shape {image.shape}; expected [height, width, 3]."
+                f"An image of shape {image.shape}; expected [height, width, 3]. Of a "
+                "grey or transparent picture, take Pillow's image.convert('RGB')."
             )
         height, width = image.shape[:2]
         if height % self.multiple or width % self.multiple:
