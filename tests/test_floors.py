@@ -5,6 +5,8 @@ and how many modules each room has.
 """
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -111,3 +113,26 @@ def _standard_library():
     import sys
 
     return set(sys.stdlib_module_names)
+
+
+def test_commands_are_not_imported_by_their_package():
+    """``python -m`` warns of a module that its package has already imported."""
+    commands = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__main__.py" and '__name__ == "__main__"' in path.read_text()
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name.rpartition('.')[0])\n"
+        "    print(name * (name in sys.modules), end='')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *commands],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert len(commands) > 5 and not ran.stdout

@@ -107,8 +107,25 @@ def _check_stages(name: str, network: nn.Module) -> None:
 
 
 def _build_own(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    maker = find(name)
+    known = inspect.signature(maker).parameters
+    if "num_classes" not in known:
+        raise UserError(
+            f"Model {name!r} has no attribute num_classes, the number of its logits: "
+            "add 'num_classes: int' to the module."
+        )
+    if "dtype" in options and "dtype" not in known:
+        # Own code that computes in float32 need not name it.
+        options = dict(options)
+        dtype = jnp.dtype(options.pop("dtype"))
+        if dtype != jnp.float32:
+            raise UserError(
+                f"Model {name!r} has no attribute dtype, so that it cannot compute in "
+                f"{dtype.name}. Add 'dtype: Any = jnp.float32' to the module, or leave "
+                "config.dtype at float32."
+            )
     network = lookup.call(
-        find(name), options, what=f"model {name!r}", num_classes=num_classes
+        maker, options, what=f"model {name!r}", num_classes=num_classes
     )
     if not isinstance(network, nn.Module):
         raise UserError(

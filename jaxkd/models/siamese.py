@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkd import models
+from jaxkd.core.errors import UserError
 from jaxkd.core.ranges import Items
 from jaxkd.models import layers
 from jaxkd.models.projection import Head, Layer
@@ -59,6 +60,7 @@ class Siamese(nn.Module):
 
         Raises:
           ValueError: if ``head`` is unknown.
+          UserError: if the encoder has no feature ``pooled``.
         """
         if self.head not in ("symmetric", "official"):
             raise ValueError(
@@ -66,7 +68,13 @@ class Siamese(nn.Module):
             )
         flat = pairs.reshape(-1, *pairs.shape[2:])
         _, features = self._encoder()(flat, train and not self.freeze)
-        pooled = features["pooled"]
+        pooled = features.get("pooled")
+        if pooled is None or pooled.ndim != 2:
+            raise UserError(
+                f"Encoder {self.encoder!r} has the features "
+                f"{', '.join(features) or 'none'}, expected 'pooled' among them, "
+                "[batch, features]."
+            )
         if self.freeze:
             pooled = jax.lax.stop_gradient(pooled)
         # Features of all encoders come at one scale; dead ones stay near zero.

@@ -64,8 +64,8 @@ class Backbone(NamedTuple):
         """
         if image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(
-                f"An image of shape {image.shape}; expected [height, width, 3]. "
-                "Convert grey and transparent ones to RGB."
+                f"An image of shape {image.shape}; expected [height, width, 3]. Of a "
+                "grey or transparent picture, take Pillow's image.convert('RGB')."
             )
         height, width = image.shape[:2]
         if not height or not width or height % self.multiple or width % self.multiple:

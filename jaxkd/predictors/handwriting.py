@@ -17,7 +17,7 @@ from jaxkd.metrics import verification
 from jaxkd.predictors.inputs import attempt, summary, write_status, write_table
 from jaxkd.predictors.restore import Restored, restore
 from jaxkd.readers import images
-from jaxkd.readers.handwriting import picture
+from jaxkd.readers.handwriting import COLUMNS, picture
 from jaxkd.readers.listing import shown
 
 _BATCH = 64
@@ -40,9 +40,11 @@ def predict(
 
     Two inputs are compared with each other, each word of the first with each of the
     second; of one folder, all words with each other; ``pairs`` chooses instead.
-    ``pairs.csv`` has ``first, second, probability, same``, the likeliest pairs first;
-    ``neighbours.csv`` the words nearest to each by the encoder's cosine; ``pairs.html``
-    both words of the first 200 pairs.
+    ``pairs.csv`` has ``first, second, probability, same, cosine``, the likeliest pairs
+    first: the head's probability, and the cosine of the encoder's features, centred
+    over the words; and ``label``, where the table of pairs has it. ``neighbours.csv``
+    has the words nearest to each by that cosine; ``pairs.html`` both words of the first
+    200 pairs; ``files.csv`` the status of each word.
 
     Args:
       workdir: folder of a finished run of ``handwriting_pairs``.
@@ -51,7 +53,9 @@ def predict(
       student: which; None where the run has one alone.
       seed: which of its seeds; None for the first.
       use: "last" or "best" parameters.
-      pairs: a CSV file of two columns, paths of words among the inputs.
+      pairs: a CSV file of two columns, paths of words among the inputs, relative to the
+        working directory, the file or an input; or one with the header
+        ``sample1,sample2,label``, as ``readers.handwriting.write_pairs`` writes it.
       neighbours: to name for each word.
 
     Returns:
@@ -66,7 +70,7 @@ def predict(
     if len(every) < 2:
         raise UserError(f"{len(every)} word was given, expected at least two.")
     if pairs is not None:
-        _read_pairs(Path(pairs), every)  # before the network is restored
+        _read_pairs(Path(pairs), every, inputs)  # before the network is restored
     restored = restore(workdir, student, seed, use)
     side = restored.info.image_shape[0]
     errors: dict[Path, str] = {}
@@ -75,7 +79,7 @@ def predict(
     write_status(output / "files.csv", every, errors)
     words = np.stack([word for word in read if word is not None])
     files = [path for path in every if path not in errors]
-    chosen = _chosen(groups, files, pairs, errors)
+    chosen, labels = _chosen(groups, files, pairs, errors, inputs)
     if len(files) < 2 or not len(chosen):
         raise UserError(
             f"{len(errors)} of {len(every)} words cannot be read, such as: "
@@ -84,45 +88,52 @@ def predict(
     probability, features = _compare(restored, words, chosen)
     order = np.argsort(-probability, kind="stable")
     names = [shown(path) for path in files]
+    cosine = _cosines(features)
+    same = probability > 0.5
+    labelled = ("label",) if labels is not None else ()
     write_table(
         output / "pairs.csv",
-        ("first", "second", "probability", "same"),
+        ("first", "second", "probability", "same", "cosine", *labelled),
         [
             (
-                names[chosen[i, 0]],
-                names[chosen[i, 1]],
+                *(names[place] for place in chosen[i]),
                 f"{probability[i]:.4f}",
-                int(probability[i] > 0.5),
+                int(same[i]),
+                f"{cosine[tuple(chosen[i])]:.4f}",
+                *([] if labels is None else [int(labels[i])]),
             )
             for i in order
         ],
     )
-    near = _neighbours(features, min(neighbours, len(files) - 1))
+    near = _neighbours(cosine, min(neighbours, len(files) - 1))
     write_table(
         output / "neighbours.csv",
         ("file", "rank", "neighbour", "cosine"),
         [
-            (names[i], rank, names[j], f"{cosine:.4f}")
+            (names[i], rank, names[j], f"{value:.4f}")
             for i, row in enumerate(near)
-            for rank, (j, cosine) in enumerate(row, start=1)
+            for rank, (j, value) in enumerate(row, start=1)
         ],
     )
     page = _page(restored.name, words, names, chosen[order], probability[order], near)
     write_text(output / "pairs.html", page)
-    accepted = int(np.sum(probability > 0.5))
+    right = "" if labels is None else f", {np.sum(same == labels)} as labelled"
     return (
-        f"{len(files)} words, {len(chosen)} pairs, {accepted} of one hand -> {output}"
-        f"{summary(errors)}"
+        f"{len(files)} words, {len(chosen)} pairs, {np.sum(same)} of one hand{right} "
+        f"-> {output}{summary(errors)}"
     )
 
 
-def _chosen(groups, files: list[Path], pairs: str | None, errors) -> np.ndarray:
-    """Returns the pairs to compare, ``[pairs, 2]`` places among the files."""
+def _chosen(
+    groups, files: list[Path], pairs: str | None, errors, inputs: Sequence[Path]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the pairs to compare, places ``[pairs, 2]`` of files, and labels."""
     places = {path: place for place, path in enumerate(files)}
     if pairs is not None:
         every = [*files, *errors]  # pairs of unreadable words are left out
-        found = _read_pairs(Path(pairs), every)
-        return found[(found < len(files)).all(axis=1)]
+        found, labels = _read_pairs(Path(pairs), every, inputs)
+        kept = (found < len(files)).all(axis=1)
+        return found[kept], None if labels is None else labels[kept]
     if len(groups) == 2:
         between = {
             tuple(sorted((places[a], places[b])))
@@ -130,32 +141,41 @@ def _chosen(groups, files: list[Path], pairs: str | None, errors) -> np.ndarray:
             for b in groups[1]
             if a != b and a in places and b in places
         }
-        return np.array(sorted(between))
-    return np.stack(np.triu_indices(len(files), k=1), axis=1)
+        return np.array(sorted(between)), None
+    return np.stack(np.triu_indices(len(files), k=1), axis=1), None
 
 
-def _read_pairs(path: Path, files: list[Path]) -> np.ndarray:
+def _read_pairs(
+    path: Path, files: list[Path], inputs: Sequence[Path]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads places of pairs among the files, and their labels if there is a column."""
     rows = parsing.read_rows(path, "CSV", "Expected two paths in each line.")
+    header = tuple(rows[0]) if rows else ()
+    titled, labelled = header in (COLUMNS, COLUMNS[:2]), header == COLUMNS
     places = {file.absolute().resolve(): place for place, file in enumerate(files)}
-    found = []
-    for line, row in enumerate(rows, start=1):
+    found, labels = [], []
+    for line, row in enumerate(rows[titled:], start=1 + titled):
         known = []
-        for name in row:
-            options = (Path(name.strip()), path.parent / name.strip())
-            known += [
-                places[option.absolute().resolve()]
-                for option in options
-                if option.absolute().resolve() in places
-            ][:1]
-        if len(row) != 2 or len(known) != 2:
+        for name in row[:2]:
+            folders = (Path(), path.parent, *inputs)
+            options = [
+                (folder / name.strip()).absolute().resolve() for folder in folders
+            ]
+            known += [places[option] for option in options if option in places][:1]
+        label = row[2:]
+        right = label in (["0"], ["1"]) if labelled else not label
+        if len(known) != 2 or not right:
+            also = " and a label, 0 or 1" if labelled else ""
             raise UserError(
                 f"{path}, line {line}, is {row}, expected two paths among the "
-                f"{len(files)} inputs."
+                f"{len(files)} inputs{also}. A table with labels begins with the line "
+                f"{','.join(COLUMNS)}."
             )
         found.append(known)
+        labels += label
     if not found:
         raise UserError(f"{path} is empty, expected a pair of paths on each line.")
-    return np.array(found)
+    return np.array(found), np.array(labels) == "1" if labelled else None
 
 
 def _compare(
@@ -186,11 +206,15 @@ def _compare(
     return probability, features
 
 
-def _neighbours(features: np.ndarray, count: int) -> list[list[tuple[int, float]]]:
+def _cosines(features: np.ndarray) -> np.ndarray:
+    """Returns the cosines of centred features, ``[words, words]``."""
+    rows = verification.unit_rows(features - features.mean(axis=0) + 1e-12)
+    return rows @ rows.T
+
+
+def _neighbours(cosine: np.ndarray, count: int) -> list[list[tuple[int, float]]]:
     """Lists the places and cosines nearest to each row, itself left out."""
-    centred = features - features.mean(axis=0)
-    rows = verification.unit_rows(centred + 1e-12)
-    cosine = rows @ rows.T
+    cosine = cosine.copy()
     np.fill_diagonal(cosine, -np.inf)
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
     return [[(int(j), float(cosine[i, j])) for j in row] for i, row in enumerate(order)]

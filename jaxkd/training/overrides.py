@@ -6,6 +6,10 @@ likewise those of a student and of a needed run:
 
     --config.optim.lr=0.05 --config.data.root=photos --config.seeds=1,2
     --config.students.kd.loss.temperature=2 --config.needs.teacher.duration=3
+
+Where the data lie, and how a folder is divided, holds for needed runs of the same data
+too: a teacher of other examples than its students is wanted by nobody who does not say
+so.
 """
 
 import ast
@@ -25,6 +29,11 @@ from jaxkd.training.components import student_config
 
 # Keys whose values decide which other keys there are.
 _CHOOSING = ("pipeline", "method", "name")
+# Options of a data set that say which examples there are, and on which side.
+_SHARED = (
+    *("root", "split", "test_share", "order", "hold_out", "drop_single"),
+    *("train_table", "test_table"),
+)
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _KINDS = {
     bool: "true or false",
@@ -48,13 +57,14 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> list[str]:
       overrides: see ``jaxkd.core.overrides``; of one key the last counts.
 
     Returns:
-      What was dropped, a sentence each.
+      What was dropped, or changed in needed runs too, a sentence each.
 
     Raises:
       UserError: for a key that does not exist, with those that do, or a value of
         another type.
     """
     latest = {one.key: one for one in overrides}.values()
+    before = dict(config.get("data", {}))
 
     def late(one: Override) -> bool:
         return one.key.rpartition(".")[2] not in _CHOOSING
@@ -62,7 +72,41 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> list[str]:
     dropped: list[str] = []
     for one in sorted(latest, key=late):
         dropped += _apply(config, one)
-    return dropped
+    given = {one.key for one in latest}
+    return dropped + [
+        note
+        for key in _SHARED
+        if f"data.{key}" in given
+        for note in _share(config, key, before.get(key), given)
+    ]
+
+
+def _share(config: ConfigDict, key: str, before: Any, given: set[str]) -> list[str]:
+    """Gives needed runs of the same data the run's new value of an option of theirs."""
+    changed = []
+    for path, need in _needed(config, "needs"):
+        same = (need.data.get("name"), need.data.get(key)) == (
+            config.data.get("name"),
+            before,
+        )
+        if same and not need.init_from and f"{path}.data.{key}" not in given:
+            with need.data.unlocked(), need.data.ignore_type():
+                need.data[key] = config.data[key]
+            changed.append(path)
+    if not changed or config.data[key] == before:
+        return []
+    return [
+        f"data.{key}={config.data[key]!r} holds for {', '.join(changed)} too, of the "
+        f"same data; --config.{changed[0]}.data.{key} gives another."
+    ]
+
+
+def _needed(config: ConfigDict, path: str) -> list[tuple[str, ConfigDict]]:
+    """Lists needed runs, also of needed runs, with their keys."""
+    found = []
+    for name, need in config.get("needs", {}).items():
+        found += [(f"{path}.{name}", need), *_needed(need, f"{path}.{name}.needs")]
+    return found
 
 
 def choose_students(config: ConfigDict, chosen: str) -> list[str]:

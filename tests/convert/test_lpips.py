@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxkd.convert import load_lpips
-from jaxkd.convert import lpips as convert
+from jaxkd.convert.lpips import __main__ as convert
 from jaxkd.convert.torch import writing
 from jaxkd.core.errors import UserError
 from jaxkd.readers import lpips_weights

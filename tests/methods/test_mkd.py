@@ -129,7 +129,7 @@ def test_options_that_do_not_fit():
         mkd.make(spec(), knowledge_weight=0.0)
     with pytest.raises(UserError, match="expected >= 0"):
         super_resolution.make(spec(), feature_weight=-1.0)
-    with pytest.raises(UserError, match=r"Set config\.model\.scale to the ratio"):
+    with pytest.raises(UserError, match=r"or the scale of config\.view"):
         super_resolution.make(spec(image=(12, 12, 3)))
     with pytest.raises(UserError, match="does not name it"):
         mkd.make(spec()._replace(frozen={}))

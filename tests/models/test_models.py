@@ -156,6 +156,51 @@ def test_mistakes_are_explained():
         models.build("resnet8", 10, colour=1)
 
 
+OWN = """
+import flax.linen as nn
+
+class Plain(nn.Module):
+    num_classes: int
+    feature: str = "pooled"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        pooled = 2 * x.mean((1, 2))
+        return nn.Dense(self.num_classes)(pooled), {self.feature: pooled}
+
+class Classless(nn.Module):
+    pass
+
+def hidden(num_classes):
+    return Plain(num_classes, feature="hidden")
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "plain_network.py").write_text(OWN)
+    return f"{tmp_path}/plain_network.py"
+
+
+def test_own_code_need_not_name_its_dtype(own):
+    network = models.build(f"{own}:Plain", 3, dtype=jnp.dtype("float32"))
+    assert models.feature_shapes(network, (4, 4, 1)) == {"pooled": (1,)}
+    with pytest.raises(UserError, match=r"has no attribute dtype.*bfloat16"):
+        models.build(f"{own}:Plain", 3, dtype=jnp.bfloat16)
+    with pytest.raises(UserError, match="'num_classes: int'"):
+        models.build(f"{own}:Classless", 3)
+
+
+def test_own_code_encodes_pairs(own):
+    network = models.build("siamese", 2, encoder=f"{own}:Plain")
+    pair = jnp.stack([jnp.ones((1, 4, 4, 1)), jnp.zeros((1, 4, 4, 1))], axis=1)
+    (_, features), _ = network.init_with_output(jax.random.key(0), pair)
+    np.testing.assert_array_equal(features["pooled"], [[[2.0], [0.0]]])
+    network = models.build("siamese", 2, encoder=f"{own}:hidden")
+    with pytest.raises(UserError, match="has the features hidden, expected 'pooled'"):
+        network.init(jax.random.key(0), pair)
+
+
 def initial(name, **options):
     network = models.build(name, 100, **options)
     images = jnp.zeros((1, 32, 32, 3))

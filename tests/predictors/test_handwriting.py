@@ -11,6 +11,7 @@ from PIL import Image
 from jaxkd.core.errors import UserError
 from jaxkd.drawing.handwriting import draw_writers
 from jaxkd.predictors import handwriting
+from jaxkd.readers import handwriting as reading
 from jaxkd.train import train
 from tests.test_configs import load_file
 
@@ -91,6 +92,29 @@ def test_people_s_own_words(finished, words, tmp_path):
         finished, [words], tmp_path / "one", student="vicreg", pairs=str(chosen)
     )
     assert len(_read(tmp_path / "one" / "pairs.csv")) == 1
+    # A table with labels, as the library writes it: relative to the folder of words.
+    files = sorted(str(p.relative_to(words)) for p in words.rglob("*.png"))
+    writers = np.array([name.startswith("hand1") for name in files])
+    table = reading.make_pairs(writers, seed=0)
+    reading.write_pairs(chosen, table, files)
+    text = handwriting.predict(
+        finished, [words], tmp_path / "named", student="vicreg", pairs=str(chosen)
+    )
+    labelled = _read(tmp_path / "named" / "pairs.csv")
+    right = sum(row["same"] == row["label"] for row in labelled)
+    assert f"12 pairs, {sum(r['same'] == '1' for r in labelled)} of one" in text
+    assert f", {right} as labelled" in text
+    for row in labelled:
+        same_hand = "hand0" in row["first"] and "hand0" in row["second"]
+        same_hand |= "hand1" in row["first"] and "hand1" in row["second"]
+        assert row["label"] == str(int(same_hand))
+    # The cosine of a pair is the one of the neighbours.
+    near = {
+        (r["file"], r["neighbour"]): r["cosine"]
+        for r in _read(tmp_path / "neighbours.csv")
+    }
+    both = [(near.get((r["first"], r["second"])), r["cosine"]) for r in rows]
+    assert any(a for a, _ in both) and all(a in (None, b) for a, b in both)
     chosen.write_text("absent.png,other.png\n")
     with pytest.raises(UserError, match="two paths among the 6 inputs"):
         handwriting.predict(

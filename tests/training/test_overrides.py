@@ -151,3 +151,37 @@ def test_types_are_those_of_the_signature():
     assert overrides.convert("none", found["ratio"].types, "x") is None
     assert overrides.convert("12", found["root"].types, "x") == "12"
     assert overrides.convert("a,b", frozenset({tuple}), "x") == ("a", "b")
+
+
+def test_needed_runs_follow_to_the_same_data():
+    config = config_file.load(f"{ROOT}/configs/ssl_hv.py:quick")
+    config, notes = changed("data.root=words", "data.split=seen", config=config)
+    assert [config.needs[n].data.root for n in config.needs] == ["words"] * 3
+    assert {need.data.split for need in config.needs.values()} == {"seen"}
+    assert config.needs.all_writers.data.labelled == 1.0  # its own options stay
+    assert len(notes) == 2 and "needs.vicreg" in notes[0] and "'words'" in notes[0]
+
+
+def test_needed_runs_keep_data_of_their_own():
+    config = config_file.load(f"{ROOT}/configs/ssl_hv.py:quick")
+    config.needs.all_writers.data.root = "others"
+    given = ("needs.vae.data.root=unlabelled", "data.root=words")
+    config, notes = changed(*given, config=config)
+    assert config.needs.vae.data.root == "unlabelled"
+    assert config.needs.all_writers.data.root == "others"
+    assert config.needs.vicreg.data.root == "words"
+    (note,) = notes
+    assert "needs.vicreg too" in note and "vae" not in note
+
+
+def test_a_teacher_that_is_taken_keeps_its_data():
+    config = config_file.load(f"{ROOT}/configs/mkd.py:div2k")
+    given = ("data.root=photos", "needs.teacher.init_from=runs/mkd/teacher")
+    config, notes = changed(*given, config=config)
+    assert config.needs.teacher.data.root == "data/DIV2K" and not notes
+
+
+def test_references_already_follow():
+    config = config_file.load(f"{ROOT}/configs/folder.py")
+    config, notes = changed("data.root=photos", config=config)
+    assert config.needs.teacher.data.root == "photos" and not notes

@@ -92,8 +92,9 @@ def enlarger(
         got = getattr(made, "shape", (None,))[1:]
         raise UserError(
             f"The network makes images of {got} from {spec.image_shape}, but the truth "
-            f"is {truth}. Set config.model.scale to the ratio of their sides, and "
-            "config.model.input to the small images (view 'low')."
+            f"is {truth}. Set config.model.scale, or the scale of config.view, to the "
+            "ratio of their sides, and config.model.input to the small images (views "
+            "'low' and 'real_esrgan')."
         )
     functions = _network(spec.network, spec.image_shape, spec.input_key)
     border = truth[0] // spec.image_shape[0]

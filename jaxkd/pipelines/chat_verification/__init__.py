@@ -84,6 +84,7 @@ def dry_run(config: ConfigDict) -> dict[str, Any]:
     loaded = pairs.load(config)
     plan = _plan(config, loaded)
     cost = asking.estimate(loaded.questions, plan, _settings(config))
+    cost |= {key: config[key] for key in ("price_input", "price_output", "budget")}
     return {"pipeline": config.pipeline, "estimate": cost} | _described(config, plan)
 
 

@@ -92,11 +92,19 @@ def format_table(results: Mapping[str, Any]) -> str:
     """Formats the measures for the terminal."""
     if "estimate" in results:
         cost = results["estimate"]
+        budget = ""
+        if 0 < cost["budget"] < cost["most_dollars"]:
+            budget = (
+                f" config.budget is ${cost['budget']:.2f}: where that is reached the "
+                "run stops, keeps its answers, and goes on once it is raised."
+            )
         return (
             f"{cost['requests']:.0f} requests, about {cost['prompt_tokens']:,.0f} "
             f"tokens in and at most {cost['completion_tokens']:,.0f} out: at most "
             f"${cost['dollars']:.2f}, or ${cost['most_dollars']:.2f} if every answer "
-            "has to be asked for again. Nobody was asked."
+            f"has to be asked for again (config.price_input {cost['price_input']:g}, "
+            f"config.price_output {cost['price_output']:g} dollars a million tokens)."
+            f"{budget} Nobody was asked."
         )
     found = results["measures"]
     lines = [f"{results['model']}, {results['mode']}, {found['answers']} answers"]

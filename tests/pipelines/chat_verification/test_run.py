@@ -79,7 +79,15 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(tmp_path):
     os.environ.pop("JAXKD_TEST_KEY")
     results = pipelines.run(config, tmp_path / "run")
     assert results["estimate"]["requests"] == 24
-    assert "Nobody was asked" in pipelines.format_table(results)
+    text = pipelines.format_table(results)
+    assert "Nobody was asked" in text and "config.budget" not in text
+    assert "config.price_input 2.5, config.price_output 10 dollars" in text
+    # One that may not suffice is named before anybody is asked.
+    most = results["estimate"]["most_dollars"]
+    for budget, named in ((0.9 * most, True), (1.1 * most, False)):
+        config.budget = budget
+        text = pipelines.format_table(pipelines.run(config, tmp_path / "run"))
+        assert (f"config.budget is ${budget:.2f}" in text) == named
     assert not (tmp_path / "run").exists()
 
 
