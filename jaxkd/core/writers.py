@@ -333,7 +333,9 @@ class Progress:
         assert self._first is not None
         first, began = self._first
         speed = (step - first) / (now - began) if step > first else math.nan
-        parts = [] if math.isnan(speed) else [f"{speed * self._images:.0f} images/s"]
+        images = speed * self._images
+        digits = 0 if images >= 10 else 2  # of slow work, such as 0.09 images/s
+        parts = [] if math.isnan(speed) else [f"{images:.{digits}f} images/s"]
         parts += [f"{name}={_shown(value)}" for name, value in postfix.items()]
         if self._live:
             self._bar.n = step

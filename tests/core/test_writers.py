@@ -297,6 +297,16 @@ def test_progress_of_a_resumed_run_counts_its_own_steps_only(monkeypatch):
     assert line == "rld:  55% 1101/2000 [00:20<02:59,  5.00step/s, 320 images/s]"
 
 
+def test_slow_work_has_digits(monkeypatch):
+    clock, file = Clock(monkeypatch), io.StringIO()
+    progress = writers.Progress(4, 0, "bench", 12, file=file, unit="part")
+    progress.update(0)
+    clock.now = 100.0
+    progress.update(2)
+    progress.close()
+    assert "50.00s/part, 0.24 images/s" in file.getvalue().splitlines()[-1]
+
+
 def test_progress_on_a_terminal_is_one_live_line(monkeypatch):
     clock, file, loss = Clock(monkeypatch), Terminal(), Loss()
     progress = writers.Progress(100, 0, "rld", 10, file=file)
