@@ -58,6 +58,7 @@ CASES = (
     Case("kd_ltr:textzoom", students=("kd_ltr",), seeds=(1,)),
     Case("msad:coco", students=("msad",)),
     Case("mkd:div2k", students=("mkd",), seeds=(1,)),
+    Case("tad_sr:published,64", students=("tad_sr",), seeds=(1,)),
     Case("tad_sr:published", students=("tad_sr",), seeds=(1,)),
     Case("iris:published", students=("srcnn",), seeds=(1,)),
 )

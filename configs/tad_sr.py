@@ -13,6 +13,8 @@ Half an hour of CPU time, no download; results: docs/restoration.md.
                                 The paper diffuses latents of 64 x 64, of an
                                 auto-encoder that is not part of this. For accelerators;
                                 never run
+    configs/tad_sr.py:published,64    the same from 16 to 64 pixels, at the price of
+                                these latents
 """
 
 from ml_collections import ConfigDict
@@ -26,8 +28,9 @@ PUBLISHED = {"num_steps": 15, "kappa": 2.0, "least": 0.04, "power": 0.3}
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
+    variant, *size = arg.split(",")
     variants = {"": glyphs, "quick": quick, "published": published}
-    return choose(arg, variants, what="configs/tad_sr.py variant")()
+    return choose(variant, variants, what="configs/tad_sr.py variant")(*size)
 
 
 def glyphs() -> ConfigDict:
@@ -89,14 +92,15 @@ def quick() -> ConfigDict:
     return config
 
 
-def published() -> ConfigDict:
+def published(size: str = "256") -> ConfigDict:
     """The published setting of photographs, but in pixels; see above."""
+    side = choose(size, {"256": 256, "64": 64}, what="size of configs/tad_sr.py")
     config = glyphs()
     teacher = config.needs.teacher
     low = {"name": "real_esrgan", "base": {"name": "signed_dihedral"}, "scale": 4}
     for part in (config, teacher):
         part.data = ConfigDict(
-            {"name": "image_pairs", "root": "data/DIV2K", "size": 256, "scale": 4}
+            {"name": "image_pairs", "root": "data/DIV2K", "size": side, "scale": 4}
         )
         part.view = ConfigDict({"name": "noised", "base": low, "schedule": PUBLISHED})
         # 160 channels times 1, 2, 2 and 4; Swin layers of 192 in windows of 8.
