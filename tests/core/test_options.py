@@ -242,8 +242,9 @@ def test_lists_are_empty_only_where_that_means_something():
     """Of the whole library: where it is the default, or is said to be right."""
     may_be = {
         *("attention", "attn_resolutions", "encoder_widths", "hidden", "image_shape"),
-        *("artefact", "class_weights", "classes", "described", "eval_sizes", "levels"),
-        *("mean", "sides", "std", "taps"),
+        *("artefact", "buckets", "class_weights", "classes", "described", "eval_sizes"),
+        *("levels", "mean", "noise_snrs", "sides", "std", "taps"),
+        *("test_methods", "test_negatives"),
     }
     found = set()
     for what, function in everything():
