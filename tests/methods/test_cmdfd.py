@@ -206,6 +206,7 @@ def test_ctc_sums_over_all_alignments():
     np.testing.assert_allclose(found.value, -np.log(total), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_cut_to_shortest_is_training_on_arrays_that_are_really_cut():
     """Loss and statistics of the batch; clips of 6, 4 and 5 of 6 frames."""
     known = spec(**POSTERIORS)

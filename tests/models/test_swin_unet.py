@@ -79,11 +79,13 @@ def test_the_published_size():
     assert widths == [160, 320, 320, 640, 640]
 
 
+@pytest.mark.slow
 def test_activations_computed_anew_change_nothing():
     options = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,)}
     options |= {"depth": 2, "embed": 8, "heads": 2, "window": 4, "groups": 4}
     image = jax.random.normal(jax.random.key(1), (2, 8, 8, 7))
-    variables = swin_unet.SwinUNet(**options).init(jax.random.key(0), image)
+    model = swin_unet.SwinUNet(**options)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
 
     def slope(remat):
         model = swin_unet.SwinUNet(**options, remat=remat)
