@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.core import batches as batching
-from jaxkd.core import partition
+from jaxkd.core import partition, sharding
 from jaxkd.core.gradients import (
     Gradient,
     Micro,
@@ -182,13 +182,20 @@ class _Step:
         }
 
     def _split(self, data: Batch) -> Batch:
-        """Returns the micro-batches on a leading axis: ``[parts, draws, batch]``."""
-        parts = self.settings.accumulate
+        """Returns the micro-batches on a leading axis: ``[parts, draws, batch]``.
+
+        Each lies on all devices: left where it is, a micro-batch would be on one or a
+        few of them, which XLA mends by giving every device the whole.
+        """
+        parts, mesh = self.settings.accumulate, self.settings.mesh
 
         def split(x):
             draws, size = x.shape[:2]
             x = x.reshape(draws, parts, size // parts, *x.shape[2:])
-            return jnp.moveaxis(x, 1, 0)
+            x = jnp.moveaxis(x, 1, 0)
+            if mesh is None:
+                return x
+            return jax.lax.with_sharding_constraint(x, sharding.batch(mesh, axis=2))
 
         return jax.tree.map(split, data)
 

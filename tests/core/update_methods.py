@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxkd.aot import hlo
 from jaxkd.core import config as configs
 from jaxkd.core import optim, sharding
 from jaxkd.core.partition import leaf_labels
@@ -190,6 +191,22 @@ def train(name, accumulate=1, stops=(STEPS,), mesh=None, weight_decay=0.1):
     return state["group0"], jax.device_get(metrics["group0"])
 
 
+def gathers(name, mesh):
+    """Counts the arrays that all devices gather in a step of two micro-batches."""
+    groups = make_groups_of(name)
+    settings = Settings(
+        view=lambda key, batch: batch, draw_seeds=(1,), accumulate=2, mesh=mesh
+    )
+    call = jax.jit(make_train_call(groups, settings), static_argnums=4)
+    state = jax.jit(lambda: {g.name: init_group(g, {}, False) for g in groups})()
+    lowered = call.lower(state, {}, table(), batches(groups, 0, 1, mesh), 1)
+    return sum(
+        sent.number
+        for kind, sent in hlo.collectives(lowered.compile().as_text()).items()
+        if kind == "all-gather"
+    )
+
+
 if __name__ == "__main__":
     four = sharding.make_mesh({"seed": 1, "data": 4, "fsdp": 1}, [2])
     np.savez(
@@ -202,4 +219,5 @@ if __name__ == "__main__":
                 jax.tree.leaves(train(name, parts, mesh=four)[0].params)
             )
         },
+        **{f"{name}/gathers": gathers(name, four) for name in METHODS},
     )
