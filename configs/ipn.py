@@ -33,8 +33,12 @@ s. Expected:
 
 It would speak against wavelets if 1 failed: then not even lost pixels are missed, since
 a drawn face is few numbers. If 1 holds, the tie of the first study was one of strides
-that overlap, and says nothing of coarser ones. What came out, 1
-to 3 not among it: docs/recognition.md.
+that overlap, and says nothing of coarser ones.
+
+Not blind: on validation people with both images at 6 pixels, two seeds after 300 steps,
+pair accuracy was 82.7 ± 2.0 (strided) and 78.5 ± 6.2 (waves). Nothing was seen of sharp
+images, and no setting was changed. What came out, 1 to 3 not among it:
+docs/recognition.md.
 """
 
 from ml_collections import ConfigDict
