@@ -1,6 +1,7 @@
 """The parts of a benchmark: computed one after the other, kept, and counted aloud."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,50 @@ def compute(
     Raises:
       Interrupted: if asked to stop; what is done is kept.
     """
+    run = pending(list(parts), workdir, name, images, stop_requested, unit="part")
+    with closing(run) as missing:
+        for part in missing:
+            folders.keep(workdir, part, parts[part])
+    return [folders.read(workdir, one) for one in parts]
+
+
+def pending(
+    parts: Sequence[str],
+    workdir: Path,
+    name: str,
+    images: int,
+    stop_requested: StopRequest,
+    *,
+    unit: str,
+) -> Generator[str, None, None]:
+    """Yields the parts that are not kept yet, and shows how far the work is.
+
+    Each is to be kept before the next is asked for.
+
+    Args:
+      parts: names of all.
+      workdir: see ``compute``, as the next three.
+      name: likewise.
+      images: likewise.
+      stop_requested: likewise.
+      unit: what a part is called.
+
+    Raises:
+      Interrupted: if asked to stop; what is done is kept.
+    """
     missing = [one for one in parts if not folders.is_kept(workdir, one)]
     done = len(parts) - len(missing)
-    progress = Progress(len(parts), done, name, images, unit="part")
+    progress = Progress(len(parts), done, name, images, unit=unit)
     try:
         for count, part in enumerate(missing, done):
             who = stop_requested()
             if who is not None:
                 raise Interrupted(
-                    f"Stopped by {who} after {count} of {len(parts)} parts, which are "
-                    f"kept in {workdir}. The same command goes on there."
+                    f"{who}: stopped after {count} of {len(parts)} {unit}s, which are "
+                    f"saved in {workdir}. The same command continues."
                 )
             progress.update(count)
-            folders.keep(workdir, part, parts[part])
+            yield part
         progress.update(len(parts))
     finally:
         progress.close()
-    return [folders.read(workdir, one) for one in parts]

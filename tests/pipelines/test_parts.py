@@ -22,7 +22,7 @@ def test_what_is_kept_is_not_computed_again(tmp_path, capsys):
     def stop():
         return "SIGTERM" if len(computed) == 2 else None
 
-    with pytest.raises(Interrupted, match="SIGTERM after 2 of 4 parts"):
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after 2 of 4 parts"):
         parts.compute(plan, tmp_path, "bench", 8, stop)
     assert computed == [0, 1]
     found = parts.compute(plan, tmp_path, "bench", 8, never_stop)

@@ -51,7 +51,7 @@ def to_file(paths: Sequence[Path], output: Path) -> str:
         )
     state = _joined(paths)
     network, _ = lpips_weights.from_state(state, _origin(paths))
-    files.write_tensors(output, lpips_weights.canonical(state, _origin(paths)))
+    files.write_tensors(output, state)
     return (
         f"{output}: LPIPS on {network.backbone}. Measure with it by "
         f"--config.loss.lpips={output}, or of a study --config.students.NAME.loss.lpips"

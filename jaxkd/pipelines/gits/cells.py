@@ -6,6 +6,7 @@ when it is done, and is not computed again.
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxkd.core.errors import Interrupted, UserError
+from jaxkd.core.errors import UserError
 from jaxkd.core.preemption import StopRequest
-from jaxkd.core.writers import Progress
 from jaxkd.diffusion import denoisers, samplers, schedules
 from jaxkd.diffusion.search import gits, least_squares
+from jaxkd.pipelines import parts
 from jaxkd.pipelines import workdir as folders
 from jaxkd.pipelines.gits import config as gits_config
 from jaxkd.pipelines.gits import models, reference
@@ -63,33 +64,23 @@ def fill(
       Interrupted: if asked to stop; all finished cells are on disk.
       UserError: if a model or a trajectory is not finite.
     """
-    cells = plan(config)
-    missing = [cell for cell in cells if not folders.is_kept(workdir, cell.name)]
-    done = len(cells) - len(missing)
+    cells = {cell.name: cell for cell in plan(config)}
     drawn = config.batch * config.blocks * len(config.schedules)
-    progress = Progress(len(cells), done, config.name, drawn, unit="cell")
     bench: Bench | None = None
-    for count, cell in enumerate(missing, done):
-        who = stop_requested()
-        if who is not None:
-            progress.close()
-            raise Interrupted(
-                f"{who}: stopped after {count} of {len(cells)} cells, which are "
-                f"saved in {workdir}. The same command continues."
-            )
-        progress.update(count)
-        try:
-            if bench is None or (bench.target.name, bench.seed) != cell[:2]:
-                bench = None  # Frees the last one first.
-                bench = reference.prepare(config, cell.target, cell.seed, workdir)
-                _note_network(workdir, bench.target)
-            folders.keep(workdir, cell.name, partial(measure, config, bench, cell))
-        except ValueError as error:  # A denoiser that returns NaN, say.
-            where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
-            raise UserError(f"{where}: {error}") from error
-    progress.update(len(cells))
-    progress.close()
-    return [folders.read(workdir, cell.name) for cell in cells]
+    shown = config.name, drawn, stop_requested
+    with closing(parts.pending(list(cells), workdir, *shown, unit="cell")) as missing:
+        for name in missing:
+            cell = cells[name]
+            try:
+                if bench is None or (bench.target.name, bench.seed) != cell[:2]:
+                    bench = None  # Frees the last one first.
+                    bench = reference.prepare(config, cell.target, cell.seed, workdir)
+                    _note_network(workdir, bench.target)
+                folders.keep(workdir, name, partial(measure, config, bench, cell))
+            except ValueError as error:  # A denoiser that returns NaN, say.
+                where = f"{cell.target}, {cell.solver}, {cell.nfe} model calls"
+                raise UserError(f"{where}: {error}") from error
+    return [folders.read(workdir, name) for name in cells]
 
 
 def _note_network(workdir: Path, target: SampledModel) -> None:
