@@ -23,12 +23,13 @@ def encoded(array, mode=None):
     return buffer.getvalue()
 
 
-DEEP = np.linspace(0, 4095, 48).astype(np.uint16).reshape(6, 8)
+SIDE = edit_benchmarks.SIDE  # The one size that every reader here takes.
+DEEP = np.resize(np.linspace(0, 4095, 48).astype(np.uint16), (SIDE, SIDE))
 SHADES = np.repeat(np.round(DEEP * (255 / 4095))[..., None], 3, -1)
-CLEAR = np.zeros((6, 8, 4), np.uint8)
+CLEAR = np.zeros((SIDE, SIDE, 4), np.uint8)
 CLEAR[:3] = (10, 20, 30, 255)
-ON_WHITE = np.where(np.arange(6)[:, None, None] < 3, (10, 20, 30), 255)
-ON_WHITE = np.broadcast_to(ON_WHITE, (6, 8, 3))
+ON_WHITE = np.where(np.arange(SIDE)[:, None, None] < 3, (10, 20, 30), 255)
+ON_WHITE = np.broadcast_to(ON_WHITE, (SIDE, SIDE, 3))
 DAMAGED = bytearray(encoded(DEEP))
 DAMAGED[-20] ^= 1
 
@@ -81,7 +82,7 @@ def test_the_right_pixels_or_an_error(read, tmp_path):
 
 def test_masks_of_tiil(tmp_path):
     """Of 0 and 1, and of red: both were nothing where 127 divided them."""
-    wanted = np.zeros((6, 8), bool)
+    wanted = np.zeros((SIDE, SIDE), bool)
     wanted[1:3, 2:5] = True
     (tmp_path / "a.png").write_bytes(encoded(CLEAR, "RGBA"))
     entries = [{"image_id": 1, "caption": "a dog"}]
