@@ -15,14 +15,14 @@ out.
 
 In the first study the classifier has 10,000 labels, which KD hands on, and the backbone
 sees the students' 1,500 images alone. ``:unlabelled`` is where only a generator can
-help: the classifier has 5 labelled images per class, each student 5 others, and 10,000
-images are without labels. Generator and backbones learn from these; KD cannot, since
-what its teacher knows came from labels. One generator, one backbone that predicts its
+help: the classifier has 10 labelled images per class, each student 10 others, and
+10,000 images are without labels. Generator and backbones learn from these; KD cannot,
+since what its teacher knows came from labels. One generator, one backbone that predicts its
 features, and one that predicts those of a generator which keeps its first weights
 (``needs.untrained``), for all seeds; six rows of equal steps, five seeds. Registered
 before any of its runs on the test images. Expected:
 
-1. The classifier has less than 60 %: labels are short.
+1. The classifier has 65 to 80 %, where 10,000 labels bring 93: labels are short.
 2. gdrd (frozen) is above random_frozen by at least 3 points, in five of five seeds.
 3. gdrd_free is above kd by at least 2 points and in four of five seeds. It has seen
    more images: that is the argument.
@@ -42,10 +42,10 @@ second stage, 8.0 and 6.1 in the third, and 5.5 % on the pixels of small images.
 denoiser's loss had settled by 900 steps. It is half as wide as in the first study, for
 time; nothing else was chosen on any data.
 
-It does not run as it stands: the classifier of 5 labels per class has 1.3 %, chance,
-and the study refuses such a teacher before any student begins. It wants more labels or
-a longer training for the classifier, chosen on validation images, and to be registered
-again.
+Registered twice. With 5 labels per class, and the students' weight decay, the
+classifier stayed at chance (1.3 %), and the study refuses such a teacher. On validation
+images, one seed, it then had 7.7 % with 5 labels and a tenth of that decay, 72.6 with
+10, 84.1 with 15; ten and the lesser decay were taken, and no student was looked at.
 """
 
 from ml_collections import ConfigDict
@@ -71,16 +71,16 @@ def embedded() -> ConfigDict:
 
 def unlabelled() -> ConfigDict:
     """Few labels for all; generator and backbone learn from 10,000 images without."""
-    epochs = 45.0
+    epochs = 32.0
     config = recipes.glyphs("gdrd-unlabelled", epochs, teacher_epochs=40.0)
     recipes.gdrd(config, 6.0, denoiser={"widths": (16, 32, 64)})
     recipes.share_unlabelled(config, epochs=6.0)
     teacher = config.needs.teacher
     del teacher.data.train
     for part in (config, teacher):
-        part.data.update({"per_class": 5, "test": 2_000})
+        part.data.update({"per_class": 10, "test": 2_000})
         part.batch_size = 32
-        part.optim.update({"weight_decay": 5e-3, "warmup": 5.0})
+        part.optim.warmup = 5.0
     config.seeds = (1, 2, 3, 4, 5)
     rows = recipes.gdrd_rows(recipes.fading(epochs), eval_sizes=())
     for name in ("gdrd", "gdrd_free"):
