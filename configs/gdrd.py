@@ -17,8 +17,8 @@ In the first study the classifier has 10,000 labels, which KD hands on, and the 
 sees the students' 1,500 images alone. ``:unlabelled`` is where only a generator can
 help: the classifier has 10 labelled images per class, each student 10 others, and
 10,000 images are without labels. Generator and backbones learn from these; KD cannot,
-since what its teacher knows came from labels. One generator, one backbone that predicts its
-features, and one that predicts those of a generator which keeps its first weights
+since what its teacher knows came from labels. One generator, one backbone that predicts
+its features, and one that predicts those of a generator which keeps its first weights
 (``needs.untrained``), for all seeds; six rows of equal steps, five seeds. Registered
 before any of its runs on the test images. Expected:
 
