@@ -49,6 +49,15 @@ Registered before any run of ``:several`` with seeds 1 to 3. At a recall of one 
    blur of its own, which is learnt, IoU 0.15 to 0.45.
 
 It would speak against hard negatives if 3 failed, against the network if 1 or 2 did.
+
+Not blind in one thing: its recipe. A pilot with other holes (``data.seed`` 101) in the
+same photographs and one seed learnt nothing from scratch in 400 steps, the length of
+the first study, nor at a higher rate; after 900 ``whole`` had an IoU of 3 to 4 % on the
+three methods that smooth, ``no_negatives`` 15 to 22. With two in five masks empty and
+five methods, marking nothing is where training stays. So all rows start from the
+backbone of one network that learnt the first study's task (``needs.first``, one seed:
+errors over seeds do not cover it), and take 800 steps. The expectations were left as
+they were, though these figures make 1 and 2 doubtful.
 """
 
 from ml_collections import ConfigDict
@@ -165,12 +174,20 @@ def several(*held_out: str) -> ConfigDict:
             "inpainter": "runs/inpainter",
         }
     )
-    config.duration = 400
-    config.eval_every = config.checkpoint_every = 200
+    config.duration = 800
+    config.eval_every = config.checkpoint_every = 400
+    first = embedded()
+    first.name, first.seeds = "first", (0,)
+    first.data.size = config.data.size
+    config.needs = ConfigDict({"first": configs.needed(first)})
+    config.loss = ConfigDict({"start_from": "first"})
     config.students = configs.students(
         {
             "whole": {},
-            "no_negatives": {"method": "defi", "loss": {"negative_weight": 0.0}},
+            "no_negatives": {
+                "method": "defi",
+                "loss": {"start_from": "first", "negative_weight": 0.0},
+            },
         }
     )
     config.reference = "whole"
@@ -181,11 +198,14 @@ def several_parts() -> ConfigDict:
     """The same with a part of the network replaced."""
     config = several()
     config.name = "defi-several-parts"
-    rows = ablation().students
+    model = dict(config.model)
+    loss = {"start_from": "first", "edge_weight": 0.0}
     config.students = configs.students(
         {
-            name: rows[name]
-            for name in ("whole", "no_edge_loss", "plain_pyramid", "sum_fusion")
+            "whole": {},
+            "no_edge_loss": {"method": "defi", "loss": loss},
+            "plain_pyramid": {"model": model | {"pyramid": "plain"}},
+            "sum_fusion": {"model": model | {"fusion": "sum"}},
         }
     )
     return config

@@ -90,22 +90,35 @@ def predict(
     names = [shown(path) for path in files]
     cosine = _cosines(features)
     same = probability > 0.5
-    labelled = ("label",) if labels is not None else ()
-    write_table(
-        output / "pairs.csv",
-        ("first", "second", "probability", "same", "cosine", *labelled),
-        [
-            (
-                *(names[place] for place in chosen[i]),
-                f"{probability[i]:.4f}",
-                int(same[i]),
-                f"{cosine[tuple(chosen[i])]:.4f}",
-                *([] if labels is None else [int(labels[i])]),
-            )
-            for i in order
-        ],
-    )
     near = _neighbours(cosine, min(neighbours, len(files) - 1))
+    table = [
+        (
+            *(names[place] for place in chosen[i]),
+            f"{probability[i]:.4f}",
+            int(same[i]),
+            f"{cosine[tuple(chosen[i])]:.4f}",
+            *([] if labels is None else [int(labels[i])]),
+        )
+        for i in order
+    ]
+    _write_tables(output, names, table, near)
+    page = _page(restored.name, words, names, chosen[order], probability[order], near)
+    write_text(output / "pairs.html", page)
+    right = "" if labels is None else f", {np.sum(same == labels)} as labelled"
+    return (
+        f"{len(files)} words, {len(chosen)} pairs, {np.sum(same)} of one hand{right} "
+        f"-> {output}{summary(errors)}"
+    )
+
+
+def _write_tables(
+    output: Path,
+    names: Sequence[str],
+    pairs: Sequence[tuple],
+    near: Sequence[Sequence[tuple[int, float]]],
+) -> None:
+    columns = ("first", "second", "probability", "same", "cosine", "label")
+    write_table(output / "pairs.csv", columns[: len(pairs[0])], pairs)
     write_table(
         output / "neighbours.csv",
         ("file", "rank", "neighbour", "cosine"),
@@ -114,13 +127,6 @@ def predict(
             for i, row in enumerate(near)
             for rank, (j, value) in enumerate(row, start=1)
         ],
-    )
-    page = _page(restored.name, words, names, chosen[order], probability[order], near)
-    write_text(output / "pairs.html", page)
-    right = "" if labels is None else f", {np.sum(same == labels)} as labelled"
-    return (
-        f"{len(files)} words, {len(chosen)} pairs, {np.sum(same)} of one hand{right} "
-        f"-> {output}{summary(errors)}"
     )
 
 
