@@ -45,7 +45,8 @@ between the lesions; the classifier is linear in the mean over all places. Expec
 
 It would speak against the argument if +NL stayed at chance while resnet_wide did not.
 If all four stay at chance, the recipe is too short for any network to learn the
-relation, and the regime shows nothing.
+relation, and the regime shows nothing. A pilot of one seed on validation scans had all
+at chance, resnet_wide, too, so that the five seeds were not run; docs/medical.md.
 
 ``:weak_contrast``: two or three compact lesions of about 30 voxels lie near the lungs'
 border or deep in the lungs, which is the class; pieces of vessels of the same
