@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxkd.core import sharding
+from jaxkd.core import console, sharding
 from jaxkd.core.types import Method, TrainState
 from jaxkd.evaluators.base import EvaluationReport, Member, TrainedStudy
 from jaxkd.report.style import StudentOrder, order_students
@@ -57,6 +57,10 @@ def run_evaluators(
         return EvaluationReport()
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
+    count = sum(map(len, members.values()))
+    console.announce(
+        f"{run.config.name}: evaluating {count} trained networks for tables and figures"
+    )
     reports = [
         evaluator(
             TrainedStudy(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from jaxkd.core.types import EXPLAIN
 from jaxkd.evaluators.base import EvaluationReport, TrainedStudy
@@ -174,13 +175,19 @@ def _heat_scores(
         return {}
     plain = {INTENSITY: fields[INTENSITY][None], BLURRED: _blurred(fields)[None]}
     everyone = {"": plain} | {name: one.maps for name, one in said.items()}
-    return {
-        student: {
-            name: [_mean_scores(seed, fields, where) for seed in maps[name]]
-            for name in maps
-        }
-        for student, maps in everyone.items()
+    found: dict[str, dict[str, list]] = {
+        student: {name: [] for name in maps} for student, maps in everyone.items()
     }
+    seeds = [
+        (found[student][name], one)
+        for student, maps in everyone.items()
+        for name in maps
+        for one in maps[name]
+    ]
+    what = f"scoring heat maps ({where})"
+    for scores, one in tqdm(seeds, what, unit="map", disable=None):
+        scores.append(_mean_scores(one, fields, where))
+    return found
 
 
 def _blurred(fields) -> np.ndarray:
