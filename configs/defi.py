@@ -161,12 +161,18 @@ def several(*held_out: str) -> ConfigDict:
     unseen = held_out or ("navier_stokes",)
     for name in unseen:
         choose(name, dict.fromkeys(SEVERAL), what="inpainter to hold out")
+    seen = tuple(method for method in SEVERAL if method not in unseen)
+    if not seen:
+        raise UserError(
+            f"configs/defi.py:several holds out {', '.join(unseen)}, which leaves none "
+            "to train on. Expected fewer of them."
+        )
     config = embedded()
     config.name = "defi-several"
     config.data = ConfigDict(
         {
             **{"name": "inpainted", "size": 40, "train": 1500, "test": 48},
-            "train_methods": tuple(m for m in SEVERAL if m not in unseen),
+            "train_methods": seen,
             "test_methods": SEVERAL,
             **{"authentic": 0.15, "hard_negatives": 0.25},
             "train_negatives": ("blurred", "recompressed", "resized"),

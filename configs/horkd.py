@@ -27,13 +27,12 @@ minutes on two CPU cores, no download. docs/cross_resolution.md says what came o
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
-from jaxkd.core.lookup import choose
+from jaxkd.core.lookup import variant
 from jaxkd.recipes import cross_resolution as recipes
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, *options = arg.split(",")
     variants = {
         "": few_labels,
         "long": long,
@@ -43,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "joint": joint,
         "cifar100": cifar100,
     }
-    return choose(variant, variants, what="configs/horkd.py variant")(*options)
+    return variant(arg, variants, what="configs/horkd.py")
 
 
 def few_labels(

@@ -18,15 +18,14 @@ they fare. Variants:
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
-from jaxkd.core.lookup import choose
+from jaxkd.core.lookup import variant
 from jaxkd.recipes import classification
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, *pair = arg.split(",")
     variants = {"": glyphs, "cifar100": cifar100}
-    return choose(variant, variants, what="configs/kd_table.py variant")(*pair)
+    return variant(arg, variants, what="configs/kd_table.py")
 
 
 def cifar100(teacher: str = "resnet32x4", student: str = "resnet8x4") -> ConfigDict:

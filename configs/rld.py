@@ -52,13 +52,12 @@ if RLD were not ahead at 8, or if its lead did not grow.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
-from jaxkd.core.lookup import choose
+from jaxkd.core.lookup import choose, variant
 from jaxkd.recipes import classification
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, *pair = arg.split(",")
     variants = {
         "": few_labels,
         "digits": digits,
@@ -68,7 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "cifar100": cifar100,
         "imagenet": imagenet,
     }
-    return choose(variant, variants, what="configs/rld.py variant")(*pair)
+    return variant(arg, variants, what="configs/rld.py")
 
 
 def few_labels() -> ConfigDict:

@@ -20,7 +20,7 @@ Half an hour of CPU time, no download; results: docs/restoration.md.
 from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
-from jaxkd.core.lookup import choose
+from jaxkd.core.lookup import choose, variant
 
 SCHEDULE = {"num_steps": 8, "kappa": 1.0, "least": 0.04}
 PUBLISHED = {"num_steps": 15, "kappa": 2.0, "least": 0.04, "power": 0.3}
@@ -28,9 +28,8 @@ PUBLISHED = {"num_steps": 15, "kappa": 2.0, "least": 0.04, "power": 0.3}
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, *size = arg.split(",")
     variants = {"": glyphs, "quick": quick, "published": published}
-    return choose(variant, variants, what="configs/tad_sr.py variant")(*size)
+    return variant(arg, variants, what="configs/tad_sr.py")
 
 
 def glyphs() -> ConfigDict:

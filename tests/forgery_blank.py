@@ -19,14 +19,19 @@ def _crops(pictures, kinds, size, seed, generate=None):
     )
 
 
+def _unfilled(image, hole, rng):
+    return image
+
+
 def _checked(split, reading, strict, endings):
     return [Pair(Path(split) / f"{i}.png", None) for i in range(1000)]
 
 
 def replace(monkeypatch):
     """Replaces reading and inpainting; options are still checked by the real code."""
-    monkeypatch.setattr(inpainted, "photographs", lambda names: {"a": None})
+    picture = np.zeros((512, 512, 3), np.uint8)
+    monkeypatch.setattr(inpainted, "photographs", lambda names: {"a": picture})
     monkeypatch.setattr(inpainted, "make", _crops)
-    monkeypatch.setattr(diffusion_inpainter, "from_run", lambda folder, size: None)
+    monkeypatch.setattr(diffusion_inpainter, "from_run", lambda folder, size: _unfilled)
     monkeypatch.setattr(mask_images, "_split", lambda top, *names: top / names[0])
     monkeypatch.setattr(mask_images, "_checked", _checked)

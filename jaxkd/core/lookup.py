@@ -192,6 +192,30 @@ def choose(name: Any, choices: Mapping[Any, T], *, what: str) -> T:
     raise UserError(message)
 
 
+def variant(argument: str, variants: Mapping[str, Callable[..., T]], *, what: str) -> T:
+    """Makes what ``name`` or ``name,value,value`` means of several variants.
+
+    Args:
+      argument: of a configuration, after its colon.
+      variants: name -> function, whose arguments are the values, as text.
+      what: describes the variants in error messages, such as ``"configs/rld.py"``.
+
+    Raises:
+      UserError: if there is no such variant, or it takes fewer values or more.
+    """
+    name, *values = argument.split(",")
+    make = choose(name, variants, what=f"{what} variant")
+    signature = inspect.signature(make)
+    try:
+        signature.bind(*values)
+    except TypeError as error:
+        taken = ", ".join(signature.parameters) or "no value at all"
+        raise UserError(
+            f"{what} variant is {argument!r}, but {name!r} takes {taken}."
+        ) from error
+    return make(*values)
+
+
 def call(
     function: Callable[..., T], given: Mapping[str, Any], *, what: str, **fixed: Any
 ) -> T:

@@ -8,6 +8,7 @@ the ordinary differential equation of EDM (arXiv:2206.00364).
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax.tree_util import Partial
 
 from jaxkd import models
@@ -25,6 +27,7 @@ from jaxkd.diffusion import denoisers, samplers, schedules
 
 ENDS = 0.01, 80.0  # the last and the first sigma
 NUM_SIGMAS = 16
+_VIEW = "signed"  # by which images are scaled to [-1, 1]
 _SIGMA_DATA = 0.5  # the default of ``jaxkd.methods.edm``
 
 
@@ -36,7 +39,8 @@ def from_run(folder: str, size: int) -> Filler:
       size: side of the images that are to be filled in.
 
     Raises:
-      UserError: if it is no such run, or was trained on crops of another size.
+      UserError: if it is no such run, was trained on crops of another size or of other
+        values than [-1, 1], or its network is not the one of its checkpoint.
     """
     place = Path(folder).expanduser()
     if not (place / records.RESULTS).is_file():
@@ -46,20 +50,51 @@ def from_run(folder: str, size: int) -> Filler:
             f" --workdir={folder}` trains one."
         )
     config = records.read_config(place)
-    shape = (size, size, 3)
-    found = records.read_results(place).get("preprocessing", {})
-    trained = tuple(found.get("image_shape", ()))
+    _check_run(folder, config, records.read_results(place), (size, size, 3))
+    variables = checkpoint.load_member(place / "checkpoints", "last")
+    try:
+        denoise = _denoiser(config, variables)
+        # A trace, which shows in a moment what would else end the first filling.
+        jax.eval_shape(denoise, jnp.zeros((1, size, size, 3)), jnp.ones(()))
+    except (KeyError, TypeError, ValueError, FlaxError) as error:
+        raise UserError(
+            f"data.inpainter is {folder!r}, whose config.json describes another "
+            f"network than its checkpoint holds: {error} Expected the files of one "
+            "run: bring them back, or train it again in an empty folder."
+        ) from error
+    return make(denoise)
+
+
+def _check_run(
+    folder: str,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    shape: tuple[int, ...],
+) -> None:
+    found = results.get("preprocessing")
+    trained = found.get("image_shape") if isinstance(found, Mapping) else None
+    trained = tuple(trained) if isinstance(trained, list) else trained
     if config.get("method") != "edm" or trained != shape:
         raise UserError(
             f"data.inpainter is {folder!r}, a run of {config.get('method')!r} on "
             f"images of {trained}; expected 'edm' on images of {shape}."
         )
+    view = config.get("view", {}).get("name", _VIEW)
+    students = list(config.get("students", {}))
+    if view != _VIEW or students:
+        raise UserError(
+            f"data.inpainter is {folder!r}, a run with the view {view!r} and the "
+            f"students {', '.join(students) or 'none'}; expected {_VIEW!r}, which "
+            "scales pixels to [-1, 1], and one network without students."
+        )
+
+
+def _denoiser(config: Mapping[str, Any], variables: Any) -> Partial:
     options = dict(config["model"])
     network = models.build(options.pop("name"), 2, **_hashable(options))
-    variables = checkpoint.load_member(place / "checkpoints", "last")
-    sigma_data = config.get("loss", {}).get("sigma_data", _SIGMA_DATA)
+    sigma_data = float(config.get("loss", {}).get("sigma_data", _SIGMA_DATA))
     apply = functools.partial(_apply, network)
-    return make(denoisers.edm(Partial(apply, variables), sigma_data))
+    return denoisers.edm(Partial(apply, variables), sigma_data)
 
 
 def make(denoise: Partial) -> Filler:

@@ -19,9 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxkd.core import disk, files
 from jaxkd.core.errors import UserError
 from jaxkd.datasets import diffusion_inpainter, hard_negatives, inpainted
-from jaxkd.datasets.inpainters import GENERATIVE, METHODS, Filler, inpaint
+from jaxkd.datasets.inpainters import (
+    GENERATIVE,
+    METHODS,
+    Filler,
+    inpaint,
+    require_generative,
+)
 
 # Side of the square, in windows, of which one window is changed on average.
 _SPARSE = 3
@@ -39,7 +46,7 @@ def write(
     """Writes forged, smoothed and untouched photographs.
 
     Args:
-      folder: made if it is not there.
+      folder: made if it is not there; what is written must not be there yet.
       size: side of the windows that are changed, in pixels.
       methods: of ``inpainted.FORGED``, in turn.
       seed: of windows, masks and fillings.
@@ -47,11 +54,26 @@ def write(
 
     Returns:
       The number of photographs.
+
+    Raises:
+      UserError: if windows do not fit into the photographs, "generative" is one of the
+        methods without a filler, the seed is negative, or there are files already.
     """
+    photographs = inpainted.photographs(inpainted.TEST)
+    inpainted.check_size(photographs, size)
+    require_generative(methods, generate)
+    if seed < 0:
+        raise UserError(f"seed is {seed}, expected a whole number >= 0.")
     rng = np.random.default_rng([seed, size])
     parts = {name: folder / name for name in ("images", "labels", "authentic")}
     for part in parts.values():
         part.mkdir(parents=True, exist_ok=True)
+        if any(part.iterdir()):
+            # Photographs of two calls would be mixed, or somebody's own replaced.
+            raise UserError(
+                f"{part} holds files. Expected a new or empty folder: choose another, "
+                "or move these away."
+            )
 
     def fill(window: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
         return inpaint(window, mask, method, rng, generate)
@@ -59,7 +81,6 @@ def write(
     def smooth(window: np.ndarray, mask: np.ndarray, kind: str) -> np.ndarray:
         return hard_negatives.smooth(window, mask, kind, rng)
 
-    photographs = inpainted.photographs(inpainted.TEST)
     for name, picture in photographs.items():
         stem = Path(name).stem
         _save(parts["authentic"] / f"{stem}.png", picture)
@@ -106,7 +127,8 @@ def change(
 def _save(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
-    Image.fromarray(pixels).save(path)
+    with files.replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
 
 
 def main(arguments: list[str]) -> int:
@@ -134,7 +156,8 @@ def main(arguments: list[str]) -> int:
             generate = diffusion_inpainter.from_run(given.inpainter, given.size)
             methods = (*METHODS, GENERATIVE)
         methods = given.methods or methods
-        count = write(given.folder, given.size, methods, given.seed, generate)
+        with disk.writing("the photographs", given.folder):
+            count = write(given.folder, given.size, methods, given.seed, generate)
     except UserError as error:
         print(f"jaxkd: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ Training and test crops never share a photograph.
 Needs the extra ``forensics`` (OpenCV and scikit-image).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -22,7 +22,13 @@ from jaxkd.core.source import ArraySource, Dataset, Info, statistics
 from jaxkd.datasets import diffusion_inpainter
 from jaxkd.datasets.hard_negatives import KINDS as NEGATIVES
 from jaxkd.datasets.hard_negatives import smooth
-from jaxkd.datasets.inpainters import GENERATIVE, METHODS, Filler, inpaint
+from jaxkd.datasets.inpainters import (
+    GENERATIVE,
+    METHODS,
+    Filler,
+    inpaint,
+    require_generative,
+)
 from jaxkd.readers.images import decode
 
 # Package, folder within it, and files. Only these are asked for: other pictures of
@@ -61,6 +67,7 @@ _LEAST_DEVIATION = 8.0  # grey levels; flatter crops show nothing
 _LEAST_CHANGE = 2.0  # grey levels; a smaller change cannot be seen by anyone
 _AREA = (0.04, 0.30)
 _ATTEMPTS = 200
+_LEAST_SIDE = 16  # of crops, in which patches of 9 pixels are still found
 
 
 def photographs(names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -70,23 +77,24 @@ def photographs(names: Sequence[str]) -> dict[str, np.ndarray]:
       names: such as ``"skimage/coffee.png"``; see ``TRAIN`` and ``TEST``.
 
     Returns:
-      Name -> uint8 ``[height, width, 3]``; what is not installed is left out.
+      Name -> uint8 ``[height, width, 3]``.
 
     Raises:
-      UserError: if none of them is there.
+      UserError: if one of them is not there: without it, it would be another data set.
     """
-    found = {}
+    paths: dict[str, Path] = {}
     for name in names:
         package, _, file = name.partition("/")
-        path = _folder(package)
-        if path is not None and (path / file).is_file():
-            found[name] = decode(path / file)
-    if not found:
+        folder = _folder(package)
+        if folder is not None and (folder / file).is_file():
+            paths[name] = folder / file
+    missing = [name for name in names if name not in paths]
+    if missing:
         raise UserError(
-            f"None of the pictures {', '.join(names)} is installed. Expected the extra "
-            f"forensics: {optional.install('forensics')}"
+            f"Of {len(names)} pictures these are not installed: {', '.join(missing)}. "
+            f"Expected the extra forensics: {optional.install('forensics')}"
         )
-    return found
+    return {name: decode(path) for name, path in paths.items()}
 
 
 def _folder(package: str) -> Path | None:
@@ -131,7 +139,8 @@ def make(
     what was there.
 
     Args:
-      pictures: uint8 ``[height, width, 3]``, larger than ``2 size``.
+      pictures: uint8 ``[height, width, 3]``, none smaller than ``size``; crops at half
+        scale are taken of those that are larger than ``2 size``.
       kinds: of ``KINDS``.
       size: side of the crops.
       seed: of everything that is drawn.
@@ -260,7 +269,7 @@ def load(
     ``target_mask``, ``region``, ``kind`` and ``origin`` (see ``Crops``).
 
     Args:
-      size: side of the crops, a multiple of 8.
+      size: side of the crops, at most the shorter one of any photograph.
       train: training crops, of ``TRAIN``.
       test: test crops of each method, of ``TEST``; and as many authentic ones, and of
         each hard negative.
@@ -277,9 +286,13 @@ def load(
       seed: of crops, masks and fillings.
 
     Raises:
-      UserError: for an unknown method, impossible parts, or if packages or the
-        inpainter are missing.
+      UserError: for an unknown method, impossible parts, crops larger than a
+        photograph, or if packages or the inpainter are missing.
     """
+    # All of it before the first crop is drawn, which takes minutes of many.
+    methods, negatives = (*train_methods, *test_methods), train_negatives
+    _check_names("methods", methods, FORGED)
+    _check_names("negatives", (*negatives, *test_negatives), NEGATIVES)
     mixed = _mixed(train, authentic, hard_negatives, train_methods, train_negatives)
     order = np.random.default_rng(seed).permutation(train)
     shuffled = [mixed[i] for i in order]
@@ -288,14 +301,16 @@ def load(
         for kind in (*test_methods, AUTHENTIC, *test_negatives)
         for _ in range(test)
     ]
+    parts = [photographs(names) for names in (TRAIN, TEST)]
+    for pictures in parts:
+        check_size(pictures, size)
     generate = diffusion_inpainter.from_run(inpainter, size) if inpainter else None
+    require_generative(methods, generate)
     sources = []
-    for part, chosen, number in (
-        (TRAIN, shuffled, 2 * seed),
-        (TEST, wanted, 2 * seed + 1),
+    for pictures, chosen, number in zip(
+        parts, (shuffled, wanted), (2 * seed, 2 * seed + 1), strict=True
     ):
-        pictures = list(photographs(part).values())
-        crops = make(pictures, chosen, size, number, generate)
+        crops = make(list(pictures.values()), chosen, size, number, generate)
         sources.append(ArraySource(crops._asdict()))
     mean, std = statistics(sources[0].arrays["image"], "inpainted")
     names = (AUTHENTIC, "inpainted")
@@ -303,15 +318,47 @@ def load(
     return Dataset(info, lambda _: sources[0], sources[1])
 
 
+def _check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UserError(
+            f"data.train_{what} and data.test_{what} name {', '.join(unknown)}; "
+            f"expected some of {', '.join(known)}."
+        )
+
+
+def check_size(pictures: Mapping[str, np.ndarray], size: int) -> None:
+    """Checks that squares of a size can be cut out of all pictures.
+
+    Args:
+      pictures: name -> uint8 ``[height, width, 3]``.
+      size: side of the squares.
+
+    Raises:
+      UserError: if one of the pictures is smaller, or the squares are so small that
+        nothing can be drawn in them.
+    """
+    name, least = min(
+        ((name, min(one.shape[:2])) for name, one in pictures.items()),
+        key=lambda pair: pair[1],
+    )
+    if not _LEAST_SIDE <= size <= least:
+        raise UserError(
+            f"size is {size}, expected {_LEAST_SIDE} to {least} pixels, the shorter "
+            f"side of the smallest photograph, {name}."
+        )
+
+
 def _mixed(count, authentic, smoothed, methods, negatives) -> list[str]:
     """Lists what is done to training crops: methods in turn, negatives, nothing."""
-    untouched, hard = round(count * authentic), round(count * smoothed)
-    forged = count - untouched - hard
-    if min(untouched, hard, forged) < 0:
+    if min(authentic, smoothed) < 0 or authentic + smoothed > 1 + 1e-9:
         raise UserError(
             f"authentic={authentic} and hard_negatives={smoothed}; expected parts of "
             "the training crops, from 0 on and at most 1 together."
         )
+    untouched = round(count * authentic)
+    hard = min(round(count * smoothed), count - untouched)  # both may be rounded up
+    forged = count - untouched - hard
     if (forged and not methods) or (hard and not negatives):
         raise UserError(
             f"{forged} training crops are to be filled in and {hard} smoothed, but "

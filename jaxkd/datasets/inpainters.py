@@ -8,7 +8,7 @@ fills in is as rough as the rest; "generative" is a diffusion model
 All but the last need the extra ``forensics`` (OpenCV and scikit-image).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,16 +45,27 @@ def inpaint(
       UserError: if the extra ``forensics`` is not installed, or "generative" is asked
         for without one.
     """
+    require_generative([method], generate)
     hole = mask > 0
     fill = generate if method == GENERATIVE else _FILLERS[method]
-    if fill is None:
-        raise UserError(
-            "The inpainter 'generative' is a trained diffusion model, and none is "
-            "given. Expected the folder of its run as data.inpainter, such as "
-            "`jaxkd --config=defi:inpainter --workdir=runs/inpainter` trains."
-        )
+    assert fill is not None  # checked above
     filled = fill(image, hole, rng)
     return np.where(hole[..., None], filled, image)
+
+
+def require_generative(methods: Sequence[str], generate: Filler | None) -> None:
+    """Checks that there is a filler where "generative" is one of the methods.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if GENERATIVE in methods and generate is None:
+        raise UserError(
+            "The inpainter 'generative' is a trained diffusion model, and none is "
+            "given. Expected the folder of its run as data.inpainter, or --inpainter "
+            "of forged_photographs, such as "
+            "`jaxkd --config=defi:inpainter --workdir=runs/inpainter` trains."
+        )
 
 
 def _opencv(flag: str) -> Filler:

@@ -70,6 +70,7 @@ def load(
                 f"{name} is {count}, expected a positive multiple of {unit}: as many "
                 f"scans of every class, {scans_per_patient} of each patient."
             )
+    _check_crop(crop, LAWS[law].shape)
     folder = Path(cache).expanduser() if cache else files.user_cache("phantoms")
 
     def source(split: int, count: int) -> ArraySource:
@@ -139,14 +140,20 @@ def draw(
     return LAWS[law].draw(label, body_rng, rng)
 
 
-def _cropped(arrays: dict[str, np.ndarray], crop) -> dict[str, np.ndarray]:
+def _check_crop(crop, whole: tuple[int, ...]) -> None:
+    """Refuses a crop that no scan has, before minutes of drawing."""
     if crop is None:
-        return arrays
-    whole = arrays["image"].shape[1:]
+        return
     if len(crop) != 3 or any(not 0 < c <= s for c, s in zip(crop, whole, strict=True)):
         raise UserError(
             f"crop is {tuple(crop)}, expected three sizes, at most those of {whole}."
         )
+
+
+def _cropped(arrays: dict[str, np.ndarray], crop) -> dict[str, np.ndarray]:
+    if crop is None:
+        return arrays
+    whole = arrays["image"].shape[1:]
     starts = [(size - kept) // 2 for size, kept in zip(whole, crop, strict=True)]
     box = tuple(slice(a, a + n) for a, n in zip(starts, crop, strict=True))
     return {

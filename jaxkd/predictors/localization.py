@@ -102,6 +102,8 @@ def predict(
         are written, none could be read.
     """
     _check(inference, overlap, threshold, recall)
+    files = output_names(list(images.find(inputs, output)))
+    known = localization_truth.find(truth, list(files.values())) if truth else None
     restored = restore(workdir, student, seed, use)
     forward = jax.jit(
         lambda batch: jax.nn.sigmoid(restored.apply({"image": batch})[0][..., 0])
@@ -112,8 +114,6 @@ def predict(
         "tile": lambda image: tiled(image, classify, window, overlap),
         "resize": lambda image: squeezed(image, classify, window),
     }[inference]
-    files = output_names(list(images.find(inputs, output)))
-    known = localization_truth.find(truth, list(files.values())) if truth else None
     maps: dict[Path, np.ndarray] = {}
     for part in ("masks", "maps", "overlays"):
         (output / part).mkdir(parents=True, exist_ok=True)
@@ -136,8 +136,8 @@ def predict(
     done = f"{plural(len(good), 'image')} -> {output / 'index.html'}{failed}"
     if known is None:
         return done
-    cut, judged = localization_truth.judge(maps, known, recall)
-    return done + localization_truth.write(output, cut, recall, judged)
+    cut, judged = localization_truth.judge(maps, known.pairs, recall)
+    return done + localization_truth.write(output, cut, recall, judged, known.errors)
 
 
 def _check(inference: str, overlap: float, threshold: float, recall: float) -> None:

@@ -1,6 +1,5 @@
 """One page that compares several finished runs: table, curves, configurations."""
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxkd.core import config as configs
-from jaxkd.core import files
+from jaxkd.core import files, records
 from jaxkd.core.errors import UserError
 from jaxkd.core.writers import read_metrics
 from jaxkd.report import by_teacher, figures, page, study_table
@@ -62,8 +61,8 @@ def write_comparison(
     if path.suffix != ".html":
         raise UserError(f"--output is {str(output)!r}, expected a file such as c.html.")
     runs = read_runs(workdirs)
-    table, notes = compare_scores(runs), _notes(runs)
     sweep = by_teacher.collect({run.label: run.results for run in runs})
+    table, notes = compare_scores(runs), [*_notes(runs), *_left_out(runs, sweep)]
     with tempfile.TemporaryDirectory() as folder:
         content = {
             "title": " / ".join(run.label for run in runs),
@@ -92,7 +91,8 @@ def read_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
       UserError: see ``write_comparison``.
     """
     folders = [Path(each) for each in workdirs]
-    if len(folders) < 2 or len(set(folders)) < len(folders):
+    # One run by two paths would look like two that agree perfectly.
+    if len(folders) < 2 or len({one.resolve() for one in folders}) < len(folders):
         raise UserError(
             f"--inputs are {', '.join(map(str, folders)) or 'none'}, expected the "
             "workdirs of two or more runs, all different."
@@ -107,7 +107,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
             )
         if "students" not in results or "score" not in results:
             raise UserError(f"{folder} is no training run, or one of an old version.")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = records.read_config(folder)
         runs.append(ComparedRun(label, folder, results, config))
     names = {run.label: score(run.results).name for run in runs}
     if len(set(names.values())) > 1:
@@ -170,6 +170,31 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
                 f"{run.label}: {value}" for run, value in zip(runs, values, strict=True)
             )
             lines.append(f"The runs differ in their {what} ({each}).")
+    return lines
+
+
+def _left_out(
+    runs: Sequence[ComparedRun], sweep: by_teacher.ByTeacher | None
+) -> list[str]:
+    """Names the figures that the page does not have, where one might expect them."""
+    lines = []
+    count = sum(len(run.results["students"]) for run in runs)
+    if count > _MOST_LINES:
+        lines.append(
+            f"The {count} students are not drawn: more than {_MOST_LINES} lines cannot "
+            "be told apart. Compare fewer runs."
+        )
+    metric = score(runs[0].results).name
+    unknown = [
+        run.label
+        for run in runs
+        if by_teacher.teacher_score(run.results, metric) is None
+    ]
+    if sweep is None and unknown and len(unknown) < len(runs):
+        lines.append(
+            "Students are not drawn against their teacher's score, which is not known "
+            f"of {', '.join(unknown)}."
+        )
     return lines
 
 

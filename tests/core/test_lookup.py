@@ -188,3 +188,19 @@ def test_short_names():
     for name, short in names.items():
         assert lookup.short_name(name) == short
     assert lookup.is_own_code("a:b") and not lookup.is_own_code("rld")
+
+
+def test_variants_take_the_values_that_they_name():
+    variants = {"": lambda: "plain", "two": lambda a, b="x": a + b}
+
+    def made(argument):
+        return lookup.variant(argument, variants, what="configs/a.py")
+
+    assert [made(one) for one in ("", "two,1", "two,1,2")] == ["plain", "1x", "12"]
+    for wrong in ("two", "two,1,2,3"):
+        with pytest.raises(UserError, match="'two' takes a, b"):
+            made(wrong)
+    with pytest.raises(UserError, match="takes no value at all"):
+        made(",1")
+    with pytest.raises(UserError, match="variant is 'tow'"):
+        made("tow")

@@ -131,3 +131,36 @@ def test_runs_of_other_images_or_methods_are_refused(tmp_path):
     write_run(tmp_path, {}, method="vae")
     with pytest.raises(UserError, match="'vae'"):
         diffusion_inpainter.from_run(str(tmp_path), SIZE)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
+    network = models.build("song_unet", 2, model_channels=4, channel_mult=(1,))
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    monkeypatch.setattr(checkpoint, "load_member", lambda folder, use: variables)
+    for options in (
+        {"model_channels": 8, "channel_mult": [1]},
+        {"name": "no_such_network"},
+        {"no_such_option": 1},
+    ):
+        write_run(tmp_path, options)
+        with pytest.raises(UserError, match="another network"):
+            diffusion_inpainter.from_run(str(tmp_path), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"view": {"name": "standard"}}, r"scales pixels to \[-1, 1\]"),
+        ({"students": {"a": {}, "b": {}}}, "students a, b"),
+    ],
+)
+def test_runs_of_other_values_or_several_networks_are_refused(
+    tmp_path, change, message
+):
+    write_run(tmp_path, {})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        diffusion_inpainter.from_run(str(tmp_path), SIZE)

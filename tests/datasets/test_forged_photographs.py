@@ -66,3 +66,23 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"5 photographs -> {tmp_path}\n"
     assert forged_photographs.main([str(tmp_path), "--inpainter=nowhere"]) == 2
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path, capsys):
+    top = tmp_path / "top"
+    for given in ("--size=301", "--size=0", "--seed=-1", "--methods=generative"):
+        assert forged_photographs.main([str(top), given]) == 2
+        assert not top.exists(), given
+    assert "expected 16 to 300 pixels" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert forged_photographs.main([str(tmp_path / "file")]) == 2
+    assert "the photographs" in capsys.readouterr().err
+
+
+def test_files_that_are_there_stay(tmp_path, capsys):
+    own = tmp_path / "images" / "chelsea.png"
+    own.parent.mkdir()
+    own.write_text("mine")
+    assert forged_photographs.main([str(tmp_path)]) == 2
+    assert "holds files" in capsys.readouterr().err
+    assert own.read_text() == "mine"

@@ -189,3 +189,31 @@ def test_mistakes_are_explained():
         inpainted.load(size=SIZE, train=2, train_methods=("generative",))
     with pytest.raises(UserError, match="no finished run"):
         inpainted.load(size=SIZE, inpainter="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_methods": ("blurred",)}, "methods name blurred"),
+        ({"test_methods": ("authentic",)}, "methods name authentic"),
+        ({"train_negatives": ("telea",)}, "negatives name telea"),
+        ({"test_negatives": ("nope",)}, "negatives name nope"),
+        ({"test_methods": ("generative",)}, "defi:inpainter"),
+        ({"size": 301}, "16 to 300 pixels.*chelsea"),
+        ({"size": 4}, "size is 4"),
+    ],
+)
+def test_mistakes_are_found_before_a_crop_is_drawn(monkeypatch, options, message):
+    monkeypatch.setattr(inpainted, "make", lambda *a: pytest.fail("it draws"))
+    with pytest.raises(UserError, match=message):
+        inpainted.load(**{"size": SIZE, "train": 4, "test": 1} | options)
+
+
+def test_pictures_that_are_missing_are_named():
+    with pytest.raises(UserError, match=r"Of 2 pictures .*: skimage/nothing\.png\."):
+        inpainted.photographs(["skimage/chelsea.png", "skimage/nothing.png"])
+
+
+def test_parts_that_are_both_rounded_up_are_possible():
+    kinds = inpainted._mixed(7, 0.5, 0.5, ["telea"], ["blurred"])
+    assert Counter(kinds) == {"authentic": 4, "blurred": 3}

@@ -239,3 +239,55 @@ def test_overlays_show_probability_and_outline():
     assert (shown[5, 5:12] == (255, 40, 40)).all()
     assert (shown[8, 8] != image[8, 8]).any()
     np.testing.assert_array_equal(shown[~marked], image[~marked])
+
+
+def judge_photos(tmp_path, photos):
+    inputs = [photos / "images", photos / "authentic"]
+    out = tmp_path / "out"
+    text = localization.predict(tmp_path, inputs, out, truth=str(photos))
+    return text, json.loads(
+        (out / "truth.json").read_text(), parse_constant=pytest.fail
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "size", "empty"])
+def test_a_bad_mask_does_not_end_the_comparison(tmp_path, run, judged_photos, damage):
+    path = judged_photos / "labels" / "b_mask.png"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        size = (30, 20) if damage == "empty" else (10, 10)
+        grey = 0 if damage == "empty" else 255
+        Image.new("L", size, grey).save(path)
+    text, found = judge_photos(tmp_path, judged_photos)
+    files = [Path(row["file"]).stem for row in found["images"]]
+    assert sorted(files) == ["a", "c", "d"]
+    ((file, error),) = found["left_out"].items()
+    assert Path(file).stem == "b" and "b_mask.png" in error
+    assert "Left out, for their masks: 1" in text and error in text
+    with (tmp_path / "out" / "truth.csv").open() as table:
+        errors = {row["file"]: row["error"] for row in csv.DictReader(table)}
+    assert errors[file] == error and sum(map(bool, errors.values())) == 1
+    assert (tmp_path / "out" / "masks" / "b.png").is_file()
+
+
+def test_masks_that_cover_everything_leave_no_false_alarms(
+    tmp_path, run, judged_photos
+):
+    path = judged_photos / "labels" / "b_mask.png"
+    Image.new("L", (30, 20), 255).save(path)
+    _, found = judge_photos(tmp_path, judged_photos)
+    rows = {Path(row["file"]).stem: row for row in found["images"]}
+    assert rows["b"]["false_alarms"] is None and rows["b"]["auc"] is None
+    assert found["false_alarms_tampered"] == rows["a"]["false_alarms"]
+    Image.new("L", (30, 20), 255).save(path.with_name("a_mask.png"))
+    text, found = judge_photos(tmp_path, judged_photos)
+    assert found["false_alarms_tampered"] is None and "other pixels – are" in text
+
+
+def test_nothing_is_looked_at_where_no_mask_can_be_used(tmp_path, run, judged_photos):
+    for path in (judged_photos / "labels").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(UserError, match="None of the masks"):
+        judge_photos(tmp_path, judged_photos)
+    assert not (tmp_path / "out").exists()

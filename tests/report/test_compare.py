@@ -1,5 +1,6 @@
 """Runs side by side: scores with their errors, and the keys that differ."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -118,3 +119,31 @@ def test_every_page_fits_a_phone():
         for before in text.split("<table")[:-1]:
             assert re.search(r"class=['\"]wide['\"]>\s*$", before), path
     assert pages >= 9
+
+
+def test_damaged_configurations_are_explained(folders, tmp_path):
+    path = folders[1] / "config.json"
+    for text in ('{"a":', "[1]", None):
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+        with pytest.raises(UserError, match=r"config\.json"):
+            compare.write_comparison(folders, tmp_path / "c.html")
+
+
+def test_one_run_by_two_paths_is_one_run(folders, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folders[0])
+    for other in (link, Path(os.path.relpath(folders[0]))):
+        with pytest.raises(UserError, match="all different"):
+            compare.read_runs([folders[0], other])
+
+
+def test_figures_that_are_left_out_are_named(folders, monkeypatch):
+    runs = compare.read_runs(folders)
+    assert compare._left_out(runs, None) == []
+    monkeypatch.setattr(compare, "_MOST_LINES", 1)
+    assert "not drawn: more than 1 lines" in compare._left_out(runs, None)[0]
+    runs[1].results["frozen"].clear()
+    assert compare._left_out(runs, None)[1].endswith(f"not known of {runs[1].label}.")

@@ -41,6 +41,8 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
     """
     truth = _collect(trained)
     groups = _groups(trained, truth)
+    if not _averaged(groups):
+        return EvaluationReport(tables=(_nothing_to_find(groups),))
     maps = {
         student: [_probabilities(trained, member) for member in members]
         for student, members in trained.by_student().items()
@@ -61,12 +63,25 @@ def evaluate(trained: TrainedStudy) -> EvaluationReport:
         tables=(
             _method_table(scores, baseline, truth, groups, shown_names),
             false_alarms.table(
-                {**maps, "Laplacian": [baseline.maps]}, truth, groups, shown_names
+                maps if baseline is None else {**maps, "Laplacian": [baseline.maps]},
+                truth,
+                groups,
+                shown_names,
             ),
             _official_table(trained, truth, groups),
             _sweep_table(sweep),
         ),
     )
+
+
+def _nothing_to_find(groups: Mapping[str, np.ndarray]) -> Table:
+    """Tells why there are no scores; the run itself is finished."""
+    rows = [["", "images"], *([name, str(len(at))] for name, at in groups.items())]
+    note = (
+        "No test image is tampered, so that there is nothing to find: IoU, false "
+        "alarms and robustness are left out."
+    )
+    return Table("By inpainting method", rows, note)
 
 
 def _figures(trained: TrainedStudy, truth: Rows, maps, groups, sweep):
@@ -236,8 +251,16 @@ def _method_table(scores, baseline, truth: Rows, groups, shown_names) -> Table:
     lines: list[list[str]] = [heading]
     ones = localization.fixed(np.ones(truth["target_mask"].shape), truth["target_mask"])
     systems: dict[str, Sequence[Rows]] = dict(scores)
-    smooth = localization.fixed(baseline.maps, truth["target_mask"], baseline.threshold)
-    systems |= {"Laplacian": [smooth], "all pixels": [ones]}
+    about = "No training image is tampered, by which the Laplacian could be tuned."
+    if baseline is not None:
+        cut = baseline.threshold
+        smooth = localization.fixed(baseline.maps, truth["target_mask"], cut)
+        systems["Laplacian"] = [smooth]
+        about = (
+            "Laplacian: smoothed absolute Laplacian, width and threshold chosen on "
+            "training images."
+        )
+    systems["all pixels"] = [ones]
     for group, at in groups.items():
         for system, runs in systems.items():
             cells = []
@@ -252,8 +275,7 @@ def _method_table(scores, baseline, truth: Rows, groups, shown_names) -> Table:
         "By inpainting method",
         lines,
         "Threshold 0.5, tampered class; mean ± standard error over seeds. marked: "
-        "fraction of pixels marked. Laplacian: smoothed absolute Laplacian, width and "
-        f"threshold chosen on training images. {_interval(scores, truth, groups)}",
+        f"fraction of pixels marked. {about} {_interval(scores, truth, groups)}",
     )
 
 

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxkd.core.source import Example
 from jaxkd.evaluators.base import TrainedStudy
 from jaxkd.metrics import localization
 
 _TUNING = 300  # training images by which width and threshold are chosen
+_LEAST_TAMPERED = 30  # of them; further images are looked at where they are fewer
 
 
 class Baseline(NamedTuple):
@@ -27,12 +29,14 @@ class Baseline(NamedTuple):
     threshold: float
 
 
-def tuned(trained: TrainedStudy, truth: Mapping[str, np.ndarray]) -> Baseline:
-    """Scores test images, width and threshold chosen by IoU on training images."""
-    source = trained.dataset.train(trained.seeds[0])
-    count = min(_TUNING, len(source))
-    examples = [trained.dataset.prepare_test(source[i]) for i in range(count)]
-    chosen = [e for e in examples if e["label"] > 0]
+def tuned(trained: TrainedStudy, truth: Mapping[str, np.ndarray]) -> Baseline | None:
+    """Scores test images, width and threshold chosen by IoU on training images.
+
+    Returns None if no training image is tampered.
+    """
+    chosen = _tampered(trained)
+    if not chosen:
+        return None
     masks = np.stack([e["target_mask"] for e in chosen]) / 255.0
     best = (-1.0, 0.0, 0.0)
     for sigma in (1.0, 2.0, 3.0):
@@ -43,6 +47,22 @@ def tuned(trained: TrainedStudy, truth: Mapping[str, np.ndarray]) -> Baseline:
     _, sigma, threshold = best
     maps = np.stack([smoothness(image, sigma) for image in truth["image"]])
     return Baseline(maps, threshold)
+
+
+def _tampered(trained: TrainedStudy) -> list[Example]:
+    """Returns tampered images of the first training images.
+
+    A list may begin with authentic images, so that the first may hold few or none.
+    """
+    source = trained.dataset.train(trained.seeds[0])
+    found: list[Example] = []
+    for index in range(len(source)):
+        if index >= _TUNING and len(found) >= _LEAST_TAMPERED:
+            break
+        example = trained.dataset.prepare_test(source[index])
+        if example["label"] > 0:
+            found.append(example)
+    return found
 
 
 def smoothness(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from scipy.ndimage import label as components
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
+from jaxkd.core.errors import UserError
 from jaxkd.datasets import phantoms
 from jaxkd.drawing.ct import LAWS, distribution, parts, weak_contrast
 from jaxkd.evaluators.ct import baselines
@@ -172,3 +173,10 @@ def test_both_classes_are_equally_bright_everywhere(faint):
     assert weak_contrast.CLASSES[1] == "Central"
     # 64 scans: the AUC of chance has a standard deviation of 0.07.
     assert abs(held_out_auc(np.array(bright, float), labels) - 0.5) < 0.2
+
+
+def test_an_impossible_crop_is_refused_before_scans_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantoms, "draw_many", lambda *a: pytest.fail("it draws"))
+    for crop in ((17, 40, 52), (16, 40), (0, 40, 52)):
+        with pytest.raises(UserError, match=r"at most those of \(16, 64, 64\)"):
+            phantoms.load(law="distribution", crop=crop, cache=str(tmp_path))
