@@ -209,9 +209,9 @@ def variant(argument: str, variants: Mapping[str, Callable[..., T]], *, what: st
     try:
         signature.bind(*values)
     except TypeError as error:
-        taken = ", ".join(signature.parameters) or "no value at all"
+        expected = ",".join([name, *(one.upper() for one in signature.parameters)])
         raise UserError(
-            f"{what} variant is {argument!r}, but {name!r} takes {taken}."
+            f"{what} variant is {argument!r}, expected {expected!r}."
         ) from error
     return make(*values)
 
