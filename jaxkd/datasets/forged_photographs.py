@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from jaxkd.core import disk, files
 from jaxkd.core.errors import UserError
@@ -149,6 +150,8 @@ def main(arguments: list[str]) -> int:
         help="in turn; all by default, 'generative' with --inpainter alone",
     )
     given = parser.parse_args(arguments)
+    # Orbax warns of a file that checkpoints need not have.
+    logging.set_verbosity(logging.ERROR)
     try:
         generate: Filler | None = None
         methods: Sequence[str] = METHODS
