@@ -59,8 +59,8 @@ backbone of one network that learnt the first study's task (``needs.first``, one
 errors over seeds do not cover it), and take 800 steps. The expectations were left as
 they were, though these figures make 1 and 2 doubtful.
 
-What came out: 6 and most of 5 hold; 1 and 2 hold of no_negatives, not of whole; 3 fails,
-and 4 cost more, so that it speaks against hard negatives here; docs/forgery.md.
+What came out: 6 and most of 5 hold; 1 and 2 hold of no_negatives, not of whole; 3
+fails, and 4 cost more, so that it speaks against hard negatives; docs/forgery.md.
 """
 
 from ml_collections import ConfigDict
