@@ -65,8 +65,8 @@ Bright voxels have the same places in both classes. Expected:
 It would speak against the argument if the attention map were at chance in networks that
 classify well: the class can then be found without the map showing where.
 
-What came out: 1 and the first half of 3 hold; no network is above chance, so that 2 and
-the rest cannot be judged; docs/medical.md.
+What came out: 1 and the first half of 3 hold, 2 and the rest of 3 fail; but no network
+is above chance, so that this says nothing about the parts; docs/medical.md.
 """
 
 from ml_collections import ConfigDict
