@@ -55,11 +55,13 @@ def _read_film(path: Path) -> Any:
     return clip._replace(path=None)
 
 
-def _png(side: int) -> bytes:
+def _png(side: int, repeat: int = 1) -> bytes:
+    """Writes ``side`` squares of ``repeat`` pixels a row, so that files stay small."""
     from PIL import Image
 
     rng, buffer = np.random.default_rng(0), io.BytesIO()
     pixels = rng.integers(0, 256, (side, side, 3)).astype(np.uint8)
+    pixels = pixels.repeat(repeat, 0).repeat(repeat, 1)
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
@@ -71,7 +73,7 @@ def _edits(folder: Path) -> Path:
     actions = {"blue": {"position": 1, "edit_type": 6, "action": "red"}}
     row = {
         "id": "7",
-        "image": {"bytes": _png(8), "path": "x.png"},
+        "image": {"bytes": _png(8, 64), "path": "x.png"},
         "source_prompt": "a [red] fox",
         "target_prompt": "a [blue] fox",
         "edit_action": json.dumps(actions),
