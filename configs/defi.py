@@ -69,7 +69,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.core.lookup import choose
+from jaxkd.core.lookup import choose, variant
 
 # Narrower than the presets: for crops of 48 pixels on two cores.
 MICRO = {
@@ -87,7 +87,6 @@ SEVERAL = ("telea", "navier_stokes", "biharmonic", "exemplar", "generative")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the configuration of a variant; see above."""
-    variant, *held_out = arg.split(",")
     variants = {
         "": embedded,
         "inpainter": inpainter,
@@ -97,9 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "ablation": ablation,
         "official": official,
     }
-    if held_out and variant != "several":
-        raise UserError(f"configs/defi.py:{variant} takes no {','.join(held_out)}.")
-    return choose(variant, variants, what="configs/defi.py variant")(*held_out)
+    return variant(arg, variants, what="configs/defi.py")
 
 
 def embedded() -> ConfigDict:
@@ -197,7 +194,7 @@ def several(*held_out: str) -> ConfigDict:
             "whole": {},
             "no_negatives": {
                 "method": "defi",
-                "loss": {"start_from": "first", "negative_weight": 0.0},
+                "loss": {**config.loss, "negative_weight": 0.0},
             },
         }
     )
@@ -209,16 +206,9 @@ def several_parts() -> ConfigDict:
     """The same with a part of the network replaced."""
     config = several()
     config.name = "defi-several-parts"
-    model = dict(config.model)
-    loss = {"start_from": "first", "edge_weight": 0.0}
-    config.students = configs.students(
-        {
-            "whole": {},
-            "no_edge_loss": {"method": "defi", "loss": loss},
-            "plain_pyramid": {"model": model | {"pyramid": "plain"}},
-            "sum_fusion": {"model": model | {"fusion": "sum"}},
-        }
-    )
+    rows = _parts(config)
+    del rows["no_reverse"]  # for time
+    config.students = configs.students(rows)
     return config
 
 
@@ -237,18 +227,22 @@ def ablation() -> ConfigDict:
     """The whole network beside those with a part replaced."""
     config = embedded()
     config.name = "defi-ablation"
-    model = dict(config.model)
-    config.students = configs.students(
-        {
-            "whole": {},
-            "no_edge_loss": {"method": "defi", "loss": {"edge_weight": 0.0}},
-            "plain_pyramid": {"model": model | {"pyramid": "plain"}},
-            "no_reverse": {"model": model | {"reverse": False}},
-            "sum_fusion": {"model": model | {"fusion": "sum"}},
-        }
-    )
+    config.students = configs.students(_parts(config))
     config.reference = "whole"
     return config
+
+
+def _parts(config: ConfigDict) -> dict:
+    """The rows of a study's network, whole and with one part replaced each."""
+    model = dict(config.model)
+    loss = {**config.loss, "edge_weight": 0.0}
+    return {
+        "whole": {},
+        "no_edge_loss": {"method": "defi", "loss": loss},
+        "plain_pyramid": {"model": model | {"pyramid": "plain"}},
+        "no_reverse": {"model": model | {"reverse": False}},
+        "sum_fusion": {"model": model | {"fusion": "sum"}},
+    }
 
 
 def official() -> ConfigDict:
