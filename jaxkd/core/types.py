@@ -38,6 +38,8 @@ class FrozenNetwork(NamedTuple):
       shift: added after scaling, likewise; empty for 0.
       classes: positions of this run's classes among the network's outputs; empty where
         they are the same.
+      unlike: why it cannot answer in this run's classes, where it was trained on
+        others; a student may then start from all but its head.
     """
 
     network: nn.Module
@@ -46,6 +48,7 @@ class FrozenNetwork(NamedTuple):
     scale: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
+    unlike: str = ""
 
     def see(self, inputs: Any) -> Any:
         """Normalises inputs of this run's view ``[..., channels]`` for the network."""
@@ -313,6 +316,8 @@ class Method(NamedTuple):
       warm_start: ``(params, model_state, frozen) -> (params, model_state)``: starts
         from variables of the needed runs' networks, by name; None keeps the initial
         ones.
+      warm_head: whether ``warm_start`` takes over the head of a classifier, whose
+        classes then have to be this run's.
       evaluator: ``(TrainedStudy) -> EvaluationReport`` of ``jaxkd.evaluators.base``,
         computed once after training, on the host; None for nothing.
     """
@@ -332,6 +337,7 @@ class Method(NamedTuple):
     warm_start: (
         Callable[[Params, ModelState, Any], tuple[Params, ModelState]] | None
     ) = None
+    warm_head: bool = True
     evaluator: Callable[[Any], Any] | None = None
 
 

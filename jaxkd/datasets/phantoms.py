@@ -23,7 +23,7 @@ from jaxkd.drawing.ct.diseases import CLASSES, SHAPE, SPACING
 
 DISEASES = "diseases"
 TRAIN, TEST, VALIDATION, EXAMPLES = range(4)  # folded into the seed, so never renumber
-VERSION = 1  # of the laws; part of the cached files' names
+VERSION = 2  # of the laws; part of the cached files' names
 
 
 def load(

@@ -10,7 +10,6 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -32,11 +31,13 @@ from jaxkd.core.types import (
 from jaxkd.evaluators import verification
 from jaxkd.losses.numerics import length
 from jaxkd.methods.common import classification
+from jaxkd.methods.common.warm_start import check_fit, check_named
 from jaxkd.models.siamese import Siamese
 
 PREDICTOR = "handwriting"
 SCORE = Score("accuracy", "verification accuracy")
 ENCODER = "encoder"  # label of the encoder's parameters where it is fine-tuned
+_ADVICE = "Set config.model.encoder to that run's network, with its widths."
 
 
 @flax.struct.dataclass
@@ -196,11 +197,7 @@ def _encoder_of(name: str):
     """Returns a ``warm_start`` that takes the encoder of a needed run."""
 
     def start(params, model_state, frozen):
-        if name not in frozen:
-            raise UserError(
-                f"start_from is {name!r}, but config.needs names "
-                f"{', '.join(frozen) or 'no run'}. Add that run to config.needs."
-            )
+        check_named(name, frozen)
         variables = dict(frozen[name])
         new = {
             "params": {**params["student"]},
@@ -210,27 +207,9 @@ def _encoder_of(name: str):
             if ENCODER not in tree:
                 continue
             theirs = variables.get(collection, {})
-            _check_fit(name, theirs, tree[ENCODER])
+            check_fit(name, theirs, tree[ENCODER], "encoder", _ADVICE)
             tree[ENCODER] = theirs
         student = new.pop("params")
         return {**params, "student": student}, {**model_state, "student": new}
 
     return start
-
-
-def _check_fit(name: str, theirs: nn.FrozenDict, own: nn.FrozenDict) -> None:
-    got, expected = (
-        {
-            jax.tree_util.keystr(path): jnp.shape(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (theirs, own)
-    )
-    wrong = sorted(p for p in got | expected if got.get(p) != expected.get(p))
-    if wrong:
-        raise UserError(
-            f"The encoder cannot start from {name!r}: {len(wrong)} of its variables do "
-            f"not fit, such as {wrong[0]}, {got.get(wrong[0])} there and "
-            f"{expected.get(wrong[0])} here. Set config.model.encoder to that run's "
-            "network, with its widths."
-        )

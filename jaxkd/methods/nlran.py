@@ -26,7 +26,7 @@ from jaxkd.core.types import (
     Params,
     Spec,
 )
-from jaxkd.methods.common import classification
+from jaxkd.methods.common import classification, warm_start
 from jaxkd.methods.common.networks import init_student
 from jaxkd.models.ct import heatmaps
 from jaxkd.models.ct.nlran import NLRAN
@@ -39,6 +39,7 @@ def make(
     *,
     label_smoothing: float = 0.0,
     class_weights: Annotated[Sequence[float], Items(least=0, some=True)] = (),
+    start_from: str = "",
 ) -> Method:
     """Makes a classifier of volumes.
 
@@ -47,6 +48,8 @@ def make(
       label_smoothing: probability mass spread evenly over all classes.
       class_weights: of the classes' examples in the loss, such as the inverse of their
         frequencies; all the same if not given.
+      start_from: name of a needed run whose network the student starts with, but for
+        its head; parts that the network lacks start as they are initialised.
 
     Raises:
       UserError: if there are weights, but not one for each class.
@@ -75,7 +78,13 @@ def make(
         predict=predict,
         evaluate=classification.evaluate,
         evaluator=_evaluator,
+        warm_start=_starting(start_from),
+        warm_head=False,
     )
+
+
+def _starting(name: str):
+    return warm_start.trunk_of_needed_run(name, "fc") if name else None
 
 
 # Cached, so that students of one network share one compiled body.

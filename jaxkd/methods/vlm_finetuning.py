@@ -7,7 +7,6 @@ and "same" where the verdict stands. Behind an explanation, that is the model's 
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from jaxkd.core.types import (
 )
 from jaxkd.evaluators import explained_verification
 from jaxkd.methods import handwriting_pairs
+from jaxkd.methods.common.warm_start import check_fit, check_named
 from jaxkd.models.paligemma import PaliGemma, PaliGemmaNetwork, compose, generate, init
 from jaxkd.models.paligemma import lora as adapters
 
@@ -276,11 +276,7 @@ def _from_run(name: str):
     """Returns a ``warm_start`` that takes the model of a needed run as the base."""
 
     def start(params, model_state, frozen):
-        if name not in frozen:
-            raise UserError(
-                f"start_from is {name!r}, but config.needs names "
-                f"{', '.join(frozen) or 'no run'}. Add that run to config.needs."
-            )
+        check_named(name, frozen)
         base, own = adapters.split(params["student"])
         theirs, learned = adapters.split(dict(frozen[name])["params"])
         if learned:
@@ -289,29 +285,9 @@ def _from_run(name: str):
                 "has none. Merge them first (jaxkd.models.paligemma.lora.merge), or "
                 "start from a run without."
             )
-        _check_fit(name, theirs, base)
+        check_fit(name, theirs, base, "model", "Give config.model that run's sizes.")
         cast = jax.tree.map(lambda new, old: new.astype(old.dtype), theirs, base)
         student = adapters.combine(cast, own)
         return {**params, "student": student}, model_state
 
     return start
-
-
-def _check_fit(name: str, theirs: Any, own: Any) -> None:
-    got, expected = (_shapes(tree) for tree in (theirs, own))
-    wrong: Sequence[str] = sorted(
-        path for path in got | expected if got.get(path) != expected.get(path)
-    )
-    if wrong:
-        raise UserError(
-            f"The model cannot start from {name!r}: {len(wrong)} of its parameters do "
-            f"not fit, such as {wrong[0]}, {got.get(wrong[0])} there and "
-            f"{expected.get(wrong[0])} here. Give config.model that run's sizes."
-        )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -160,8 +160,8 @@ def _fits(seen: np.ndarray, own: np.ndarray) -> Iterator[tuple[float, float]]:
 
 def classes(
     info: Info, trained: Info | None, outputs: Any, whose: str
-) -> tuple[int, ...]:
-    """Returns where a run's classes are among a network's outputs; empty for alike.
+) -> tuple[tuple[int, ...], str]:
+    """Finds a run's classes among a network's outputs.
 
     Args:
       info: of the run's data.
@@ -169,19 +169,23 @@ def classes(
       outputs: of the network, as shapes.
       whose: the network's name, for the error message.
 
-    Raises:
-      UserError: if the network does not know a class, or its outputs cannot be sorted.
+    Returns:
+      Their positions, empty for alike; and, where the network does not know a class or
+      its outputs cannot be sorted, an error message.
     """
     if trained is None or not (info.num_classes and trained.num_classes):
-        return ()
+        return (), ""
     array = isinstance(outputs, jax.ShapeDtypeStruct)
     if array and outputs.shape[-1:] != (trained.num_classes,):
-        return ()  # It does not answer in classes.
-    found = class_names.join(info, trained, whose)
+        return (), ""  # It does not answer in classes.
+    try:
+        found = class_names.join(info, trained, whose)
+    except UserError as error:
+        return (), str(error)
     if found and not array:
-        raise UserError(
+        return (), (
             f"{whose} numbers its classes otherwise ({', '.join(trained.class_names)}) "
             f"than the data ({', '.join(info.class_names)}), and its outputs are not "
             "plain logits that could be sorted. Give both the same order."
         )
-    return found
+    return found, ""

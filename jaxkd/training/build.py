@@ -286,13 +286,15 @@ def _frozen_network(
     )
     field = jax.ShapeDtypeStruct((1, *fields[key].shape), fields[key].dtype)
     shapes = _outputs(network, field)
+    positions, unlike = adaptation.classes(info, trained, shapes, whose)
     return FrozenNetwork(
         network,
         key,
         per_seed=own and len(seeds[0]) > 1 and source.seed is None,
         scale=scale,
         shift=shift,
-        classes=adaptation.classes(info, trained, shapes, whose),
+        classes=positions,
+        unlike=unlike,
     )
 
 
@@ -314,13 +316,18 @@ def _check_scores(students: Sequence[Student]) -> None:
 def _check_starts(
     students: Sequence[Student], frozen: Mapping[str, FrozenNetwork]
 ) -> None:
-    """Refuses students that would take over a head whose classes are other ones."""
-    starting = [s.name for s in students if s.method.warm_start is not None]
+    """Refuses students that would read a network, or its head, of other classes."""
+    starting = [one for one in students if one.method.warm_start is not None]
+    with_head = [one.name for one in starting if one.method.warm_head]
+    reading = with_head or [one.name for one in students if one.method.targets]
+    for network in frozen.values():
+        if network.unlike and (reading or not starting):
+            raise UserError(network.unlike)
     turned = [name for name, network in frozen.items() if network.classes]
-    if starting and turned:
+    if with_head and turned:
         raise UserError(
-            f"The student {starting[0]!r} starts from a needed run, but the classes of "
-            f"config.needs.{turned[0]} are others than this run's, or in another "
+            f"The student {with_head[0]!r} starts from a needed run, but the classes "
+            f"of config.needs.{turned[0]} are others than this run's, or in another "
             "order, so that its head would be taken over wrongly. Give both data the "
             "same class names in the same order, or start by config.init_from."
         )

@@ -80,7 +80,7 @@ def _compute(stacked: Any) -> dict[str, list[float]]:
 
 def _is_classifier(run: Run, name: str) -> bool:
     network, classes = run.frozen[name], run.dataset.info.num_classes
-    if run.score != TOP1 or not classes:
+    if run.score != TOP1 or not classes or network.unlike:
         return False
     example = {
         key: jax.ShapeDtypeStruct((2, *one.shape), one.dtype)

@@ -4,7 +4,8 @@ Nothing medical can be learnt from them: they show whether code works, and wheth
 part of a network does what it is said to do.
 
 - ``diseases``: two kinds of lesions of different texture, and normal scans.
-- ``distribution``: two lesions that lie in one lung or in both; no place alone tells.
+- ``distribution``: lesions that lie in one lung or in both; no place alone tells.
+- ``sides``: the same lesions at one place, in the right lung or in the left.
 - ``weak_contrast``: small lesions among vessels of the same brightness.
 """
 
@@ -34,10 +35,11 @@ class Law(NamedTuple):
 
 
 LAWS = {
-    name: Law(module.CLASSES, module.SHAPE, module.SPACING, module.draw)
-    for name, module in {
-        "diseases": diseases,
-        "distribution": distribution,
-        "weak_contrast": weak_contrast,
-    }.items()
+    name: Law(classes, module.SHAPE, module.SPACING, draw)
+    for name, module, classes, draw in (
+        ("diseases", diseases, diseases.CLASSES, diseases.draw),
+        ("distribution", distribution, distribution.CLASSES, distribution.draw),
+        ("sides", distribution, distribution.SIDES, distribution.draw_side),
+        ("weak_contrast", weak_contrast, weak_contrast.CLASSES, weak_contrast.draw),
+    )
 }

@@ -1,12 +1,17 @@
-"""The second law: two lesions, in one lung or in both, and no place that tells which.
+"""The second law: lesions in one lung or in both, and no place that tells which.
 
-Every scan has one lesion in front and one at the back, each at the side of a lung. In
-the class ``One-sided`` both lie in the same lung, in ``Bilateral`` in different ones.
-Which lungs is a coin's toss, so that a voxel is as often inside a lesion in one class
-as in the other; number, size, texture and density of the lesions have one law. What
-tells the classes apart is where the lesions lie in relation to each other: between the
-voxels of two lesions there are always at least ``GAP`` others along some axis, so that
-no place of a network that sees no more than those sees both.
+Every scan has three lesions in front and three at the back, each three at the side of a
+lung. In the class ``One-sided`` all lie in the same lung, in ``Bilateral`` those in
+front and those at the back in different ones. Which lungs is a coin's toss, so that a
+voxel is as often inside a lesion in one class as in the other; number, size, texture
+and density of the lesions have one law. What tells the classes apart is where lesions
+lie in relation to each other: between the voxels of those in front and of those at the
+back there are always at least ``GAP`` others along some axis, so that no place of a
+network that sees no more than those sees both.
+
+Scans of the classes ``Right`` and ``Left`` have the same lesions in front or at the
+back alone, by a coin's toss, in that lung: what has to be known before any can be
+related.
 """
 
 import numpy as np
@@ -14,9 +19,11 @@ import numpy as np
 from jaxkd.drawing.ct import parts
 
 CLASSES = ("Bilateral", "One-sided")
+SIDES = ("Right", "Left")
 SHAPE = (16, 64, 64)
 SPACING = (15.0, 5.6, 5.6)  # mm
 GAP = 16
+LESIONS = 3  # at each place
 
 # Where lesions may have their middle, in voxels: distances from the planes that divide
 # left from right and front from back, and depth below the lung's border.
@@ -37,18 +44,35 @@ def draw(
       body_rng: draws the body.
       rng: draws everything else.
     """
+    front = int(rng.choice((-1, 1)))  # the side of the lesions in front
+    back = front if CLASSES[label] == "One-sided" else -front
+    return _with_lesions(((front, -1), (back, 1)), body_rng, rng)
+
+
+def draw_side(
+    label: int, body_rng: np.random.Generator, rng: np.random.Generator
+) -> parts.Scan:
+    """Draws one scan with lesions at one place; ``label`` is an index into ``SIDES``.
+
+    Other arguments as of ``draw``.
+    """
+    end = int(rng.choice((-1, 1)))
+    return _with_lesions(((-1 if SIDES[label] == "Right" else 1, end),), body_rng, rng)
+
+
+def _with_lesions(where, body_rng, rng) -> parts.Scan:
+    """Draws a scan with lesions at some places, each a side and an end."""
     image, lungs = parts.body(body_rng, SHAPE)
     parts.add_vessels(image, lungs, rng, _VESSELS)
-    front = int(rng.choice((-1, 1)))  # the side of the lesion in front
-    back = front if CLASSES[label] == "One-sided" else -front
     lesion = np.zeros(SHAPE, bool)
     texture = parts.smooth_noise(rng, 1.0, SHAPE)
-    for side, end in ((front, -1), (back, 1)):
-        centre = parts.pick(places(lungs.inside, side, end), rng)
-        focus = _focus(centre, rng)
-        free = focus & (image < parts.DENSE)
-        image[free] += rng.uniform(350, 500) * (1 + 0.3 * texture[free])
-        lesion |= focus
+    for side, end in where:
+        middles = places(lungs.inside, side, end)
+        for _ in range(LESIONS):
+            focus = _focus(parts.pick(middles, rng), rng)
+            free = focus & ~lesion & (image < parts.DENSE)
+            image[free] += rng.uniform(600, 850) * (1 + 0.3 * texture[free])
+            lesion |= focus
     return parts.Scan(
         parts.finish(image, rng), lesion.astype(np.uint8), lungs.inside.astype(np.uint8)
     )

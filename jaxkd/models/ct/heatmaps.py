@@ -35,7 +35,7 @@ def explain(
     Returns:
       Logits ``[batch, classes]``, and name -> ``[batch, depth, height, width]``,
       float32, interpolated to the grid of the volumes. There is no ``attention``
-      where the network has none.
+      where the network has none, and no ``cam`` where its head has a hidden layer.
     """
     feature = "stage1"
     shape = jax.eval_shape(lambda v: network.apply(variables, v)[1][feature], volumes)
@@ -46,12 +46,12 @@ def explain(
 
     zeros = jnp.zeros(shape.shape, shape.dtype)
     gradient, (logits, features) = jax.grad(predicted, has_aux=True)(zeros)
-    maps = {
-        "cam": class_activation(
-            features["last"], variables["params"]["fc"]["kernel"], logits.argmax(-1)
-        ),
-        "gradcam": grad_cam(features[feature], gradient),
-    }
+    params, maps = variables["params"], {}
+    if "hidden" not in params:
+        maps["cam"] = class_activation(
+            features["last"], params["fc"]["kernel"], logits.argmax(-1)
+        )
+    maps["gradcam"] = grad_cam(features[feature], gradient)
     if "attention1" in features:
         maps["attention"] = jnp.mean(features["attention1"].astype(jnp.float32), -1)
     size = volumes.shape[1:4]

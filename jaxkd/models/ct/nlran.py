@@ -58,6 +58,7 @@ class NLRAN(nn.Module):
       non_local_kind: see ``nonlocal_block.NonLocalBlock``.
       sub_sample: likewise.
       unit: ``BottleneckUnit`` or ``BasicUnit``.
+      hidden: units of a layer between the pooled features and the logits; 0 for none.
       dropout: share of the pooled features dropped in training; above 0, ``apply``
         wants ``rngs={"dropout": key}`` in training.
       dtype: of the computation; parameters and logits stay float32.
@@ -80,6 +81,7 @@ class NLRAN(nn.Module):
     non_local_kind: str = "gaussian"
     sub_sample: bool = False
     unit: type[nn.Module] = BottleneckUnit
+    hidden: int = 0
     dropout: float = 0.3
     dtype: Any = jnp.float32
 
@@ -155,6 +157,8 @@ class NLRAN(nn.Module):
         features["last"] = x
         features["pooled"] = conv3d.global_mean(x)
         kept = nn.Dropout(self.dropout, deterministic=not train)(features["pooled"])
+        if self.hidden:
+            kept = nn.relu(layers.Linear(self.hidden, name="hidden")(kept))
         fc = layers.Linear(self.num_classes, zero_bias=True, name="fc")
         return fc(kept), features
 
