@@ -174,6 +174,34 @@ def test_heat_maps_among_distractors_are_scored_by_what_brightness_does_not_tell
     assert len(titles) == 2 and "distractors" in titles[1]
 
 
+def test_students_start_from_all_but_the_head_of_another_task():
+    """Its trunk is taken; what it lacks, and the head, stay as they are initialised."""
+    parts = {"stem": 2, "widths": (4,)}
+    shape = (8, 8, 8, 1)
+    first = nlran.make(spec(models.build("resnet3d_local", 2, **parts), shape))
+    made = spec(models.build("nlran_local", 3, **parts), shape)
+    method = nlran.make(made, start_from="first")
+    theirs, statistics = jax.jit(first.init)(jax.random.key(1))
+    frozen = {"params": theirs["student"], **statistics["student"]}
+    params, state = jax.jit(method.init)(jax.random.key(2))
+    begun, begun_state = method.warm_start(params, state, {"first": frozen})
+    own, got = params["student"], begun["student"]
+    assert jax.tree.structure(got) == jax.tree.structure(own)
+    for kept in ("fc", "non_local"):
+        assert all(map(np.array_equal, *map(jax.tree.leaves, (got[kept], own[kept]))))
+    kernel = frozen["params"]["stage1_attention"]["trunk0"]["conv2"]["kernel"]
+    trunk = got["stage1_attention"]["trunk0"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(trunk, kernel)
+    assert not np.array_equal(got["stem"]["kernel"], own["stem"]["kernel"])
+    statistics = jax.tree.structure(begun_state), jax.tree.structure(state)
+    assert statistics[0] == statistics[1]
+    with pytest.raises(UserError, match="start_from is 'second'"):
+        nlran.make(made, start_from="second").warm_start(params, state, {"a": frozen})
+    wider = {**frozen, "params": {**frozen["params"], "other": own["fc"]}}
+    with pytest.raises(UserError, match=r"cannot start from 'first'.*other"):
+        method.warm_start(params, state, {"first": wider})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "students"),
@@ -183,12 +211,13 @@ def test_two_steps_of_the_regimes(variant, students, tmp_path):
     from jaxkd.train import train
 
     config = MODULES["nlran"].get_config(variant)
-    config.data.update({"train": 8, "test": 8, "cache": str(tmp_path / "cache")})
     config.students = configs.students({n: config.students[n] for n in students})
     config.reference = "" if len(students) == 1 else students[0]
-    config.seeds, config.eval_batch_size, config.duration = (1,), 8, 2
-    config.eval_every = config.checkpoint_every = 2
-    config.optim.warmup = 1
+    for one in (config, *config.needs.values()):
+        one.data.update({"train": 8, "test": 8, "cache": str(tmp_path / "cache")})
+        one.seeds, one.eval_batch_size, one.duration = (1,), 8, 2
+        one.eval_every = one.checkpoint_every = 2
+        one.optim.warmup = 1
     results = train(config, tmp_path / "run")
     assert set(results["students"]) == set(students)
     last = results["students"][students[-1]]["last"]

@@ -62,30 +62,50 @@ def test_scans_are_as_described(law):
 # --- distribution ------------------------------------------------------------------
 
 
+def halves(lesion):
+    """Voxels of lesions in front and at the back, from the middle of the scan."""
+    places = np.argwhere(lesion) - (np.array(distribution.SHAPE) - 1) / 2
+    return places[places[:, 1] < 0], places[places[:, 1] > 0]
+
+
 def test_lesions_of_both_classes_are_alike_and_lie_as_their_class_says(scattered):
     sizes = {0: [], 1: []}
-    middle = (np.array(distribution.SHAPE) - 1) / 2
     for lesion, kind in zip(scattered["lesion"], scattered["label"], strict=True):
-        labelled, count = components(lesion, np.ones((3, 3, 3)))
-        assert count == 2
-        places = [np.argwhere(labelled == k + 1) - middle for k in range(2)]
-        front, back = sorted(places, key=lambda place: place[:, 1].mean())
-        assert front[:, 1].max() < 0 < back[:, 1].min()
-        sides = [np.sign(place[:, 2].mean()) for place in (front, back)]
+        sides = []
+        for place in halves(lesion):
+            assert len(set(np.sign(place[:, 2]))) == 1  # one lung
+            sides.append(np.sign(place[0, 2]))
+            sizes[int(kind)].append(len(place))
         assert (sides[0] == sides[1]) == (distribution.CLASSES[kind] == "One-sided")
-        sizes[int(kind)] += [len(front), len(back)]
     sizes = {kind: np.array(each) for kind, each in sizes.items()}
     error = np.hypot(*(each.std() / np.sqrt(len(each)) for each in sizes.values()))
     assert abs(sizes[0].mean() - sizes[1].mean()) < 3 * error
-    assert max(each.max() for each in sizes.values()) < 125  # of a box of 5x5x5
+    most = distribution.LESIONS * 125  # each stays in a box of 5x5x5
+    assert all(each.min() > 30 and each.max() <= most for each in sizes.values())
 
 
-def test_no_box_of_the_gap_sees_both_lesions(scattered):
+def test_no_box_of_the_gap_sees_lesions_of_both_places(scattered):
     for lesion in scattered["lesion"]:
-        labelled, _ = components(lesion, np.ones((3, 3, 3)))
-        one, two = (np.argwhere(labelled == k) for k in (1, 2))
+        one, two = halves(lesion)
         gaps = np.maximum(one.min(0) - two.max(0), two.min(0) - one.max(0)) - 1
         assert gaps.max() >= distribution.GAP
+
+
+def test_sides_have_the_same_lesions_at_one_place(scattered):
+    alone = drawn("sides", 64)
+    assert LAWS["sides"].classes == ("Right", "Left")
+    ends, sizes = [], []
+    for lesion, side in zip(alone["lesion"], alone["label"], strict=True):
+        front, back = halves(lesion)
+        assert not len(front) or not len(back)
+        place = np.concatenate([front, back])
+        assert set(np.sign(place[:, 2])) == {2 * side - 1}
+        ends.append(bool(len(front)))
+        sizes.append(len(place))
+    both = scattered["lesion"].sum((1, 2, 3)) / 2
+    error = np.hypot(np.std(sizes) / 8, both.std() / np.sqrt(len(both)))
+    assert abs(np.mean(sizes) - both.mean()) < 3 * error
+    assert 20 <= sum(ends) <= 44  # of 64 tosses; three standard deviations
 
 
 def test_every_place_is_as_likely_in_both_classes(scattered):

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +96,12 @@ def test_grad_cam_of_the_last_map_is_the_class_activation(case):
         heatmaps.class_activation(last, kernel, logits.argmax(-1)),
         atol=1e-4,
     )
+
+
+def test_a_head_with_a_hidden_layer_has_no_class_activation():
+    """The last features then do not add up to a logit."""
+    network = models.build("resnet3d_micro", 2, stem=2, widths=(2, 2), hidden=3)
+    volumes = jnp.zeros(SHAPE)
+    variables = jax.eval_shape(network.init, jax.random.key(0), volumes)
+    said = jax.eval_shape(partial(heatmaps.explain, network), variables, volumes)
+    assert set(said[1]) == {"gradcam"}

@@ -339,3 +339,37 @@ def test_covnet_has_the_parameters_of_resnet50():
     assert sum(sizes("covnet50", (1, 2, 64, 64, 1)).values()) == (
         25_557_032 - 2048 * 1000 - 1000 + 2048 * 3 + 3
     )
+
+
+def test_the_head_with_a_hidden_layer_by_hand():
+    network = models.build("resnet3d_local", 2, stem=2, widths=(4,), hidden=3)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 8, 1)), jnp.float32)
+    variables = variables_of(network, x)
+    logits, features = apply(network, variables, x)
+    head = jax.tree.map(np.asarray, variables["params"])
+    hidden = features["pooled"] @ head["hidden"]["kernel"] + head["hidden"]["bias"]
+    wanted = np.maximum(hidden, 0) @ head["fc"]["kernel"] + head["fc"]["bias"]
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_non_local_block_relates_contents_not_places():
+    """Where alike things lie on an even ground is nothing that the network can tell.
+
+    It knows no positions: only what is seen around a place, such as the wall of the
+    chest, can say where that place is.
+    """
+    network = models.build(
+        "nlran_local", 2, attention="none", dropout=0.0, stem=3, widths=(6,)
+    )
+    x = np.zeros((3, 40, 56, 56, 1), np.float32)
+    patch = 20 * np.random.default_rng(0).normal(size=(4, 4, 4, 1))
+    first, beside, behind = (16, 16, 16), (16, 16, 36), (20, 36, 36)
+    # No place sees a patch and a border, and all patches lie alike on the strides.
+    pairs = ((first, beside), (first, behind), (first,))
+    for scan, places in zip(x, pairs, strict=True):
+        for z, h, w in places:
+            scan[z : z + 4, h : h + 4, w : w + 4] = patch
+    variables = variables_of(network, jnp.asarray(x))
+    near, apart, alone = apply(network, variables, jnp.asarray(x))[0]
+    second = np.abs(near - alone).max()
+    assert second > 1e-3 and np.abs(near - apart).max() < 1e-3 * second
