@@ -7,6 +7,7 @@ part of a network does what it is said to do.
 - ``distribution``: lesions that lie in one lung or in both; no place alone tells.
 - ``sides``: the same lesions at one place, in the right lung or in the left.
 - ``weak_contrast``: small lesions among vessels of the same brightness.
+- ``shapes``: lesions alone or pieces of such vessels alone.
 """
 
 from collections.abc import Callable
@@ -41,5 +42,6 @@ LAWS = {
         ("distribution", distribution, distribution.CLASSES, distribution.draw),
         ("sides", distribution, distribution.SIDES, distribution.draw_side),
         ("weak_contrast", weak_contrast, weak_contrast.CLASSES, weak_contrast.draw),
+        ("shapes", weak_contrast, weak_contrast.SHAPES, weak_contrast.draw_shape),
     )
 }

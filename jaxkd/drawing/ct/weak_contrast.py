@@ -7,6 +7,10 @@ further, thicker pieces. All have one law of brightness: a voxel does not tell w
 belongs to, bright voxels lie at the same places in both classes, and being thick makes
 no lesion. What differs is the shape: lesions are compact, pieces of vessels five times
 as long as wide along the lungs' border.
+
+Scans of the classes ``Lesions`` and ``Vessels`` hold four to six small objects of one
+of the two shapes in each zone, and nothing else: what has to be told apart before
+lesions can be found among vessels.
 """
 
 import numpy as np
@@ -14,6 +18,7 @@ import numpy as np
 from jaxkd.drawing.ct import parts
 
 CLASSES = ("Peripheral", "Central")
+SHAPES = ("Lesions", "Vessels")
 SHAPE = (24, 48, 48)
 SPACING = (10.0, 7.5, 7.5)  # mm
 LENGTH = 5.0  # of a piece of vessel, in its widths
@@ -35,13 +40,33 @@ def draw(
       body_rng: draws the body.
       rng: draws everything else.
     """
-    image, lungs = parts.body(body_rng, SHAPE)
-    depth = parts.depth(lungs.inside)
-    zones = (depth >= 3) & (depth < 4), depth >= 5.5
     lesions = int(rng.integers(2, 4))
     objects = [(label, True, _SMALL)] * lesions + [(1 - label, False, _SMALL)] * lesions
     for zone in (0, 1):
         objects += [(zone, False, _LARGE)] * int(rng.integers(1, 4))
+    return _with_objects(objects, body_rng, rng)
+
+
+def draw_shape(
+    label: int, body_rng: np.random.Generator, rng: np.random.Generator
+) -> parts.Scan:
+    """Draws one scan of objects of one shape; ``label`` is an index into ``SHAPES``.
+
+    Other arguments as of ``draw``.
+    """
+    objects = [
+        (zone, SHAPES[label] == "Lesions", _SMALL)
+        for zone in (0, 1)
+        for _ in range(int(rng.integers(4, 7)))
+    ]
+    return _with_objects(objects, body_rng, rng)
+
+
+def _with_objects(objects, body_rng, rng) -> parts.Scan:
+    """Draws a scan with objects: zone, whether compact, and range of their voxels."""
+    image, lungs = parts.body(body_rng, SHAPE)
+    depth = parts.depth(lungs.inside)
+    zones = (depth >= 3) & (depth < 4), depth >= 5.5
     masks = {True: np.zeros(SHAPE, bool), False: np.zeros(SHAPE, bool)}
     for index in rng.permutation(len(objects)):
         zone, round_, sizes = objects[index]

@@ -80,7 +80,7 @@ def _fields(trained: TrainedStudy) -> dict[str, np.ndarray]:
         found["sick"] = sick
         for name in {"lesion", "lungs", "distractors"} & set(found):
             found[name] = found[name][sick]
-        if "distractors" in found:
+        if "distractors" in found and found["distractors"].any():
             found[MATCHED] = found["lesion"] | found["distractors"]
     return found
 
