@@ -59,6 +59,12 @@ pilot of one seed on other scans, in which resnet had an AUC of 0.57, +NL and +A
 
 It would speak against the argument if +NL stayed at chance while resnet_hidden did not.
 
+That was run with 600 steps and a slip: the first task drew the bodies of the second, in
+the same order and by classes that fell together, not other scans. In it 1, 2, 6, 7 and
+8 held; +NL was above chance in one seed of five, +A and +A+NL in three. In two pilots
+with other bodies +NL had 0.97 and 0.99 after 600 steps, not at their end. So the bodies
+are others now, and there are 800 steps; the expectations stand.
+
 ``:weak_contrast``: two or three compact lesions of about 30 voxels lie near the lungs'
 border or deep in the lungs, which is the class; pieces of vessels of the same
 brightness lie in both zones, as many small ones where the other class has its lesions.
@@ -96,6 +102,8 @@ from jaxkd.core.lookup import choose
 
 LUNGS = (24, 32, 40)  # the middle of a phantom, with both lungs
 WIDE_LUNGS = (16, 40, 52)  # the same of the law "distribution"
+# Scans of one data.seed have the same bodies by every law.
+OTHER_BODIES = 1
 # A stem at every voxel, and the maximum of each two along each axis, for one at every
 # other voxel.
 FINE = {"stem": 8, "stem_size": 5, "stem_stride": (1, 1, 1), "pool": True}
@@ -131,10 +139,11 @@ def distribution() -> ConfigDict:
     config.view.flip = False
     config.seeds = (1, 2, 3, 4, 5)
     config.batches = "per_seed"
-    config.duration = 600
-    config.eval_every = config.checkpoint_every = 300
+    config.duration = 800
+    config.eval_every = config.checkpoint_every = 400
     first = configs.copied(config)
-    first.name, first.data.law, first.duration = "first", "sides", 900
+    first.name, first.duration = "first", 900
+    first.data.update({"law": "sides", "seed": OTHER_BODIES})
     first.model.name = "resnet3d_local"
     config.model.name = "nlran_local"
     config.optim.lr = 2e-3
@@ -162,6 +171,7 @@ def weak_contrast() -> ConfigDict:
     first = shapes()
     first.name, first.students = "first", configs.students({})
     first.reference, first.model = "", ConfigDict({**FINE, "name": "resnet3d_micro"})
+    first.data.seed = OTHER_BODIES
     config.needs = ConfigDict({"first": configs.needed(first)})
     config.loss = ConfigDict({"start_from": "first"})
     config.model = ConfigDict({**FINE, "name": "nlran_micro"})
