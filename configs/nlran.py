@@ -94,6 +94,10 @@ stem, 0.94 after 300 steps from the first and 0.51 after 600 from scratch. Expec
 
 It would speak against the argument if the attention map were at chance in networks that
 classify well: the class can then be found without the map showing where.
+
+With 300 steps the first task was learnt in three seeds of five (right in 99 % or more;
+73 and 50 % in the others); the run was ended there, before the second task was scored,
+and the first task has 600 steps since. The expectations stand.
 """
 
 from ml_collections import ConfigDict
@@ -190,8 +194,8 @@ def shapes() -> ConfigDict:
     config.data.update({"law": "shapes", "train": 960})
     config.seeds = (1, 2, 3, 4, 5)
     config.batches = "per_seed"
-    config.duration = 300
-    config.eval_every = config.checkpoint_every = 150
+    config.duration = 600
+    config.eval_every = config.checkpoint_every = 300
     config.optim.lr = 4e-3
     coarse = {**FINE, "stem_stride": (2, 2, 2), "pool": False}
     rows = {"coarse": coarse, "fine": FINE}

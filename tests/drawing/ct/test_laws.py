@@ -46,6 +46,12 @@ def test_the_first_law_draws_what_it_always_drew():
     assert found.hexdigest().startswith("11147032f4ac4a66")
 
 
+def test_scans_of_one_seed_have_the_same_bodies_by_every_law():
+    """So a first task needs another seed, or its classes fall on the same bodies."""
+    for one, other in (("distribution", "sides"), ("weak_contrast", "shapes")):
+        np.testing.assert_array_equal(drawn(one, 2)["lungs"], drawn(other, 2)["lungs"])
+
+
 @pytest.mark.parametrize("law", ["distribution", "weak_contrast"])
 def test_scans_are_as_described(law):
     arrays = drawn(law, 4)
@@ -176,6 +182,25 @@ def test_lesions_are_compact_and_distractors_are_long(faint):
         auc(np.r_[pieces, balls], np.arange(len(pieces) + len(balls)) < len(pieces))
         > 0.98
     )
+
+
+def test_shapes_hold_objects_of_one_shape_in_both_zones():
+    """As many of each size and depth, whichever shape they have."""
+    alone = drawn("shapes", 48)
+    assert LAWS["shapes"].classes == ("Lesions", "Vessels")
+    counts, depths = {0: [], 1: []}, {0: [], 1: []}
+    for lesion, pieces, lungs, kind in zip(
+        *(alone[name] for name in ("lesion", "distractors", "lungs", "label")),
+        strict=True,
+    ):
+        mask, other = (lesion, pieces) if kind == 0 else (pieces, lesion)
+        assert not other.any()
+        counts[int(kind)].append(mask.sum())
+        depths[int(kind)] += parts.depth(lungs > 0)[mask > 0].tolist()
+    for each in (counts, depths):
+        assert np.mean(each[0]) == pytest.approx(np.mean(each[1]), rel=0.1)
+    # Eight to twelve objects of 24 to 40 voxels.
+    assert all(150 < count < 480 for each in counts.values() for count in each)
 
 
 def test_both_classes_are_equally_bright_everywhere(faint):
