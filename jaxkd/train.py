@@ -29,6 +29,7 @@ from jaxkd.training import (
     options,
     preprocessing,
     program,
+    reads,
     results,
     same_data,
     target_cache,
@@ -99,6 +100,7 @@ def train(
     run = build(config, workdir=workdir)
     target_cache.check(run)
     program.check_losses(run)
+    reads.check(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
     with workdir_lock.locked(workdir), _beside(results.draw) as draw_needed:
 
@@ -158,7 +160,7 @@ def _announce(run: Run, workdir: Path) -> None:
         f"steps of {run.config.batch_size} images from {len(run.draws[0]):,}; "
         f"{jax.default_backend()} devices: {run.mesh.size}; in {workdir}"
     )
-    for line in run.notes():
+    for line in [*run.notes(), *reads.notes(run)]:
         console.announce(line)
 
 

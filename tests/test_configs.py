@@ -14,7 +14,7 @@ from jaxkd.core.errors import UserError
 from jaxkd.core.source import ArraySource
 from jaxkd.datasets import cifar, folder, glyph100
 from jaxkd.recipes import classification
-from jaxkd.training import build, program
+from jaxkd.training import build, program, reads
 from tests import (
     clips_blank,
     ct_blank,
@@ -159,6 +159,7 @@ def test_every_variant_builds_and_traces(name, arg):
         assert run.steps > 1
     # The run itself traces its teacher too.
     program.check_losses(run)
+    reads.check(run)
     assert config.reference in ("", *config.students)
 
 

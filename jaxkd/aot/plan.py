@@ -23,7 +23,7 @@ from jaxkd.core import config as configs
 from jaxkd.core import optional
 from jaxkd.core.errors import UserError
 from jaxkd.core.source import Dataset
-from jaxkd.training import choice, program, target_cache
+from jaxkd.training import choice, program, reads, target_cache
 from jaxkd.training.build import Run, build
 from jaxkd.training.components import load_data
 
@@ -132,6 +132,7 @@ def _build(config: ConfigDict, dataset: Dataset, devices: Sequence[Any]) -> Run:
     run = build(config, dataset, devices)
     target_cache.check(run)
     program.check_losses(run)
+    reads.check(run)
     return run
 
 

@@ -73,6 +73,7 @@ def page(
     meaning = "".join(
         f"<li><b>{escape(name)}</b>: {escape(text)}</li>"
         for name, text in _MEANING.items()
+        if any(name in one.maps for one in readings)
     )
     return f"""<!doctype html>
 <html lang="en">

@@ -64,10 +64,15 @@ def normalisation(
     seen = _see(view, batch, key)
     if seen is None:
         return SAME  # The evaluation view makes no such field; training alone does.
-    for each in (own_options, options):
-        found = _map(seen, _seen_with(each, other, batch, key))
-        if found is not None:
-            return found
+    own = _seen_with(own_options, other, batch, key)
+    found = _map(seen, own)
+    # A view of its own kind that makes other values of the same pixels normalises
+    # otherwise; one of another kind, or size, may do so as well as change the images.
+    comparable = own is not None and own.shape == seen.shape
+    if found is None and not (comparable and own_options.name == options.name):
+        found = _map(seen, _seen_with(options, other, batch, key))
+    if found is not None:
+        return found
     raise UserError(
         f"{whose} was trained on images normalised by mean {other.mean} and standard "
         f"deviation {other.std}; this run's are {info.mean} and {info.std}, and its "
@@ -85,6 +90,8 @@ def _probe(example: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
             return rng.integers(0, 256, shape, np.uint8)
         if np.issubdtype(field.dtype, np.floating):
             return rng.uniform(size=shape).astype(field.dtype)
+        if field.dtype == np.int16:  # Hounsfield units, beyond all windows
+            return rng.integers(-2000, 2000, shape, np.int16)
         return np.ones(shape, field.dtype)
 
     return {name: jnp.asarray(draw(field)) for name, field in example.items()}
@@ -136,8 +143,8 @@ def _map(seen: np.ndarray, own: np.ndarray | None) -> Affine | None:
         return None
     if np.array_equal(seen, own):
         return SAME
-    if seen.ndim < 2:
-        return None
+    if seen.ndim < 2 or not np.ptp(seen, tuple(range(seen.ndim - 1))).all():
+        return None  # Through equal values goes any line.
     pairs = list(_fits(seen, own))
     scale, shift = (tuple(pair[i] for pair in pairs) for i in (0, 1))
     difference = np.abs(seen * np.array(scale) + np.array(shift) - own)
@@ -154,7 +161,7 @@ def _fits(seen: np.ndarray, own: np.ndarray) -> Iterator[tuple[float, float]]:
         x, y = seen[..., channel].ravel(), own[..., channel].ravel()
         centred = x - x.mean()
         spread = centred @ centred
-        slope = float(centred @ (y - y.mean()) / spread) if spread else 1.0
+        slope = float(centred @ (y - y.mean()) / spread)
         yield slope, float(y.mean() - slope * x.mean())
 
 

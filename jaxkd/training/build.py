@@ -28,7 +28,7 @@ from jaxkd.core.types import (
     Score,
     Spec,
 )
-from jaxkd.training import adaptation, choice, fine_tuning, preprocessing
+from jaxkd.training import adaptation, choice, fine_tuning, options, preprocessing
 from jaxkd.training.components import (
     build_network,
     build_view,
@@ -83,16 +83,8 @@ class Run(NamedTuple):
         return {fine_tuning.NAME: self.pretrained.variables}
 
     def notes(self) -> list[str]:
-        """Lists what was decided about networks of other runs, for the terminal."""
-        lines = [
-            f"{self.config.name}: {name} {what}"
-            for name, one in self.frozen.items()
-            for what, done in (
-                ("sees images normalised as in its own run", one.scale),
-                ("answers in this run's classes, by their names", one.classes),
-            )
-            if done
-        ]
+        """Lists what was decided about ``config.init_from``, for the terminal."""
+        lines: list[str] = []
         if self.pretrained is not None:
             known = self.pretrained.info
             lines += dict.fromkeys(
@@ -185,7 +177,6 @@ def build(
         for name in choice.student_names(config)
     )
     _check_scores(students)
-    _check_starts(students, frozen)
     plans: dict[str, fine_tuning.Plan] = {}
     if pretrained is not None:
         makers = {
@@ -251,7 +242,8 @@ def _trained_on(
         return info
     if need.code:
         lookup.add_folder(need.code)
-    return load_data(need).info
+    with options.within(f"config.needs.{name}"):
+        return load_data(need).info
 
 
 def _frozen_network(
@@ -262,8 +254,9 @@ def _frozen_network(
     What it reads is ``need.model.input``, if that is set, even if the network itself
     comes from elsewhere: a view may make a field for it, of its size.
 
-    Where both runs draw their own batches for each of the same seeds, each seed is
-    taught by the network of its own; otherwise all are by that of the first.
+    Where both runs draw their own batches for each seed, and the needed one has all
+    seeds of this one, each seed sees the network of its own; otherwise all see that of
+    the first.
 
     Args:
       config: of the run.
@@ -276,7 +269,7 @@ def _frozen_network(
     source = choice.parse(given.init_from)
     need = source_config(given, f"config.needs.{name}")
     seeds = [tuple(one.seeds) for one in (config, need)]
-    own = "per_seed" == config.batches == need.batches and seeds[0] == seeds[1]
+    own = "per_seed" == config.batches == need.batches and {*seeds[0]} <= {*seeds[1]}
     outputs = info.num_classes if trained is None else trained.num_classes
     network = build_network(need, outputs)
     key = input_key(given if "input" in given.model else need, fields)
@@ -290,7 +283,7 @@ def _frozen_network(
     return FrozenNetwork(
         network,
         key,
-        per_seed=own and len(seeds[0]) > 1 and source.seed is None,
+        per_seed=own and len(seeds[1]) > 1 and source.seed is None,
         scale=scale,
         shift=shift,
         classes=positions,
@@ -311,26 +304,6 @@ def _check_scores(students: Sequence[Student]) -> None:
     names = {student.name: student.method.score.name for student in students}
     if len(set(names.values())) > 1:
         raise UserError(f"The students cannot be compared, their scores are {names}.")
-
-
-def _check_starts(
-    students: Sequence[Student], frozen: Mapping[str, FrozenNetwork]
-) -> None:
-    """Refuses students that would read a network, or its head, of other classes."""
-    starting = [one for one in students if one.method.warm_start is not None]
-    with_head = [one.name for one in starting if one.method.warm_head]
-    reading = with_head or [one.name for one in students if one.method.targets]
-    for network in frozen.values():
-        if network.unlike and (reading or not starting):
-            raise UserError(network.unlike)
-    turned = [name for name, network in frozen.items() if network.classes]
-    if with_head and turned:
-        raise UserError(
-            f"The student {with_head[0]!r} starts from a needed run, but the classes "
-            f"of config.needs.{turned[0]} are others than this run's, or in another "
-            "order, so that its head would be taken over wrongly. Give both data the "
-            "same class names in the same order, or start by config.init_from."
-        )
 
 
 def _make_mesh(config: ConfigDict, groups: Sequence[Group], devices) -> Mesh:

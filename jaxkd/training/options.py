@@ -94,13 +94,13 @@ def check(config: ConfigDict) -> None:
     _check_model(config)
     for name in choice.student_names(config):
         own = student_config(config, name)
-        with _within(f"config.students.{name}" if config.students else ""):
+        with within(f"config.students.{name}" if config.students else ""):
             _check_model(own)
             _check_loss(str(own.method), own.loss)
             times.check(own)
     for name, need in config.needs.items():
         if not choice.parse(need.get("init_from", "")).path:
-            with _within(f"config.needs.{name}"):
+            with within(f"config.needs.{name}"):
                 check(need)
 
 
@@ -119,7 +119,7 @@ def unfinished(config: ConfigDict) -> list[str]:
 
 
 @contextlib.contextmanager
-def _within(where: str) -> Iterator[None]:
+def within(where: str) -> Iterator[None]:
     """Adds the part of the configuration that is checked to its error."""
     try:
         yield
@@ -185,7 +185,7 @@ def _check_view(given: dict[str, Any]) -> None:
     lookup.check(views.find(name), given, what=f"view {name!r}", fixed=_FIXED)
     base = given.get("base")
     if isinstance(base, dict) and not lookup.is_own_code(name):
-        with _within(f"config.view.base of view {name!r}"):
+        with within(f"config.view.base of view {name!r}"):
             _check_view(dict(base))
 
 

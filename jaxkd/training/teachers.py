@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxkd.core import sharding
 from jaxkd.core.errors import UserError
-from jaxkd.core.frozen import PerSeed, of_seed
+from jaxkd.core.frozen import PerSeed
 from jaxkd.core.types import TOP1, Batch, FrozenNetwork
 from jaxkd.methods.common import classification
-from jaxkd.training import program
+from jaxkd.training import reads
 from jaxkd.training.build import Run
 from jaxkd.training.components import source_config
 from jaxkd.training.input_pipeline import test_batches
@@ -114,43 +114,12 @@ def check(run: Run, measured: Measured) -> None:
     """
     if run.config.allow_weak_teacher:
         return
-    for name in taught_by(run) & measured.keys():
+    for name in reads.taught_by(run) & measured.keys():
         _check_chance(run, name, measured[name])
     for name in measured.keys() - {TEACHER} if TEACHER in measured else ():
         need = source_config(run.config.needs[name], name)
         if name == BASELINE or TEACHER in need.needs:
             _compare(run, name, measured[TEACHER], measured[name])
-
-
-class _Recorder(dict):
-    """A dictionary that records which of its items are read."""
-
-    def __init__(self, items: Mapping[str, Any], read: set[str]):
-        super().__init__(items)
-        self.read = read
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return super().__getitem__(name)
-
-
-def taught_by(run: Run) -> set[str]:
-    """Returns the needed runs whose networks the students' targets are made of."""
-    read: set[str] = set()
-    batch, key = run.spec.batch_shapes(2), jax.random.key(0)
-    frozen = program.abstract_frozen(run)
-
-    def trace(function: Any, frozen: Any, batch: Batch) -> Any:
-        return function(_Recorder(of_seed(frozen, 0), read), batch, key)
-
-    targets = {
-        function
-        for student in run.students
-        for function in student.method.targets.values()
-    }
-    for function in targets:
-        jax.eval_shape(functools.partial(trace, function), frozen, batch)
-    return read
 
 
 def _check_chance(run: Run, name: str, measured: Mapping[str, list[float]]) -> None:

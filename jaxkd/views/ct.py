@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxkd.core.errors import UserError
 from jaxkd.core.source import Info
 from jaxkd.core.types import Batch
 from jaxkd.readers.ct.volumes import apply_window, window_of
@@ -10,6 +11,7 @@ from jaxkd.views.ops import View, check_shift, warp
 
 # Fields that tell where lesions are. Networks do not see them in training.
 MASKS = ("lesion", "lungs", "distractors")
+_SIDES = {"left", "right"}
 
 
 def ct(
@@ -34,7 +36,7 @@ def ct(
       info: of the data set.
       window: of Hounsfield units, one of ``volumes.WINDOWS``.
       flip: whether to exchange left and right in half of the scans. Bodies are not
-        symmetric, but the classes are.
+        symmetric, but most classes are.
       shift: voxels within a slice, either way along each axis, uniform.
       depth_shift: slices, either way; the outermost slice is repeated.
       rotation: degrees within a slice, either way, uniform.
@@ -43,9 +45,16 @@ def ct(
       noise: largest standard deviation of the noise; each scan draws its own.
 
     Raises:
-      UserError: if there is no such window, or a shift is longer than the volume.
+      UserError: if there is no such window, a shift is longer than the volume, or
+        scans are to be flipped whose classes are called left and right.
     """
     window_of(window)
+    sides = [name for name in info.class_names if _SIDES & set(name.lower().split())]
+    if flip and sides:
+        raise UserError(
+            f"view.flip exchanges left and right, but classes are {', '.join(sides)}: "
+            "half of the labels would be wrong. Set view.flip = False."
+        )
     check_shift(depth_shift, info.image_shape[:1], "depth_shift")
     check_shift(shift, info.image_shape[1:3])
 

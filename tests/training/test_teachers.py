@@ -1,7 +1,6 @@
 """Frozen networks are measured on the run's own test examples; weak ones refused."""
 
 import json
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,8 @@ from jaxkd import models
 from jaxkd.core import checkpoint
 from jaxkd.core import config as configs
 from jaxkd.core.errors import UserError
-from jaxkd.core.types import FrozenNetwork
 from jaxkd.train import train
-from jaxkd.training import build, preprocessing, teachers
+from jaxkd.training import build, preprocessing, reads, teachers
 from tests.conftest import squares_config, write_squares
 
 
@@ -77,7 +75,7 @@ def test_a_weak_teacher_is_refused(taught, top1, loss, message):
     teachers.check(build.build(config), measured)  # as it allows that
     config.allow_weak_teacher = False
     run = build.build(config)
-    assert teachers.taught_by(run) == {"teacher"}
+    assert reads.taught_by(run) == {"teacher"}
     if message is None:
         teachers.check(run, measured)
         return
@@ -92,27 +90,3 @@ def test_a_teacher_that_does_not_know_a_class_is_refused(taught, tmp_path):
     with pytest.raises(UserError, match=r"needs\.teacher does not know 1 of 3.*south"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("warm_start", "warm_head", "targets", "allowed"),
-    [
-        (print, False, {}, True),
-        (print, True, {}, False),
-        (print, False, {"teacher": print}, False),
-        (None, True, {}, False),
-    ],
-)
-def test_only_what_has_no_classes_is_taken_from_a_network_of_others(
-    warm_start, warm_head, targets, allowed
-):
-    method = SimpleNamespace(
-        warm_start=warm_start, warm_head=warm_head, targets=targets
-    )
-    students = [SimpleNamespace(name="a", method=method)]
-    frozen = {"first": FrozenNetwork(None, unlike="It does not know them.")}
-    if allowed:
-        build._check_starts(students, frozen)
-    else:
-        with pytest.raises(UserError, match="does not know them"):
-            build._check_starts(students, frozen)

@@ -81,7 +81,7 @@ class NLRAN(nn.Module):
     non_local_kind: str = "gaussian"
     sub_sample: bool = False
     unit: type[nn.Module] = BottleneckUnit
-    hidden: int = 0
+    hidden: Annotated[int, Range()] = 0
     dropout: float = 0.3
     dtype: Any = jnp.float32
 
