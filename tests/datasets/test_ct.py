@@ -301,6 +301,14 @@ def test_view_for_evaluation():
         views.build("ct", INFO, window="bone")
 
 
+def test_left_and_right_are_not_exchanged_where_they_are_the_classes():
+    sides = INFO._replace(num_classes=2, class_names=("Left lung", "Right lung"))
+    with pytest.raises(UserError, match=r"Left lung, Right lung.*view\.flip = False"):
+        views.build("ct", sides)
+    views.build("ct", sides, flip=False)
+    views.build("ct", sides._replace(class_names=("Upright", "Leftover")))
+
+
 def test_view_that_only_flips():
     view = views.build("ct", INFO, **STILL, **PLAIN)
     seen = np.asarray(view.train(jax.random.key(1), batch(16))["image"])

@@ -19,6 +19,8 @@ from jaxkd.datasets import phantoms
 from jaxkd.evaluators import ct as evaluator
 from jaxkd.evaluators.ct import baselines, corruptions
 from jaxkd.methods import nlran
+from jaxkd.predictors import ct as ct_predictor
+from jaxkd.predictors import ct_page
 from tests.fields import loss_of
 from tests.test_configs import MODULES
 
@@ -330,3 +332,9 @@ def test_predict_refuses(run, scans, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no CT scans"):
         ct.predict(run[0], [tmp_path / "empty"], tmp_path / "out")
+
+
+def test_a_page_explains_the_maps_that_are_there():
+    readings = [ct_predictor.Reading("one", maps=("gradcam",))]
+    page = ct_page.page(readings, ("a", "b"), "A run", "For research.")
+    assert "<b>gradcam</b>" in page and "<b>cam</b>" not in page

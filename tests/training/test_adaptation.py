@@ -60,6 +60,21 @@ def test_images_of_other_channels_are_refused():
         normalisation(PLAIN, PLAIN, grey)
 
 
+@pytest.mark.parametrize(("window", "same"), [("default", True), ("lung", False)])
+def test_windows_of_hounsfield_units_are_compared_on_their_range(window, same):
+    info = Info("scans", 2, (4, 6, 6), (0.0,), (1.0,), ("a", "b"))
+    example = {"image": jax.ShapeDtypeStruct((4, 6, 6), np.int16)}
+    still = {"name": "ct", "shift": 0.0, "depth_shift": 0}
+    own, there = ConfigDict(still), ConfigDict(still | {"window": window, "zoom": 0.0})
+    built = views.build("ct", info, shift=0.0, depth_shift=0)
+    where = (built, own, there, info, info, example, "image", "The teacher")
+    if same:
+        assert adaptation.normalisation(*where) == adaptation.SAME
+    else:
+        with pytest.raises(UserError, match="cannot be mapped"):
+            adaptation.normalisation(*where)
+
+
 def outputs(count):
     return jax.ShapeDtypeStruct((2, count), np.float32)
 
