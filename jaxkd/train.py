@@ -99,8 +99,8 @@ def train(
         console.announce(line)
     run = build(config, workdir=workdir)
     target_cache.check(run)
-    program.check_losses(run)
     reads.check(run)
+    program.check_losses(run)
     expected = program.abstract_state(run)  # which checks config.sharding, too
     with workdir_lock.locked(workdir), _beside(results.draw) as draw_needed:
 

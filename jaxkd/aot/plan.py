@@ -131,8 +131,8 @@ def _find_data(config: ConfigDict) -> tuple[Dataset, bool]:
 def _build(config: ConfigDict, dataset: Dataset, devices: Sequence[Any]) -> Run:
     run = build(config, dataset, devices)
     target_cache.check(run)
-    program.check_losses(run)
     reads.check(run)
+    program.check_losses(run)
     return run
 
 
