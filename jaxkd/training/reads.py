@@ -59,7 +59,7 @@ def started_from(run: Run, method: Method) -> set[str]:
 
 
 def check(run: Run) -> None:
-    """Refuses networks of other classes or other inputs where they would be misread.
+    """Refuses networks of other classes where they would be misread.
 
     Raises:
       UserError: naming the needed run, and the student where one starts from it.
@@ -76,8 +76,9 @@ def check(run: Run) -> None:
 
 def notes(run: Run) -> list[str]:
     """Lists what was decided about the needed runs' networks, for the terminal."""
-    starts = [started_from(run, student.method) for student in run.students]
-    started = {name for names in starts for name in names}
+    # Students of one start share it, and are traced once.
+    starts = {(m.init, m.warm_start): m for m in (s.method for s in run.students)}
+    started = {name for m in starts.values() for name in started_from(run, m)}
     lines = []
     for name, one in run.frozen.items():
         if one.scale and name in started and name not in taught_by(run):
